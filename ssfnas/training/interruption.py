@@ -1,0 +1,81 @@
+"""Stopping on SIGINT or SIGTERM where the state can be saved, not in the middle of a step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def exit_code(signal_number: int) -> int:
+    """The shell's convention: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + int(signal_number)
+
+
+class Interrupted(Exception):  # noqa: N818
+    """The run stopped on a signal with its state saved.
+
+    Attributes:
+        signal: the signal's number.
+        exit_code: what the process has to end with.
+    """
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal = int(signal_number)
+        self.exit_code = exit_code(signal_number)
+
+
+class Interruption:
+    """While entered, the first SIGINT or SIGTERM is only noted; loops look at :attr:`signal`.
+
+    A second SIGINT raises ``KeyboardInterrupt`` at once, for a run that does not come to its next
+    look. The former handlers are back afterwards. Outside the main thread, where Python allows no
+    handlers, signals keep their meaning and :attr:`signal` stays None.
+
+    Attributes:
+        signal: the number of the first signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._former[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._former.items():
+            # None: the handler was not set from Python, so Python cannot set it back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._former.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal = int(number)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def stop(self, message: str, signal_number: int | None = None) -> Interrupted:
+        """The exception to raise once the state is saved: ``raise interruption.stop("...")``.
+
+        Args:
+            message: what to print: where the state is, and the line to resume.
+            signal_number: the signal another process got, where this one got none.
+        """
+        number = self.signal if self.signal is not None else signal_number
+        return Interrupted(signal.SIGTERM if number is None else number, message)
