@@ -1,0 +1,47 @@
+"""Architecture search and training for long-tailed images, self-supervised and fair (SSF-NAS).
+
+``run_search(config)``, ``run_retrain(config)`` and ``load(dir)`` do from Python what the commands
+``python -m ssfnas.search`` and ``python -m ssfnas.retrain`` do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ssfnas.config import EvaluateConfig, RetrainConfig, SearchConfig
+from ssfnas.errors import NumericalError, RequestError
+
+if TYPE_CHECKING:
+    from ssfnas.training.retrain_run import run_retrain
+    from ssfnas.training.run import Run, load
+    from ssfnas.training.search_run import run_search
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EvaluateConfig",
+    "NumericalError",
+    "RequestError",
+    "RetrainConfig",
+    "Run",
+    "SearchConfig",
+    "load",
+    "run_retrain",
+    "run_search",
+]
+
+# Imported when first used: the commands' --help and errors should not wait for torch.
+_LAZY = {
+    "run_search": "ssfnas.training.search_run",
+    "run_retrain": "ssfnas.training.retrain_run",
+    "Run": "ssfnas.training.run",
+    "load": "ssfnas.training.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'ssfnas' has no attribute '{name}'")

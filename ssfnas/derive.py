@@ -1,0 +1,102 @@
+"""``python -m ssfnas.derive``: read another genotype from a finished search."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ssfnas.commandline import main as run_command
+from ssfnas.config import DeriveConfig
+
+
+def derive_again(config: DeriveConfig) -> None:
+    """Write the genotype that the rule gives, its pictures, and the report anew."""
+    import torch
+
+    from ssfnas.errors import RequestError
+    from ssfnas.pictures import report_html
+    from ssfnas.plugins import import_plugins
+    from ssfnas.spaces import DerivedNetwork, count_multiply_adds, count_parameters
+    from ssfnas.strategies.derivation import derive, limit
+    from ssfnas.training.run import Run
+    from ssfnas.training.search_run import write_genotype
+
+    import_plugins(config.plugins)
+    run = Run(config.run)
+    if run.command != "search":
+        raise RequestError(
+            f"--run {config.run} holds a {run.command}: give the directory of a search"
+        )
+    if run.config.strategy == "random":
+        raise RequestError(
+            f"--run {config.run} is a random search: it has no alphas to derive from"
+        )
+    arrays = run.alphas
+    epochs = len(arrays["weights_normal"]) - 1
+    epoch = epochs if config.epoch is None else config.epoch
+    if epoch > epochs:
+        raise RequestError(f"--epoch {epoch}: {config.run} has alphas after epochs 0 to {epochs}")
+    operations = tuple(str(name) for name in arrays["operations"])
+    weights = {
+        cell: torch.from_numpy(arrays[f"weights_{cell}"][epoch]) for cell in ("normal", "reduce")
+    }
+    genotype = derive(weights, operations, config.derive, config.threshold)
+
+    card = run.data_card
+
+    def network(candidate: object) -> DerivedNetwork:
+        with torch.device("meta"):
+            return DerivedNetwork(
+                candidate,  # type: ignore[arg-type]
+                len(card.class_names),
+                in_channels=card.in_channels,
+                channels=config.channels,
+                layers=config.layers,
+                image_size=max(card.image_size),
+            )
+
+    def fits(candidate: object) -> bool:
+        net = network(candidate)
+        if (
+            config.max_params is not None
+            and count_parameters(net, auxiliary=False) > config.max_params
+        ):
+            return False
+        return (
+            config.max_flops is None
+            or count_multiply_adds(net, card.image_size, card.in_channels) <= config.max_flops
+        )
+
+    if config.max_params is not None or config.max_flops is not None:
+        genotype = limit(genotype, weights, operations, fits)
+    net = network(genotype)
+    parameters = count_parameters(net, auxiliary=False)
+    flops = count_multiply_adds(net, card.image_size, card.in_channels)
+    if config.out is None:
+        write_genotype(genotype, run.directory)
+        run.directory.write_text("report.html", report_html([run.path]))
+        written = run.path / "genotype.json"
+    else:
+        written = Path(config.out)
+        genotype.save(written)
+    print(genotype.to_text())
+    print(
+        f"network      {parameters:,} parameters, {flops / 1e6:.1f} M multiply-adds an image "
+        f"({config.channels} channels, {config.layers} cells)"
+    )
+    print(f"written      {written}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run_command(
+        DeriveConfig,
+        derive_again,
+        prog="ssfnas.derive",
+        description="Derive a genotype from a search's alphas by another rule or threshold.",
+        argv=argv,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""``python -m ssfnas.evaluate``: measure a trained network on the test part."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from ssfnas.commandline import main as run_command
+from ssfnas.config import DataOptions, EvaluateConfig
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Write ``evaluation.json`` and the report anew, and print the metrics."""
+    from ssfnas.data import load_data
+    from ssfnas.pictures import report_html
+    from ssfnas.plugins import import_plugins
+    from ssfnas.training.distributed import pick_device
+    from ssfnas.training.evaluation import evaluate_network, table
+    from ssfnas.training.run import Run
+
+    import_plugins(config.plugins)
+    device = pick_device(config.device)
+    run = Run(config.run)
+    options = DataOptions(
+        **{f.name: getattr(run.config, f.name) for f in dataclasses.fields(DataOptions)}
+    )
+    if config.dataset is not None:
+        options = dataclasses.replace(options, dataset=config.dataset, imbalance_ratio=None)
+    result = evaluate_network(run, load_data(options), config, device)
+    if config.dataset is None:
+        run.directory.write_json("evaluation.json", result)
+        run.directory.write_text("report.html", report_html([run.path]))
+    print(table(result))
+    if config.dataset is None:
+        print(f"written      {run.path / 'evaluation.json'}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run_command(
+        EvaluateConfig,
+        evaluate,
+        prog="ssfnas.evaluate",
+        description="Measure a trained network: accuracy by class and group, calibration, and what "
+        "post-hoc corrections would give.",
+        argv=argv,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

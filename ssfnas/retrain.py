@@ -1,0 +1,30 @@
+"""``python -m ssfnas.retrain``: train the network that a genotype describes."""
+
+from __future__ import annotations
+
+import sys
+
+from ssfnas.commandline import main as run_command
+from ssfnas.config import RetrainConfig
+
+
+def retrain(config: RetrainConfig) -> None:
+    """Run the retraining that ``config`` describes."""
+    from ssfnas.training.retrain_run import run_retrain
+
+    run_retrain(config)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run_command(
+        RetrainConfig,
+        retrain,
+        prog="ssfnas.retrain",
+        description="Train a derived network, or a baseline, on long-tailed images and evaluate it.",
+        argv=argv,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

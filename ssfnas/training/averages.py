@@ -1,0 +1,49 @@
+"""Means of logged terms over an epoch, kept on the device so that no step waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class RunningMeans:
+    """Means of named scalars since the last :meth:`pop`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Add one value of each term; tensors are scalars on any device."""
+        for name, value in terms.items():
+            value = value.detach().double()
+            if name in self._sums:
+                self._sums[name] += value
+                self._counts[name] += 1
+            else:
+                self._sums[name] = value.clone()
+                self._counts[name] = 1
+
+    def values(self) -> dict[str, float]:
+        """The means so far."""
+        return {name: float(self._sums[name]) / self._counts[name] for name in self._sums}
+
+    def pop(self) -> dict[str, float]:
+        """The means so far, then start anew."""
+        means = self.values()
+        self.__init__()  # type: ignore[misc]
+        return means
+
+    def state_dict(self) -> dict[str, dict[str, Tensor] | dict[str, int]]:
+        """Sums and counts, for a checkpoint in the middle of an epoch."""
+        return {
+            "sums": {name: value.clone() for name, value in self._sums.items()},
+            "counts": dict(self._counts),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping], device: torch.device) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._counts = dict(state["counts"])

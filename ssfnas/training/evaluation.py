@@ -1,0 +1,193 @@
+"""Everything that is measured of a trained network, for ``evaluation.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssfnas.config import DataOptions, EvaluateConfig, RetrainConfig
+from ssfnas.data import ImageData, ImageSet, load_data
+from ssfnas.errors import RequestError
+from ssfnas.spaces import count_multiply_adds, count_parameters
+from ssfnas.training.data_card import DataCard
+from ssfnas.training.monitor import pooled_features
+from ssfnas.training.networks import classifier_of
+from ssfnas.training.posthoc import TAUS, adjust_logits, normalize_classifier
+from ssfnas.training.prediction import measure, predict
+from ssfnas.training.probe import apply_linear_probe, fit_linear_probe
+from ssfnas.training.run import Run
+
+
+def evaluate_network(
+    run: Run,
+    data: ImageData,
+    config: EvaluateConfig,
+    device: torch.device,
+    *,
+    best: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """All metrics of a finished retraining on the test part.
+
+    Args:
+        run: the retraining.
+        data: its data, or others of the same classes; normalised by the run's own statistics.
+        config: which weights, and what besides the plain metrics.
+        device: where to compute.
+        best: epoch and value of the best epoch, where the caller knows it; else it is read from the
+            run's metrics.
+
+    Returns:
+        For JSON. ``last_epoch`` holds the metrics to report; ``best_epoch`` was chosen on the test
+        part and is named so.
+
+    Raises:
+        RequestError: the data have no test part, or other classes than the network.
+    """
+    card = run.data_card
+    if data.test is None:
+        raise RequestError(f"{data.name} has no test part: add test_images and test_labels")
+    if data.num_classes != len(card.class_names) or data.multi_label != card.multi_label:
+        raise RequestError(
+            f"{data.name} has {data.num_classes} classes, the network of {run.path} was trained on "
+            f"the {len(card.class_names)} of {card.name}: give data of the same classes"
+        )
+    if data.in_channels != card.in_channels:
+        raise RequestError(
+            f"{data.name} has {data.in_channels} channel(s), the network of {run.path} takes "
+            f"{card.in_channels}"
+        )
+    data = dataclasses.replace(data.to(device), mean=card.mean, std=card.std)
+    net = run.network(config.which).to(device)
+    assert data.test is not None
+    logits, labels = predict(
+        net,
+        data.test,
+        data,
+        device=device,
+        precision=config.precision,
+        batch_size=config.batch_size,
+    )
+    result: dict[str, Any] = {
+        "data": {"name": data.name, "test_images": len(data.test)},
+        "weights": config.which,
+        "parameters": count_parameters(net, auxiliary=False),
+        "multiply_adds": count_multiply_adds(net, card.image_size, card.in_channels),
+        "last_epoch": measure(logits, labels, card, thirds=config.thirds),
+        "best_epoch": best or best_epoch(run),
+    }
+    if config.which == "last" and (run.path / "model_ema.safetensors").is_file():
+        averaged = run.network("ema").to(device)
+        result["ema"] = measure(
+            *predict(
+                averaged, data.test, data, device=device,
+                precision=config.precision, batch_size=config.batch_size,
+            ),
+            card,
+            thirds=config.thirds,
+        )  # fmt: skip
+    if not data.multi_label:
+        result["post_hoc"] = _post_hoc(net, run.config, logits, labels, data, card, device)
+        if config.probe:
+            result["probe"] = _probes(net, run, data, device)
+    return result
+
+
+def best_epoch(run: Run) -> dict[str, float] | None:
+    """Epoch and value of the best evaluation on the test part, from the run's metrics."""
+    key = "test/auc" if run.data_card.multi_label else "test/top1"
+    measured = [entry for entry in run.metrics if key in entry]
+    if not measured:
+        return None
+    best = max(measured, key=lambda entry: entry[key])
+    return {"epoch": best["epoch"], key: best[key]}
+
+
+def _post_hoc(
+    net: nn.Module,
+    config: RetrainConfig,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    data: ImageData,
+    card: DataCard,
+    device: torch.device,
+) -> dict[str, Any]:
+    sweeps: dict[str, Any] = {}
+    if config.loss in ("logit-adjusted", "class-balanced", "ldam"):
+        sweeps["logit_adjustment"] = {
+            "left_out": f"trained with --loss {config.loss}: adjusting again would correct twice"
+        }
+    else:
+        sweeps["logit_adjustment"] = [
+            {"tau": tau, **_brief(adjust_logits(logits, card.class_counts, tau), labels, card)}
+            for tau in TAUS
+        ]
+    classifier = classifier_of(net)
+    if isinstance(classifier, nn.Linear) and data.test is not None:
+        features, _ = pooled_features(net, data.test, data, device=device)
+        with torch.no_grad():
+            sweeps["tau_normalization"] = [
+                {
+                    "tau": tau,
+                    **_brief(normalize_classifier(features, classifier, tau), labels, card),
+                }
+                for tau in TAUS
+                if tau <= 1
+            ]
+    return sweeps
+
+
+def _brief(logits: torch.Tensor, labels: torch.Tensor, card: DataCard) -> dict[str, float]:
+    measured = measure(logits, labels, card)
+    return {name: measured[name] for name in ("top1", "balanced_accuracy", "worst_class")}
+
+
+def _probes(net: nn.Module, run: Run, data: ImageData, device: torch.device) -> dict[str, Any]:
+    assert data.test is not None
+    test, test_labels = pooled_features(net, data.test, data, device=device)
+    probes = {}
+    for name, images in (("long_tailed", data.train), ("balanced", _balanced(run, data))):
+        features, labels = pooled_features(net, images.to(device), data, device=device)
+        probe = fit_linear_probe(features, labels, data.num_classes)
+        probes[name] = {
+            "training_images": len(images),
+            **_brief(apply_linear_probe(probe, test), test_labels, run.data_card),
+        }
+    return probes
+
+
+def _balanced(run: Run, data: ImageData) -> ImageSet:
+    """Training images, as many of each class: of the whole data set where it was cut down."""
+    images = data.train
+    if run.config.imbalance_ratio not in (None, 1):
+        options = {
+            field.name: getattr(run.config, field.name) for field in dataclasses.fields(DataOptions)
+        }
+        images = load_data(DataOptions(**{**options, "imbalance_ratio": None})).train
+    labels = images.labels.cpu()
+    fewest = min(count for count in images.class_counts(data.num_classes) if count)
+    chosen = [(labels == c).nonzero().flatten()[:fewest] for c in range(data.num_classes)]
+    return images.subset(torch.cat(chosen))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The headline metrics of :func:`evaluate_network` as lines for people."""
+    last = result["last_epoch"]
+    lines = [
+        f"parameters   {result['parameters']:,}, {result['multiply_adds'] / 1e6:.1f} M multiply-adds"
+    ]
+    for name, value in last.items():
+        if isinstance(value, float):
+            lines.append(f"{name:<20} {100 * value:6.2f} %")
+        elif isinstance(value, dict):
+            shown = "  ".join(f"{key} {100 * number:.2f} %" for key, number in value.items())
+            lines.append(f"{name:<20} {shown}")
+    if result["best_epoch"] is not None:
+        best = result["best_epoch"]
+        key = next(name for name in best if name != "epoch")
+        lines.append(
+            f"best epoch {int(best['epoch'])}, chosen on the test part: {100 * best[key]:.2f} %"
+        )
+    return "\n".join(lines)

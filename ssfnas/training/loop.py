@@ -1,0 +1,127 @@
+"""The one loop of every kind of training: steps, epochs, checkpoints, interruption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ssfnas.errors import NumericalError
+from ssfnas.training.checkpoints import CheckpointStore
+from ssfnas.training.distributed import World
+from ssfnas.training.interruption import Interruption
+from ssfnas.training.progress import Progress
+from ssfnas.training.runlog import RunLog
+
+
+class Trainer(Protocol):
+    """What the loop needs of a search, a retraining or a pre-training."""
+
+    step: int
+    total_steps: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left, because all are done or because a rule stopped it."""
+
+    def run_step(self) -> None:
+        """Do one step and count it."""
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the step just done was the last of an epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are complete."""
+
+    def end_epoch(self) -> Mapping[str, Any]:
+        """Measure what is measured once an epoch; what to log of it."""
+
+    def progress_values(self) -> Mapping[str, float]:
+        """A few current numbers for the progress bar."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the future depends on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where :meth:`state_dict` was taken."""
+
+
+def resume(trainer: Trainer, store: CheckpointStore, log: RunLog | None) -> bool:
+    """Load the latest good checkpoint, and cut the logs back to it; whether there was one."""
+    found = store.latest()
+    if found is None:
+        if log is not None:
+            log.cut_back(0)
+        return False
+    step, state = found
+    trainer.load_state_dict(state)
+    if log is not None:
+        log.cut_back(step)
+    return True
+
+
+def train(
+    trainer: Trainer,
+    *,
+    store: CheckpointStore,
+    log: RunLog | None,
+    world: World,
+    interruption: Interruption,
+    checkpoint_minutes: float,
+    title: str,
+) -> bool:
+    """Run ``trainer`` to its end; whether it got there (else it was interrupted, state saved).
+
+    Args:
+        trainer: what to run; its state is already loaded when resuming.
+        store: where checkpoints go; only the main process writes.
+        log: metrics of the run; None on processes that do not write.
+        world: the processes that run this loop together.
+        interruption: asked after each step whether to stop.
+        checkpoint_minutes: longest time between two checkpoints.
+        title: what the progress bar shows.
+
+    Raises:
+        NumericalError: a term is not finite; the message adds the step and the last checkpoint.
+    """
+    ask_every = 1 if world.device.type == "cpu" or world.size == 1 else 10
+    last_saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal last_saved
+        if world.is_main:
+            store.save(trainer.step, trainer.state_dict())
+        last_saved = time.monotonic()
+
+    if trainer.step == 0:
+        save()
+    with Progress(
+        trainer.total_steps, title=title, start=trainer.step, enabled=world.is_main
+    ) as bar:
+        while not trainer.finished:
+            try:
+                trainer.run_step()
+            except NumericalError as error:
+                kept = store.newest_name()
+                raise NumericalError(
+                    f"step {trainer.step + 1}: {error}; the last good checkpoint is {kept}"
+                ) from None
+            bar.update(trainer.step, trainer.progress_values)
+            ended = trainer.epoch_ended
+            if ended:
+                values = trainer.end_epoch()
+                if log is not None:
+                    log.log(trainer.step, trainer.epoch, **values)
+            due = time.monotonic() - last_saved > 60 * checkpoint_minutes
+            stop = interruption.signal is not None
+            if world.size > 1 and (ended or trainer.step % ask_every == 0):
+                stop, due = world.any(stop), world.any(due)
+            elif world.size > 1:
+                stop = due = False
+            if ended or due or stop:
+                save()
+            if stop:
+                return False
+    return True

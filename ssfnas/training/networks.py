@@ -1,0 +1,145 @@
+"""The network that a retraining trains: derived from a genotype, or one of timm's."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from ssfnas.config import RetrainConfig
+from ssfnas.errors import RequestError
+from ssfnas.objectives import CosineClassifier
+from ssfnas.seeding import derive_seed, generator
+from ssfnas.spaces import DerivedNetwork, Genotype
+
+
+def build_network(
+    config: RetrainConfig,
+    genotype: Genotype | None,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+) -> nn.Module:
+    """A network with timm's ``forward_features``, ``forward_head`` and ``get_classifier``.
+
+    Args:
+        config: ``model``, ``channels``, ``layers``, ``auxiliary``, ``loss`` and ``seed`` count.
+        genotype: what ``derived`` is derived from.
+        num_classes, in_channels, image_size: of the data; pixels (height, width).
+
+    Raises:
+        RequestError: no genotype for ``derived``, an unknown timm model, or one that cannot take
+            images of this size.
+    """
+    if config.model == "derived":
+        if genotype is None:
+            raise RequestError(
+                "--genotype is missing: give a file, a run directory or a cell's name"
+            )
+        net: nn.Module = DerivedNetwork(
+            genotype,
+            num_classes,
+            in_channels=in_channels,
+            channels=config.channels,
+            layers=config.layers,
+            auxiliary=config.auxiliary > 0,
+            drop_path=config.drop_path,
+            image_size=max(image_size),
+            generator=generator(config.seed, "network"),
+        )
+    else:
+        net = _timm_model(config, num_classes, in_channels, image_size)
+    if config.loss == "ldam":
+        replace_classifier(
+            net, CosineClassifier(features_of(net), num_classes, seed_of(config, "classifier"))
+        )
+    return net
+
+
+def _timm_model(
+    config: RetrainConfig, num_classes: int, in_channels: int, image_size: tuple[int, int]
+) -> nn.Module:
+    import timm
+
+    kind, _, name = config.model.partition(":")
+    if kind != "timm" or not timm.is_model(name):
+        close = timm.list_models(f"*{name}*")[:3] if name else []
+        hint = f" (close: {', '.join(close)})" if close else ""
+        raise RequestError(
+            f"--model '{config.model}' is not known{hint}: it is derived, or timm:NAME with a model "
+            "of timm such as timm:resnet18"
+        )
+    if genotype_given := config.genotype:
+        raise RequestError(
+            f"--genotype '{genotype_given}' has no effect with --model {config.model}"
+        )
+    sizes = {"img_size": image_size}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config, "network"))
+        try:
+            net = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
+            _try_forward(net, in_channels, image_size)
+        except Exception:
+            torch.manual_seed(seed_of(config, "network"))
+            try:
+                net = timm.create_model(
+                    name, num_classes=num_classes, in_chans=in_channels, **sizes
+                )
+                _try_forward(net, in_channels, image_size)
+            except Exception as error:
+                raise RequestError(
+                    f"--model {config.model} cannot take images of {image_size[0]}x{image_size[1]} "
+                    f"pixels with {in_channels} channel(s): {error}; --image-size resizes"
+                ) from error
+    return net
+
+
+def _try_forward(net: nn.Module, in_channels: int, image_size: tuple[int, int]) -> None:
+    state = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net.eval()
+        net(torch.zeros(1, in_channels, *image_size))
+    for name, buffer in net.named_buffers():
+        buffer.copy_(state[name])
+    net.train()
+
+
+def seed_of(config: RetrainConfig, purpose: str) -> int:
+    """The seed of one thing's initial draws."""
+    return derive_seed(config.seed, purpose)
+
+
+def features_of(net: nn.Module) -> int:
+    """Number of pooled features that the classifier sees."""
+    return int(net.num_features if not hasattr(net, "head_hidden_size") else net.head_hidden_size)
+
+
+def classifier_of(net: nn.Module) -> nn.Module:
+    """The last layer, from features to logits."""
+    classifier: nn.Module = net.get_classifier()
+    return classifier
+
+
+def replace_classifier(net: nn.Module, classifier: nn.Module) -> None:
+    """Put ``classifier`` in the last layer's place."""
+    old = classifier_of(net)
+    for name, module in net.named_modules():
+        for child_name, child in module.named_children():
+            if child is old:
+                setattr(module, child_name, classifier)
+                return
+    raise RequestError(f"{type(net).__name__} has no classifier that can be replaced")
+
+
+def pooled(net: nn.Module, x: Tensor) -> Tensor:
+    """Features [N, F] before the classifier, for images [N, C, H, W]."""
+    features: Tensor = net.forward_head(net.forward_features(x), pre_logits=True)
+    return features
+
+
+def logits_of(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """The main head's logits, whether or not there is an auxiliary head's beside them."""
+    return output[0] if isinstance(output, tuple) else output

@@ -1,0 +1,307 @@
+"""The phases of a retraining: self-supervised pre-training, labels, the classifier alone."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from timm.optim import Lars
+from torch import Tensor, nn
+
+from ssfnas.config import RetrainConfig
+from ssfnas.data import ImageData, ImageStream, make_views
+from ssfnas.objectives import (
+    MultiLabelLoss,
+    Projector,
+    effective_number_weights,
+    make_loss,
+    mixed_barlow_twins,
+)
+from ssfnas.ops import barlow_twins_loss
+from ssfnas.seeding import derive_seed, generator
+from ssfnas.training.distributed import World
+from ssfnas.training.networks import classifier_of, features_of, pooled
+from ssfnas.training.precision import autocast
+from ssfnas.training.schedules import cosine, set_learning_rate
+from ssfnas.training.updates import Updater
+
+
+class Phase(Protocol):
+    """One stretch of a retraining with its own objective, optimiser and stream."""
+
+    name: str
+    total_steps: int
+    steps_per_epoch: int
+
+    def begin(self) -> None:
+        """Put the network in the state that the first step expects."""
+
+    def run_step(self, step: int) -> dict[str, Tensor]:
+        """Step ``step`` of this phase; scalars to log."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rest of the phase depends on, besides the network."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+
+    def close(self) -> None:
+        """Release the processes that decode images."""
+
+
+def _stream(
+    config: RetrainConfig,
+    data: ImageData,
+    world: World,
+    purpose: str,
+    views: str,
+    dtype: torch.dtype,
+    **changes: Any,
+) -> ImageStream:
+    settings: dict[str, Any] = {"batch_size": config.batch_size, "cutout": 0, **changes}
+    cutout = settings.pop("cutout")
+    batch_size = settings.pop("batch_size")
+    return ImageStream(
+        data.train,
+        torch.arange(len(data.train)),
+        batch_size,
+        make_views(views, image_size=data.image_size, mean=data.mean, std=data.std, cutout=cutout),
+        seed=derive_seed(config.seed, purpose),
+        device=world.device,
+        num_classes=data.num_classes,
+        rank=world.rank,
+        world_size=world.size,
+        workers=config.workers,
+        dtype=dtype,
+        **settings,
+    )
+
+
+class PretrainPhase:
+    """Barlow Twins on the same images, without their labels, by LARS.
+
+    The projector is thrown away afterwards. Source of the recipe: method of arXiv 2103.03230 with
+    solo-learn's settings for CIFAR; the mixed term is that of arXiv 2312.02151.
+    """
+
+    name = "pretrain"
+
+    def __init__(
+        self,
+        config: RetrainConfig,
+        data: ImageData,
+        net: nn.Module,
+        world: World,
+        dtype: torch.dtype,
+    ) -> None:
+        self.config, self.net, self.world = config, net, world
+        self.projector = Projector(
+            features_of(net),
+            tuple(config.projector),
+            group=world.group,
+            generator=generator(config.seed, "projector"),
+        ).to(world.device, dtype)
+        self.stream = _stream(
+            config, data, world, "pretrain", "barlow_twins", dtype,
+            batch_size=config.pretrain_batch_size,
+        )  # fmt: skip
+        self.steps_per_epoch = self.stream.steps_per_epoch
+        self.total_steps = config.pretrain_epochs * self.steps_per_epoch
+        parameters = [*net.parameters(), *self.projector.parameters()]
+        decayed = [p for p in parameters if p.ndim > 1]
+        plain = [p for p in parameters if p.ndim <= 1]
+        optimizer = Lars(
+            [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.pretrain_lr,
+            momentum=0.9,
+            weight_decay=config.pretrain_weight_decay,
+            trust_coeff=0.02,
+        )
+        self.updater = Updater(parameters, optimizer, world, config.precision)
+
+    def begin(self) -> None:
+        """Nothing to prepare."""
+
+    def run_step(self, step: int) -> dict[str, Tensor]:
+        """One update of network and projector."""
+        config = self.config
+        rate = cosine(
+            step, self.total_steps, config.pretrain_lr, 0.0, warmup=self.total_steps // 20
+        )
+        set_learning_rate(self.updater.optimizer, rate)
+        self.net.train()
+        self.projector.train()
+        batch = self.stream.next()
+        with autocast(config.precision, self.world.device):
+            embeddings = [self.projector(pooled(self.net, view)) for view in batch.views]
+            loss = barlow_twins_loss(
+                *embeddings, lambd=config.lambd, scale=0.1, group=self.world.group
+            )
+            terms = {"barlow_twins": loss}
+            if config.bt_mixup > 0:
+                terms["mixed"] = (
+                    0.1
+                    * config.bt_mixup
+                    * mixed_barlow_twins(
+                        lambda x: self.projector(pooled(self.net, x)),
+                        batch.views,
+                        embeddings,
+                        lambd=config.lambd,
+                        seed=derive_seed(config.seed, "bt_mixup", step),
+                        group=self.world.group,
+                    )
+                )
+                loss = loss + terms["mixed"]
+        self.updater.update(loss, "Barlow Twins")
+        return {"loss": loss, **terms}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Projector, optimiser, position."""
+        return {
+            "projector": self.projector.state_dict(),
+            "updater": self.updater.state_dict(),
+            "stream": self.stream.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.projector.load_state_dict(state["projector"])
+        self.updater.load_state_dict(state["updater"])
+        self.stream.load_state_dict(state["stream"])
+
+    def close(self) -> None:
+        """Release the processes that decode images."""
+        self.stream.close()
+
+
+class LabelPhase:
+    """Training with labels: the whole network, or its classifier on a frozen backbone."""
+
+    def __init__(
+        self,
+        config: RetrainConfig,
+        data: ImageData,
+        net: nn.Module,
+        world: World,
+        dtype: torch.dtype,
+        *,
+        name: str = "train",
+    ) -> None:
+        self.name = name
+        self.config, self.data, self.net, self.world = config, data, net, world
+        self.retrains_classifier = name == "crt"
+        self.classifier_only = self.retrains_classifier or (
+            config.finetune == "classifier" and config.pretrain_epochs > 0
+        )
+        exponent = 0.0 if self.retrains_classifier else config.sampling_exponent
+        self.stream = _stream(
+            config, data, world, name, config.augment, dtype,
+            cutout=config.cutout, mixup=0.0 if data.multi_label else config.mixup,
+            sampling_exponent=exponent,
+        )  # fmt: skip
+        self.steps_per_epoch = self.stream.steps_per_epoch
+        if self.retrains_classifier:
+            self.total_steps = config.crt_epochs * self.steps_per_epoch
+        else:
+            self.total_steps = config.steps or config.epochs * self.steps_per_epoch
+        self.epochs = -(-self.total_steps // self.steps_per_epoch)
+        self.criterion = self._criterion(exponent).to(world.device)
+        counts = data.class_counts
+        self.class_weights = effective_number_weights(counts, config.beta).to(world.device, dtype)
+        share = config.drw if config.drw is not None else (0.8 if config.loss == "ldam" else None)
+        self.reweight_from = None if share is None else share * self.total_steps
+        parameters = (
+            list(classifier_of(net).parameters())
+            if self.classifier_only
+            else list(net.parameters())
+        )
+        optimizer = torch.optim.SGD(
+            parameters,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self.updater = Updater(parameters, optimizer, world, config.precision, config.clip)
+
+    def _criterion(self, exponent: float) -> nn.Module:
+        if self.data.multi_label:
+            return MultiLabelLoss()
+        config = self.config
+        # What the loss corrects for is the distribution that is drawn, not that of the files.
+        counts = [count**exponent for count in self.data.class_counts]
+        return make_loss(
+            "ce" if self.retrains_classifier else config.loss,
+            counts if config.loss == "logit-adjusted" else self.data.class_counts,
+            tau=config.tau,
+            gamma=config.gamma,
+            beta=config.beta,
+            max_margin=config.max_margin,
+            scale=config.scale,
+            label_smoothing=config.label_smoothing,
+        )
+
+    def begin(self) -> None:
+        """Draw a fresh classifier where it is trained anew on a frozen backbone."""
+        if self.retrains_classifier:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(self.config.seed, "crt"))
+                for module in classifier_of(self.net).modules():
+                    if hasattr(module, "reset_parameters"):
+                        module.reset_parameters()
+
+    def _outputs(self, images: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+        if self.classifier_only:
+            self.net.eval()
+            with torch.no_grad():
+                features = pooled(self.net, images)
+            return classifier_of(self.net)(features), None
+        self.net.train()
+        if hasattr(self.net, "set_drop_path"):
+            epoch = step // self.steps_per_epoch
+            self.net.set_drop_path(
+                self.config.drop_path * epoch / self.epochs,
+                seed=derive_seed(self.config.seed, "drop_path"),
+                step=step,
+                rank=self.world.rank,
+                world_size=self.world.size,
+            )
+        output = self.net(images)
+        return output if isinstance(output, tuple) else (output, None)
+
+    def run_step(self, step: int) -> dict[str, Tensor]:
+        """One update from one batch."""
+        config = self.config
+        warmup = int(config.warmup_epochs * self.steps_per_epoch)
+        set_learning_rate(
+            self.updater.optimizer,
+            cosine(step, self.total_steps, config.lr, config.lr_min, warmup),
+        )
+        batch = self.stream.next()
+        extra: dict[str, Tensor] = {}
+        if self.reweight_from is not None and step >= self.reweight_from:
+            extra["class_weights"] = self.class_weights
+        with autocast(config.precision, self.world.device):
+            logits, auxiliary = self._outputs(batch.views[0], step)
+            loss = self.criterion(logits.float() if logits.dtype.itemsize < 4 else logits,
+                                  batch.labels, **extra)  # fmt: skip
+            total = loss
+            if auxiliary is not None:
+                total = loss + config.auxiliary * self.criterion(
+                    auxiliary.float() if auxiliary.dtype.itemsize < 4 else auxiliary,
+                    batch.labels, **extra,
+                )  # fmt: skip
+        self.updater.update(total, "training")
+        return {"loss": loss}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser and position."""
+        return {"updater": self.updater.state_dict(), "stream": self.stream.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.updater.load_state_dict(state["updater"])
+        self.stream.load_state_dict(state["stream"])
+
+    def close(self) -> None:
+        """Release the processes that decode images."""
+        self.stream.close()

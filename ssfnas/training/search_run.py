@@ -1,0 +1,127 @@
+"""A whole search as a run: directory, checkpoints, logs, genotype, pictures, report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ssfnas.config import SearchConfig
+from ssfnas.errors import RequestError
+from ssfnas.pictures import report_html, save_cell
+from ssfnas.spaces import Genotype, count_parameters
+from ssfnas.training.dry_run import predict
+from ssfnas.training.random_trainer import RandomSearchTrainer
+from ssfnas.training.run import Run
+from ssfnas.training.run_directory import RunDirectory
+from ssfnas.training.search_trainer import SearchTrainer
+from ssfnas.training.session import Session, open_session, run_training
+
+SAMPLE_NOTE = """\
+This is the sample that ships with the package: it shows the pipeline, not an architecture to keep.
+The full thing, on CIFAR10-LT (downloads CIFAR-10, wants a GPU):
+    python -m ssfnas.search --preset ssfnas --out runs/ssfnas
+On images of your own: python -m ssfnas.search --preset ssfnas --dataset images.npz
+"""
+
+
+def run_search(config: SearchConfig) -> Run | None:
+    """Search, and write everything that a search leaves behind.
+
+    Args:
+        config: see :class:`~ssfnas.config.SearchConfig`; ``out`` is filled in where it is None.
+
+    Returns:
+        The run; None with ``dry_run``, which writes nothing.
+
+    Raises:
+        RequestError: the request is wrong, and nothing was written; or no operation of a cell passes
+            the threshold, and everything but the genotype was.
+        NumericalError: a loss became NaN or infinite.
+        Interrupted: a signal came; the state is saved.
+    """
+    with open_session(config) as session:
+        _check(config, session)
+
+        def make(changed: SearchConfig) -> SearchTrainer | RandomSearchTrainer:
+            kind = RandomSearchTrainer if changed.strategy == "random" else SearchTrainer
+            return kind(changed, session.data, session.world)
+
+        if config.dataset == "cifar10-lt-mini":
+            session.say(SAMPLE_NOTE)
+        session.say(session.data.summary())
+        if config.dry_run:
+            trainer = make(config)
+            session.say(_describe(trainer))
+            session.say(str(predict(make, config, session.world.size)))
+            return None
+        trainer, directory = run_training(session, "search", make)
+        assert isinstance(trainer, SearchTrainer | RandomSearchTrainer)
+        if directory is None:
+            trainer.genotype()  # fails on every process where it fails on the main one
+            return Run(str(config.out))
+        with directory:
+            _finish(trainer, directory, session)
+        return Run(directory.path)
+
+
+def _check(config: SearchConfig, session: Session) -> None:
+    if config.objective in ("ssl", "joint") and config.batch_size < 2:
+        raise RequestError(
+            f"--batch-size {config.batch_size} with --objective {config.objective}: Barlow Twins "
+            "compares images within a batch, so it needs at least 2"
+        )
+
+
+def _describe(trainer: SearchTrainer | RandomSearchTrainer) -> str:
+    kind = "supernet" if isinstance(trainer, SearchTrainer) else "sampled network"
+    head = sum(p.numel() for p in trainer.objective.parameters())
+    lines = [f"{kind:<12} {count_parameters(trainer.net):,} parameters"]
+    if head:
+        lines.append(f"projector    {head:,} parameters")
+    return "\n".join(lines)
+
+
+def _finish(
+    trainer: SearchTrainer | RandomSearchTrainer, directory: RunDirectory, session: Session
+) -> None:
+    problem: RequestError | None = None
+    if isinstance(trainer, SearchTrainer):
+        directory.write_npz("alphas.npz", alpha_arrays(trainer))
+        if trainer.stopped_because is not None:
+            session.say(f"stopped early: {trainer.stopped_because}")
+    try:
+        genotype = trainer.genotype()
+    except RequestError as error:
+        problem = error
+    else:
+        write_genotype(genotype, directory)
+        session.say(f"genotype     {directory.file('genotype.json')}\n{genotype.to_text()}")
+    directory.write_text("report.html", report_html([directory.path]))
+    session.say(f"report       {directory.file('report.html')}")
+    if problem is not None:
+        raise RequestError(
+            f"{problem}; the run is kept whole in {directory.path}: derive again with "
+            f"python -m ssfnas.derive --run {directory.path} --derive darts"
+        )
+    session.say(f"next         python -m ssfnas.retrain --genotype {directory.path}")
+
+
+def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:
+    """``genotype.json`` and the pictures of both cells."""
+    genotype.save(directory.file("genotype.json"))
+    for cell in ("normal", "reduce"):
+        for ending in ("svg", "png"):
+            save_cell(genotype, cell, directory.file(f"genotype_{cell}.{ending}"))
+
+
+def alpha_arrays(trainer: SearchTrainer) -> dict[str, Any]:
+    """Alphas and weights after each epoch (row 0: before the first), and the operations' names."""
+    arrays: dict[str, Any] = {"operations": np.array(trainer.operations)}
+    epochs = range(len(trainer.alpha_history))
+    for cell in ("normal", "reduce"):
+        arrays[cell] = np.stack([trainer.alpha_history[e][cell].numpy() for e in epochs])
+        arrays[f"weights_{cell}"] = np.stack(
+            [trainer.edge_weights(e)[cell].numpy() for e in epochs]
+        )
+    return arrays

@@ -1,0 +1,308 @@
+"""One differentiable architecture search: supernet, two streams of batches, bilevel steps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssfnas.config import SearchConfig
+from ssfnas.data import Batch, ImageData, ImageStream, make_views, stratified_halves
+from ssfnas.objectives import SearchObjective, make_search_objective
+from ssfnas.seeding import derive_seed, generator
+from ssfnas.spaces import SUPERNETS, Genotype, frozen_statistics, synchronize_batchnorm
+from ssfnas.strategies import STOPPERS, STRATEGIES, BilevelOptimizer, derive
+from ssfnas.strategies.hessian import hessian_top_eigenvalue
+from ssfnas.training.averages import RunningMeans
+from ssfnas.training.distributed import World, average_gradients
+from ssfnas.training.monitor import FeatureMonitor
+from ssfnas.training.precision import autocast, make_scaler
+from ssfnas.training.schedules import cosine, set_learning_rate
+
+
+def search_stream(
+    config: SearchConfig,
+    data: ImageData,
+    indices: Tensor,
+    purpose: str,
+    views: str,
+    world: World,
+    dtype: torch.dtype,
+) -> ImageStream:
+    """The endless stream of training batches of one half of the data.
+
+    Args:
+        config: the search's.
+        data: images on the device that computes.
+        indices: int64 [n], the images of this half.
+        purpose: name of the half; its order and views depend on it and on the seed alone.
+        views: name of the views that the objective needs.
+        world: the processes that share each batch.
+        dtype: of the views.
+    """
+    return ImageStream(
+        data.train,
+        indices,
+        config.batch_size,
+        make_views(views, image_size=data.image_size, mean=data.mean, std=data.std),
+        seed=derive_seed(config.seed, purpose),
+        device=world.device,
+        num_classes=data.num_classes,
+        rank=world.rank,
+        world_size=world.size,
+        workers=config.workers,
+        dtype=dtype,
+    )
+
+
+class SearchTrainer:
+    """A search by gradients (darts, fairdarts, or a strategy of the user's).
+
+    One step updates alpha on a batch of D_alpha, then the weights on a batch of D_w.
+
+    Args:
+        config: what to search; checked already.
+        data: the images, on ``world.device`` unless they are decoded lazily.
+        world: the processes that search together; all hold the same alphas at all times.
+        dtype: of weights and views; float64 is for proofs.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        data: ImageData,
+        world: World,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config, self.data, self.world = config, data, world
+        strategy = STRATEGIES.get(config.strategy)
+        self.operations = tuple(config.operations or strategy.operations)
+        self.net = SUPERNETS.get(config.supernet)(
+            data.num_classes,
+            in_channels=data.in_channels,
+            channels=config.channels,
+            layers=config.layers,
+            nodes=config.nodes,
+            operations=self.operations,
+            relaxation=strategy.relaxation,
+            generator=generator(config.seed, "supernet"),
+        ).to(world.device, dtype)
+        self.objective: SearchObjective = make_search_objective(
+            config.objective,
+            num_features=self.net.num_features,
+            num_classes=data.num_classes,
+            multi_label=data.multi_label,
+            projector=tuple(config.projector),
+            lambd=config.lambd,
+            mu=config.mu,
+            group=world.group,
+            generator=generator(config.seed, "projector"),
+        ).to(world.device, dtype)
+        if world.group is not None:
+            synchronize_batchnorm(self.net, world.group)
+
+        halves = stratified_halves(data.train.labels.cpu(), derive_seed(config.seed, "halves"))
+        streams = [
+            search_stream(config, data, indices, purpose, self.objective.views, world, dtype)
+            for indices, purpose in zip(halves, ("weights", "alphas"), strict=True)
+        ]
+        self.weight_stream, self.alpha_stream = streams
+        self.halves = halves
+
+        weights = [*self.net.weights(), *self.objective.parameters()]
+        scaler = make_scaler(config.precision, world.device)
+        self.weight_optimizer = torch.optim.SGD(
+            weights,
+            lr=config.weight_lr,
+            momentum=config.weight_momentum,
+            weight_decay=config.weight_decay,
+        )
+        self.alpha_optimizer = torch.optim.Adam(
+            self.net.alphas(),
+            lr=config.alpha_lr,
+            betas=(config.alpha_beta1, 0.999),
+            weight_decay=config.alpha_weight_decay,
+        )
+        self.bilevel = BilevelOptimizer(
+            weights,
+            self.net.alphas(),
+            self.weight_optimizer,
+            self.alpha_optimizer,
+            loss=self._loss,
+            regulariser=strategy.make_regulariser(self.net.alphas(), config),
+            order=config.order,
+            clip=config.clip,
+            average=None if world.size == 1 else lambda grads: average_gradients(grads, world),
+            scaler=scaler,
+            frozen=lambda: frozen_statistics(self.net),
+        )
+        self.steps_per_epoch = self.weight_stream.steps_per_epoch
+        self.total_steps = config.steps or config.epochs * self.steps_per_epoch
+        self.step = 0
+        self.stopped_because: str | None = None
+        self.use_epoch: int | None = None
+        self.alpha_history = [self._alphas()]
+        self.means = RunningMeans()
+        self.monitor = (
+            FeatureMonitor(data, halves, seed=config.seed, device=world.device, dtype=dtype)
+            if config.knn and not data.multi_label
+            else None
+        )
+        self.stopper = (
+            None if config.early_stop == "none" else STOPPERS.get(config.early_stop)(config)
+        )
+
+    def _loss(self, batch: Batch) -> dict[str, Tensor]:
+        with autocast(self.config.precision, self.world.device):
+            return self.objective.terms(self.net, batch)
+
+    def _alphas(self) -> dict[str, Tensor]:
+        return {
+            "normal": self.net.alphas_normal.detach().cpu().clone(),
+            "reduce": self.net.alphas_reduce.detach().cpu().clone(),
+        }
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or a criterion stopped the search."""
+        return self.step >= self.total_steps or self.stopped_because is not None
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the step just done completes an epoch; the last step always does."""
+        return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are complete, a last short one counted."""
+        return -(-self.step // self.steps_per_epoch)
+
+    def run_step(self) -> None:
+        """One update of alpha, one of the weights."""
+        config = self.config
+        rate = cosine(self.step, self.total_steps, config.weight_lr, config.weight_lr_min)
+        set_learning_rate(self.weight_optimizer, rate)
+        self.net.train()
+        self.objective.train()
+        alpha_batch, weight_batch = self.alpha_stream.next(), self.weight_stream.next()
+        self.means.add(self.bilevel.step(alpha_batch, weight_batch))
+        self.step += 1
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Record the alphas, measure the features, and ask the stopping criterion."""
+        self.alpha_history.append(self._alphas())
+        values: dict[str, Any] = self.means.pop()
+        values["lr"] = self.weight_optimizer.param_groups[0]["lr"]
+        weights = self.edge_weights()
+        for cell, table in weights.items():
+            values[f"entropy/{cell}"] = float(self.net.relaxation.entropy(table))
+            values[f"skips/{cell}"] = self.skip_count(cell)
+        if self.monitor is not None:
+            values.update(self.monitor.measure(self.net))
+        if self.stopper is not None:
+            value: float
+            if self.config.early_stop == "hessian":
+                value = values["hessian/top_eigenvalue"] = self.top_eigenvalue()
+            else:
+                value = values["skips/normal"]
+            decision = self.stopper.update(self.epoch, value)
+            if decision is not None:
+                self.stopped_because, self.use_epoch = decision.reason, decision.use_epoch
+        return values
+
+    def edge_weights(self, epoch: int | None = None) -> dict[str, Tensor]:
+        """Weights by cell type, [E, O] on the CPU, of now or as they were after ``epoch``."""
+        alphas = self._alphas() if epoch is None else self.alpha_history[epoch]
+        return {cell: self.net.relaxation.weights(alpha) for cell, alpha in alphas.items()}
+
+    def skip_count(self, cell: str) -> int:
+        """Skip connections among the two best operations of each node of ``cell``."""
+        genotype = derive(self.edge_weights(), self.operations, "darts")
+        edges = genotype.normal if cell == "normal" else genotype.reduce
+        return sum(operation == "skip_connect" for operation, _, _ in edges)
+
+    def top_eigenvalue(self) -> float:
+        """Top eigenvalue of the Hessian of the validation loss in alpha, on one batch an epoch."""
+        # A copy without synchronisation: each process computes the whole batch, and the same.
+        net, objective = copy.deepcopy((self.net, self.objective))
+        synchronize_batchnorm(net, None)
+        synchronize_batchnorm(objective, None)
+        single = World(rank=0, size=1, device=self.world.device, group=None)
+        stream = search_stream(
+            self.config,
+            self.data,
+            self.halves[1],
+            "hessian",
+            self.objective.views,
+            single,
+            self.net.alphas_normal.dtype,
+        )
+        stream.load_state_dict({**stream.state_dict(), "position": self.epoch})
+        batch = stream.next()
+        stream.close()
+        net.train()
+        with frozen_statistics(net):
+            return float(
+                hessian_top_eigenvalue(
+                    lambda: objective.terms(net, batch)["loss"],
+                    net.alphas(),
+                    generator=generator(self.config.seed, "hessian", self.epoch),
+                )
+            )
+
+    def genotype(self) -> Genotype:
+        """Derive from the final alphas, or from those that early stopping rolled back to.
+
+        Raises:
+            RequestError: no operation of a cell passes the threshold.
+        """
+        weights = self.edge_weights(self.use_epoch)
+        return derive(weights, self.operations, self.config.derive, self.config.threshold)
+
+    def progress_values(self) -> Mapping[str, float]:
+        """Both loss terms so far in this epoch, and the skip connections of the normal cell."""
+        values = self.means.values()
+        shown = {
+            name: values[name] for name in sorted(values) if name.endswith(("/loss", "zero_one"))
+        }
+        shown["skips"] = self.skip_count("normal")
+        return shown
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the search depends on."""
+        return {
+            "step": self.step,
+            "net": self.net.state_dict(),
+            "objective": self.objective.state_dict(),
+            "bilevel": self.bilevel.state_dict(),
+            "weight_stream": self.weight_stream.state_dict(),
+            "alpha_stream": self.alpha_stream.state_dict(),
+            "alpha_history": self.alpha_history,
+            "means": self.means.state_dict(),
+            "stopper": None if self.stopper is None else self.stopper.state_dict(),
+            "stopped_because": self.stopped_because,
+            "use_epoch": self.use_epoch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where :meth:`state_dict` was taken."""
+        self.step = state["step"]
+        self.net.load_state_dict(state["net"])
+        self.objective.load_state_dict(state["objective"])
+        self.bilevel.load_state_dict(state["bilevel"])
+        self.weight_stream.load_state_dict(state["weight_stream"])
+        self.alpha_stream.load_state_dict(state["alpha_stream"])
+        self.alpha_history = state["alpha_history"]
+        self.means.load_state_dict(state["means"], self.world.device)
+        if self.stopper is not None:
+            self.stopper.load_state_dict(state["stopper"])
+        self.stopped_because = state["stopped_because"]
+        self.use_epoch = state["use_epoch"]
+
+    def close(self) -> None:
+        """Release the processes that decode images."""
+        self.weight_stream.close()
+        self.alpha_stream.close()

@@ -1,0 +1,167 @@
+"""What every run does before its first step and after its last: processes, data, directory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ssfnas.config import DataOptions, RetrainConfig, SearchConfig
+from ssfnas.data import ImageData, load_data
+from ssfnas.environment import environment
+from ssfnas.errors import RequestError
+from ssfnas.plugins import import_plugins
+from ssfnas.training.checkpoints import CheckpointStore
+from ssfnas.training.data_card import DataCard
+from ssfnas.training.determinism import (
+    computing_place,
+    make_deterministic,
+    warn_of_another_place,
+)
+from ssfnas.training.distributed import World, start_world
+from ssfnas.training.interruption import Interruption
+from ssfnas.training.loop import Trainer, resume, train
+from ssfnas.training.run_directory import RunDirectory
+from ssfnas.training.runlog import RunLog
+
+MakeTrainer = Callable[[Any], Trainer]
+
+
+@dataclasses.dataclass
+class Session:
+    """One process' part in a run.
+
+    Attributes:
+        config: the run's.
+        world: the processes that run together.
+        data: the images, on the device where they fit.
+        interruption: signals that came since the start.
+    """
+
+    config: SearchConfig | RetrainConfig
+    world: World
+    data: ImageData
+    interruption: Interruption
+
+    def say(self, text: str) -> None:
+        """Print a line, on the main process alone."""
+        if self.world.is_main:
+            print(text, flush=True)
+
+
+@contextmanager
+def open_session(config: SearchConfig | RetrainConfig) -> Iterator[Session]:
+    """Import plugins, start the processes, load the data.
+
+    Raises:
+        RequestError: something of it is wrong; nothing has been written.
+    """
+    import_plugins(config.plugins)
+    if config.deterministic:
+        make_deterministic()
+    with Interruption() as interruption:
+        world = start_world(config.device)
+        try:
+            if config.batch_size % world.size:
+                raise RequestError(
+                    f"--batch-size {config.batch_size} cannot be shared by {world.size} processes: "
+                    f"use a multiple of {world.size}"
+                )
+            data = shared_load(config, world)
+            yield Session(config, world, data.to(world.device), interruption)
+        finally:
+            world.close()
+
+
+def shared_load(options: DataOptions, world: World) -> ImageData:
+    """Load the data on the main process first, so that only one downloads."""
+    return on_main_first(world, lambda: load_data(options))
+
+
+def on_main_first(world: World, load: Callable[[], Any]) -> Any:
+    """``load()`` on the main process, then on the others; a failure there fails all."""
+    value, problem = None, ""
+    if world.is_main:
+        try:
+            value = load()
+        except RequestError as error:
+            problem = str(error)
+    problem = world.broadcast(problem)
+    if problem:
+        raise RequestError(problem)
+    return value if world.is_main else load()
+
+
+def run_training(
+    session: Session, command: str, make_trainer: MakeTrainer
+) -> tuple[Trainer, RunDirectory | None]:
+    """Create or reopen the run directory, build or resume the trainer, and train to the end.
+
+    Args:
+        session: the process' part in the run.
+        command: ``"search"`` or ``"retrain"``.
+        make_trainer: config -> trainer.
+
+    Returns:
+        The trainer at its end, and on the main process the run directory, still locked.
+
+    Raises:
+        RequestError: the directory cannot be used, or the data cannot be trained on.
+        Interrupted: a signal came; the state is saved.
+    """
+    config, world = session.config, session.world
+    # Built first: whatever is wrong with the request is found before anything is written.
+    trainer = make_trainer(config)
+    directory: RunDirectory | None = None
+    problem = ""
+    if world.is_main:
+        try:
+            directory = RunDirectory.create(
+                config.out, command=command, resume=config.resume, overwrite=config.overwrite
+            )
+        except RequestError as error:
+            problem = str(error)
+    problem = world.broadcast(problem)
+    if problem:
+        raise RequestError(problem)
+    path = world.broadcast(str(directory.path) if directory else "")
+    config.out = path
+    store = CheckpointStore(f"{path}/checkpoints")
+    log: RunLog | None = None
+    if directory is not None:
+        if config.resume:
+            warn_of_another_place(directory.read_environment(), world.device)
+        else:
+            place = computing_place(world.device) | {"processes": world.size}
+            directory.write_config(config, environment() | place)
+            directory.write_json("data.json", DataCard.of(session.data).to_dict())
+        log = RunLog(directory)
+    world.barrier()
+    if config.resume:
+        resumed = resume(trainer, store, log)
+        session.say(
+            f"going on from step {trainer.step:,} of {trainer.total_steps:,}"
+            if resumed
+            else "no checkpoint was written yet: starting from the first step"
+        )
+    try:
+        complete = train(
+            trainer,
+            store=store,
+            log=log,
+            world=world,
+            interruption=session.interruption,
+            checkpoint_minutes=config.checkpoint_minutes,
+            title=command,
+        )
+    finally:
+        trainer.close()
+        if log is not None:
+            log.close()
+    if not complete:
+        raise session.interruption.stop(
+            f"state saved after step {trainer.step:,} of {trainer.total_steps:,}; go on with: "
+            f"python -m ssfnas.{command} --out {path} --resume"
+        )
+    return trainer, directory
