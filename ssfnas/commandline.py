@@ -87,8 +87,16 @@ def _listed(names: list[str], command: str) -> str:
     return f": {command} has {', '.join(names)}" if names else f": {command} has no presets"
 
 
-def config_file_values(config_class: type, path: str, command: str) -> dict[str, Any]:
+def config_file_values(
+    config_class: type, path: str, command: str, *, extended: bool = False
+) -> dict[str, Any]:
     """The checked values of a YAML file; also of a run's ``config.yaml``.
+
+    Args:
+        config_class: the command's dataclass.
+        path: the file.
+        command: the command's name.
+        extended: see :func:`ssfnas.option_values.option_values`.
 
     Raises:
         RequestError: the file cannot be read, is for another command, or a key or value is wrong.
@@ -98,7 +106,8 @@ def config_file_values(config_class: type, path: str, command: str) -> dict[str,
     owner = values.pop("command", command)
     if owner != command:
         raise RequestError(f"--config {path} is for {shown(owner)}: give one for {command}")
-    return read_values(option_values(config_class), values, path)
+    options = option_values(config_class, extended=extended or bool(values.get("plugins")))
+    return read_values(options, values, path)
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -187,7 +196,7 @@ def _add_flags(parser: _Parser, config_class: Any) -> None:
             )
 
 
-def _make_parser(config_class: type, prog: str, description: str) -> _Parser:
+def _make_parser(config_class: type, prog: str, description: str, extended: bool) -> _Parser:
     parser = _Parser(
         prog=prog,
         usage=f"python -m {prog} [--preset NAME] [--config FILE.yaml] [--FLAG VALUE ...]",
@@ -195,7 +204,7 @@ def _make_parser(config_class: type, prog: str, description: str) -> _Parser:
         formatter_class=argparse.HelpFormatter,
         allow_abbrev=False,
     )
-    parser.options = option_values(config_class)
+    parser.options = option_values(config_class, extended=extended)
     presets = ", ".join(preset_names(_command(prog))) or "none for this command"
     parser.add_argument("--preset", metavar="NAME", help=f"a named set of values: {presets}")
     parser.add_argument(
@@ -290,7 +299,8 @@ def parse(
     command = _command(prog)
     options = option_values(config_class)
     words = _normalised(sys.argv[1:] if argv is None else argv, options)
-    parser = _make_parser(config_class, prog, description)
+    extended = _names_plugins(words)
+    parser = _make_parser(config_class, prog, description, extended)
     given = parser.parse_args(words, defaults=False).as_dict()
     preset = given.pop("preset", None)
     files = given.pop("config", None) or []
@@ -307,7 +317,7 @@ def parse(
     if preset is not None:
         _overrule(values, preset_values(config_class, preset, command))
     for file in files:
-        _overrule(values, config_file_values(config_class, file, command))
+        _overrule(values, config_file_values(config_class, file, command, extended=extended))
     _overrule(values, flags)
     if values.get("resume"):
         values = _resumed(config_class, values, command)
@@ -319,6 +329,21 @@ def parse(
         sys.stdout.write(dump_yaml({"command": command, **listed}))
         raise SystemExit(0)
     return config, set(flags)
+
+
+def _names_plugins(words: Sequence[str]) -> bool:
+    """Whether a flag, or a file that a flag names, asks for plugins; files are checked later."""
+    for number, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--plugins":
+            return True
+        if name == "--config" and (equals or number + 1 < len(words)):
+            try:
+                if read_yaml(value if equals else words[number + 1]).get("plugins"):
+                    return True
+            except RequestError:
+                continue
+    return False
 
 
 def _check_alternatives(flags: Mapping[str, Any]) -> None:
@@ -347,7 +372,8 @@ def _resumed(config_class: type, values: dict[str, Any], command: str) -> dict[s
         raise RequestError(f"nothing to resume: {error}, or leave out --resume") from None
     if owner != command:
         raise RequestError(f"--out {out} holds a run of {owner}, not of {command}")
-    stored = read_values(option_values(config_class), stored, os.path.join(out, CONFIG_FILE))
+    options = option_values(config_class, extended=bool(stored.get("plugins")))
+    stored = read_values(options, stored, os.path.join(out, CONFIG_FILE))
     former = config_class(**stored)
     complete = {entry.name: getattr(former, entry.name) for entry in dataclasses.fields(former)}
     for name, value in values.items():
@@ -398,7 +424,9 @@ def _obstacle(
     for other, right in options[name].metadata["only_if"].items():
         if (deeper := _obstacle(config, options, other)) is not None:
             return deeper
-        if getattr(config, other) not in right:
+        value, choices = getattr(config, other), options[other].metadata["choices"]
+        # What goes with a name that a plugin registers, only the plugin knows.
+        if value not in right and (choices is None or value in choices):
             return other, right
     return None
 

@@ -21,6 +21,11 @@ from ssfnas.errors import RequestError
 _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _LARGEST_INT = 2**63 - 1
 
+# Fields whose choices are names of a registry, which plugins add to.
+_REGISTERED = frozenset(
+    ("strategy", "objective", "supernet", "derive", "loss", "augment", "early_stop")
+)
+
 
 def shown(value: Any) -> str:
     """A value as messages show it: on one line, short, quoted where that helps."""
@@ -157,13 +162,11 @@ class OptionValue:
         """``value`` itself, where it is of this field's kind and within its bounds."""
         if self.kind is float and type(value) is int and abs(value) <= _LARGEST_INT:
             value = float(value)
-        fits = (
-            value.__class__ is self.kind
-            and (self.kind is not str or value != "")
-            and (self.kind is not float or math.isfinite(value))
-            and (self.kind is not int or abs(value) <= _LARGEST_INT)
-        )
-        if not fits:
+        if type(value) is not self.kind or value == "":
+            raise self._problem(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self._problem(value)
+        if isinstance(value, int) and abs(value) > _LARGEST_INT:
             raise self._problem(value)
         limits = self.metadata
         if limits["choices"] and value not in limits["choices"]:
@@ -192,11 +195,20 @@ def _one_of(names: typing.Sequence[str]) -> str:
     return ", ".join(names[:-1]) + " or " + names[-1]
 
 
-def option_values(config_class: type) -> dict[str, OptionValue]:
-    """Name -> :class:`OptionValue`, for every field of a config dataclass, in its order."""
+def option_values(config_class: type, *, extended: bool = False) -> dict[str, OptionValue]:
+    """Name -> :class:`OptionValue`, for every field of a config dataclass, in its order.
+
+    Args:
+        config_class: a dataclass whose fields are made by :func:`ssfnas.config.option`.
+        extended: whether plugins are asked for, whose names are choices as well; the registries
+            check them once the plugins are imported.
+    """
     hints = typing.get_type_hints(config_class)
     values = {}
     for entry in dataclasses.fields(config_class):
+        metadata: Mapping[str, Any] = entry.metadata
+        if extended and entry.name in _REGISTERED:
+            metadata = {**metadata, "choices": None}
         hint = hints[entry.name]
         optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
         if optional:
@@ -206,7 +218,7 @@ def option_values(config_class: type) -> dict[str, OptionValue]:
             (hint,) = typing.get_args(hint)
         if hint not in (str, int, float, bool):
             raise TypeError(f"{config_class.__name__}.{entry.name}: no flag for type {hint}")
-        values[entry.name] = OptionValue(entry.name, hint, is_list, optional, entry.metadata)
+        values[entry.name] = OptionValue(entry.name, hint, is_list, optional, metadata)
     return values
 
 

@@ -40,8 +40,9 @@ RUN_FILES = (
     "genotype_normal.*",
     "genotype_reduce.*",
     "report.html",
+    "data.json",
     "model.safetensors",
-    "model.json",
+    "model_ema.safetensors",
     "evaluation.json",
     "events.out.tfevents.*",
     f"{CHECKPOINT_FOLDER}/step-*.pt",
@@ -284,7 +285,8 @@ class RunDirectory:
         """
         _, values, _ = read_run_config(self.path)
         source = str(self.path / CONFIG_FILE)
-        return config_class(**read_values(option_values(config_class), values, source))
+        options = option_values(config_class, extended=bool(values.get("plugins")))
+        return config_class(**read_values(options, values, source))
 
     def read_environment(self) -> dict[str, Any]:
         """The environment that the run was started in."""

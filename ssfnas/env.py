@@ -1,0 +1,103 @@
+"""``python -m ssfnas.env``: versions, devices, and the backends of the fast functions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ssfnas.commandline import main as run_command
+from ssfnas.environment import commit, package_versions, processor
+
+
+@dataclass(kw_only=True)
+class EnvConfig:
+    """``python -m ssfnas.env``: there is nothing to choose."""
+
+
+def describe() -> Iterator[tuple[str, str]]:
+    """(name, value) of everything that matters in a report of a problem.
+
+    Whatever cannot be found out is said with its reason: this command has to work where nothing
+    else does.
+    """
+    yield "python", f"{platform.python_version()} ({sys.executable})"
+    yield "platform", platform.platform()
+    yield "processor", f"{processor()}, {os.cpu_count()} threads"
+    for name, version in package_versions().items():
+        yield name, version or "not installed"
+    yield "commit", commit() or "not a checkout"
+    yield from _torch()
+    yield from _backends()
+
+
+def _torch() -> Iterator[tuple[str, str]]:
+    try:
+        import torch
+        import torch.distributed as dist
+    except Exception as error:
+        yield "torch fails", _reason(error)
+        return
+    yield "torch threads", f"{torch.get_num_threads()}"
+    yield "cuda of torch", torch.version.cuda or "none (a build for CPUs)"
+    yield "cudnn", str(torch.backends.cudnn.version() or "none")
+    if not torch.cuda.is_available():
+        yield "gpus", "none"
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        yield (
+            f"gpu {index}",
+            f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, compute capability "
+            f"{facts.major}.{facts.minor}",
+        )
+    known = [
+        name
+        for name, there in (
+            ("gloo", dist.is_available() and dist.is_gloo_available()),
+            ("nccl", dist.is_available() and dist.is_nccl_available()),
+        )
+        if there
+    ]
+    yield "distributed", ", ".join(known) or "none"
+
+
+def _backends() -> Iterator[tuple[str, str]]:
+    try:
+        from ssfnas.ops import backends
+
+        found: Any = backends()
+    except Exception as error:
+        yield "backends fail", _reason(error)
+        return
+    for name, state in found.items():
+        yield f"backend {name}", "available" if state in (None, True, "") else str(state)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def env(config: EnvConfig) -> None:
+    """Print :func:`describe`, one line each."""
+    lines = list(describe())
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run_command(
+        EnvConfig,
+        env,
+        prog="ssfnas.env",
+        description="Print versions, devices and backends, for reports of problems.",
+        argv=argv,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

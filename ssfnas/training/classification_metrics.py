@@ -1,0 +1,145 @@
+"""What predictions on long-tailed data are worth: overall, per class, per group of classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+)
+
+from ssfnas.errors import NumericalError
+
+CALIBRATION_BINS = 15
+MANY_ABOVE = 100
+FEW_BELOW = 20
+
+
+def class_groups(class_counts: Sequence[int], thirds: bool = False) -> dict[str, list[int]]:
+    """Classes of each group ``many``, ``medium`` and ``few``; empty groups are absent.
+
+    Args:
+        class_counts: training images of each class.
+        thirds: a third of the classes each by size, earlier groups and lower classes first where
+            that leaves a choice; else more than 100, 20 to 100, and fewer than 20 images.
+    """
+    names = ("many", "medium", "few")
+    if thirds:
+        order = sorted(range(len(class_counts)), key=lambda c: (-class_counts[c], c))
+        base, extra = divmod(len(order), 3)
+        sizes = [base + (number < extra) for number in range(3)]
+        starts = [sum(sizes[:number]) for number in range(3)]
+        groups = {
+            name: sorted(order[start : start + size])
+            for name, start, size in zip(names, starts, sizes, strict=True)
+        }
+    else:
+        groups = {name: [] for name in names}
+        for c, count in enumerate(class_counts):
+            place = 0 if count > MANY_ABOVE else 2 if count < FEW_BELOW else 1
+            groups[names[place]].append(c)
+    return {name: classes for name, classes in groups.items() if classes}
+
+
+def evaluate_predictions(
+    logits: Tensor,
+    labels: Tensor,
+    class_counts: Sequence[int],
+    *,
+    multi_label: bool = False,
+    thirds: bool = False,
+) -> dict[str, Any]:
+    """All metrics of logits against labels, as plain values for JSON; accuracies in 0..1.
+
+    Args:
+        logits: floating [N, C], N at least 1.
+        labels: int64 [N]; with ``multi_label`` 0/1 [N, C].
+        class_counts: training images of each class.
+        multi_label: whether an image may be of several classes.
+        thirds: see :func:`class_groups`.
+
+    Returns:
+        Single-label: ``top1``, ``balanced_accuracy`` (mean of the class accuracies), ``macro_f1``,
+        ``worst_class``, ``g_mean`` (geometric mean of the class accuracies), ``ece`` (expected
+        calibration error of the softmax, 15 bins), ``auc`` (mean over classes of one against the
+        rest), and where classes are in such groups ``many``, ``medium``, ``few`` (means of the
+        class accuracies); lists over classes ``per_class`` and ``per_class_auc``; ``groups``, name
+        -> classes. Multi-label: ``auc``, ``accuracy`` (share of right decisions at 0.5), and
+        ``per_class_auc``. A class without test images (an AUC: without images in or out of it) has
+        None in lists and is left out of means; a mean over nothing is absent.
+
+    Raises:
+        NumericalError: a logit is not finite.
+        ValueError: there are no predictions.
+    """
+    if len(logits) == 0:
+        raise ValueError("no predictions to evaluate")
+    if not bool(torch.isfinite(logits).all()):
+        raise NumericalError("a logit of the evaluation is not finite")
+    logits = logits.detach().double()
+    if multi_label:
+        decided = (logits > 0) == (labels > 0.5)
+        return {"accuracy": float(decided.double().mean()), **_areas(logits, labels > 0.5)}
+    return _single_label(logits, labels, class_counts, thirds)
+
+
+def _single_label(
+    logits: Tensor, labels: Tensor, class_counts: Sequence[int], thirds: bool
+) -> dict[str, Any]:
+    num_classes = logits.shape[1]
+    predicted = logits.argmax(1)
+    right = (predicted == labels).double()
+    sizes = torch.bincount(labels, minlength=num_classes)
+    hits = torch.bincount(labels, weights=right, minlength=num_classes)
+    per_class = [
+        float(hit / size) if size else None
+        for hit, size in zip(hits.tolist(), sizes.tolist(), strict=True)
+    ]
+    present = [value for value in per_class if value is not None]
+    probabilities = logits.softmax(1)
+    groups = class_groups(class_counts, thirds)
+    result: dict[str, Any] = {
+        "top1": float(right.mean()),
+        "balanced_accuracy": math.fsum(present) / len(present),
+        "macro_f1": float(_macro_f1(predicted, labels, num_classes)),
+        "worst_class": min(present),
+        "g_mean": math.prod(value ** (1 / len(present)) for value in present),
+        "ece": float(
+            multiclass_calibration_error(
+                probabilities, labels, num_classes, n_bins=CALIBRATION_BINS, norm="l1"
+            )
+        ),
+    }
+    for name, classes in groups.items():
+        measured = [value for c in classes if (value := per_class[c]) is not None]
+        if measured:
+            result[name] = math.fsum(measured) / len(measured)
+    members = labels[:, None] == torch.arange(num_classes, device=labels.device)
+    return {**result, **_areas(probabilities, members), "per_class": per_class, "groups": groups}
+
+
+def _macro_f1(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Mean F1 of the classes that there are test images of."""
+    scores = multiclass_f1_score(predicted, labels, num_classes, average=None)
+    return scores[torch.bincount(labels, minlength=num_classes) > 0].double().mean()
+
+
+def _areas(scores: Tensor, members: Tensor) -> dict[str, Any]:
+    """``auc`` and ``per_class_auc`` of scores [N, C] against membership bool [N, C]."""
+    areas: list[float | None] = []
+    for score, member in zip(scores.T, members.T, strict=True):
+        if bool(member.all()) or not bool(member.any()):
+            areas.append(None)
+            continue
+        # Places in the order stand for the scores: only the order matters, and none of it is lost.
+        places = score.unique(return_inverse=True)[1].double()
+        areas.append(float(binary_auroc(places / max(1.0, float(places.max())), member.long())))
+    defined = [area for area in areas if area is not None]
+    mean = {"auc": math.fsum(defined) / len(defined)} if defined else {}
+    return {**mean, "per_class_auc": areas}

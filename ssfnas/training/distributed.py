@@ -1,0 +1,176 @@
+"""The processes that train together: who they are, and the few things they tell each other."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ssfnas.errors import RequestError
+
+# Others wait while the main process downloads a data set or evaluates.
+_TIMEOUT = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among those that train together.
+
+    Attributes:
+        rank: its number, 0 for the main one.
+        size: how many there are.
+        device: what this one computes on.
+        group: all of them; None where there is only one.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to people."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is true on any process."""
+        if self.group is None:
+            return flag
+        votes = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.group)
+        return bool(votes.item())
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of ``value`` over the processes, as a new tensor without gradient."""
+        total = value.detach().clone()
+        if self.group is None:
+            return total
+        total = total.to(self.device)
+        dist.all_reduce(total, group=self.group)
+        return total / self.size
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        self.any(False)
+
+    def broadcast(self, value: Any) -> Any:
+        """The main process' ``value``, on every process; a value that JSON can hold."""
+        if self.group is None:
+            return value
+        data = torch.tensor(list(json.dumps(value).encode()) if self.is_main else [])
+        length = torch.tensor([data.numel()], device=self.device)
+        dist.broadcast(length, src=0, group=self.group)
+        if not self.is_main:
+            data = torch.empty(int(length.item()))
+        data = data.to(self.device, torch.uint8)
+        dist.broadcast(data, src=0, group=self.group)
+        return json.loads(bytes(data.tolist()).decode())
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self.group is not None and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def start_world(device: str = "auto") -> World:
+    """Join the processes that torchrun started, or be the only one.
+
+    Args:
+        device: ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda"``. With several
+            processes each takes the GPU of its local rank.
+
+    Raises:
+        RequestError: there is no such device, fewer GPUs than processes, or no meeting point.
+    """
+    rank, size, local_rank = (
+        _from_environment(name, default)
+        for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    place = _choose_device(device, local_rank if size > 1 else 0)
+    if size == 1:
+        return World(0, 1, place)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    try:
+        dist.init_process_group(
+            "nccl" if place.type == "cuda" else "gloo",
+            timeout=_TIMEOUT,
+            device_id=place if place.type == "cuda" else None,
+        )
+    except (ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise RequestError(
+            f"process {rank} of {size} cannot meet the others ({first}): start them with torchrun"
+        ) from error
+    return World(rank, size, place, dist.group.WORLD)
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise RequestError(f"environment variable {name} is '{text}': torchrun sets it to a number")
+    return int(text)
+
+
+def _choose_device(device: str, index: int) -> torch.device:
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RequestError("--device cuda: torch finds no GPU here: use --device cpu or auto")
+    found = torch.cuda.device_count()
+    if index >= found:
+        raise RequestError(
+            f"--device {device}: {found} GPUs for more processes than that: start at most {found} "
+            "on this machine, or use --device cpu"
+        )
+    return torch.device("cuda", index)
+
+
+def average_gradients(tensors: Iterable[Tensor | None], world: World) -> None:
+    """Replace gradients by their means over the processes, in place, in one all-reduce a dtype.
+
+    Every process has to pass as many tensors of the same shapes in the same order.
+
+    Args:
+        tensors: gradients; or parameters, whose ``.grad`` is meant. A parameter without one counts
+            as zero where another process has one, and stays without where none has. None is passed
+            over.
+        world: the processes.
+    """
+    if world.group is None:
+        return
+    given = [tensor for tensor in tensors if tensor is not None]
+    for dtype in sorted({tensor.dtype for tensor in given}, key=str):
+        _average([tensor for tensor in given if tensor.dtype == dtype], world)
+
+
+def _average(tensors: list[Tensor], world: World) -> None:
+    absent = [isinstance(tensor, nn.Parameter) and tensor.grad is None for tensor in tensors]
+    gradients: list[Tensor] = []
+    for tensor in tensors:
+        gradient = tensor.grad if isinstance(tensor, nn.Parameter) else tensor
+        gradients.append(torch.zeros_like(tensor) if gradient is None else gradient.detach())
+    present = torch.tensor([not missing for missing in absent]).to(gradients[0])
+    flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), present])
+    dist.all_reduce(flat, group=world.group)
+    # Reading the flags waits for the device: only where they matter.
+    somewhere = flat[-len(tensors) :].tolist() if any(absent) else [1.0] * len(tensors)
+    flat /= world.size
+    start = 0
+    for tensor, gradient, missing, holders in zip(
+        tensors, gradients, absent, somewhere, strict=True
+    ):
+        mean = flat[start : start + gradient.numel()].view(gradient.shape)
+        start += gradient.numel()
+        if not missing:
+            gradient.copy_(mean)
+        elif holders > 0:
+            tensor.grad = mean.clone()
