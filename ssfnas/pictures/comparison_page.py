@@ -1,0 +1,229 @@
+"""The report of several runs side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ssfnas.pictures.cells import CELLS, draw_cell
+from ssfnas.pictures.curves import Line, class_accuracy, panels_of_lines
+from ssfnas.pictures.markup import Markup, Pictures, joined, table, tag
+from ssfnas.pictures.numbers import named, scalars, spread
+from ssfnas.pictures.page_parts import Section, config_text, paragraph, state_of, time_of
+from ssfnas.pictures.retrain_page import best_epoch, measurements, per_class
+from ssfnas.pictures.run_files import RunFiles
+from ssfnas.pictures.series import lines_over_time
+
+# Where and how long a run computes does not make it another experiment.
+_NOT_COMPARED = {"out", "data_dir", "workers", "checkpoint_minutes", "device", "plugins"}
+_HEADLINES = (
+    "test/top1", "test/balanced_accuracy", "test/auc", "train/loss", "knn/top1", "alpha/loss",
+    "weight/loss", "entropy/normal", "entropy/reduce", "skips/normal", "score",
+)  # fmt: skip
+
+
+def comparison_sections(runs: Sequence[RunFiles], pictures: Pictures) -> list[Section]:
+    """The parts of the page about several runs, in order."""
+    groups = grouped_by_seed(runs)
+    parts = [
+        _overview(runs),
+        _results(groups),
+        _differences(runs),
+        _classes(groups, pictures),
+        _curves(runs, pictures),
+        _cells(runs, pictures),
+    ]
+    return [part for part in parts if part is not None]
+
+
+def grouped_by_seed(runs: Sequence[RunFiles]) -> list[list[RunFiles]]:
+    """Runs that differ in nothing but their seed stand together, in the order given.
+
+    The genotype that a retraining was given counts by its edges, not by the name of its file.
+    """
+    groups: dict[str, list[RunFiles]] = {}
+    for run in runs:
+        values = {k: v for k, v in run.config.items() if k not in _NOT_COMPARED and k != "seed"}
+        if run.command == "retrain" and run.genotype is not None:
+            values["genotype"] = run.genotype.to_json()
+        key = json.dumps([run.command, values], sort_keys=True, default=str)
+        groups.setdefault(key, []).append(run)
+    return list(groups.values())
+
+
+def headline(run: RunFiles) -> dict[str, float]:
+    """The numbers that runs are compared by."""
+    if run.command == "retrain":
+        found = {}
+        for key, values in measurements(run).items():
+            prefix = "" if key == "last_epoch" else f"{key}/"
+            found.update({f"{prefix}{name}": v for name, v in scalars(values).items()})
+        best = best_epoch(run)
+        if best is not None:
+            found[f"best_epoch/{best[1].removeprefix('test/')}"] = best[2]
+        found.update(
+            {
+                k: v
+                for k, v in scalars(run.evaluation).items()
+                if k in ("parameters", "multiply_adds")
+            }
+        )
+        return found
+    values = {}
+    for line in run.metrics:
+        values.update(scalars(line))
+    skipped = ("step", "epoch", "time", "lr", "sample")
+    found = {key: value for key, value in values.items() if key not in skipped}
+    if run.genotype is not None:
+        found["operations kept"] = len(run.genotype.normal) + len(run.genotype.reduce)
+    return found
+
+
+def _label(group: Sequence[RunFiles]) -> str:
+    if len(group) == 1:
+        return group[0].name
+    return f"{group[0].name} and {len(group) - 1} more seed{'s' * (len(group) > 2)}"
+
+
+def _overview(runs: Sequence[RunFiles]) -> Section:
+    rows = [
+        (
+            run.name,
+            run.command,
+            config_text(run.config.get("seed")),
+            run.data.get("name") or config_text(run.config.get("dataset")),
+            state_of(run),
+            time_of(run) or "-",
+        )
+        for run in runs
+    ]
+    return Section(
+        "runs", "Runs", table(("run", "kind", "seed", "data set", "state", "time"), rows)
+    )
+
+
+def _results(groups: Sequence[Sequence[RunFiles]]) -> Section | None:
+    numbers = [[headline(run) for run in group] for group in groups]
+    keys = list(dict.fromkeys(key for group in numbers for run in group for key in run))
+    if not keys:
+        return None
+    rows = []
+    for key in keys:
+        cells = []
+        for group in numbers:
+            values = [run[key] for run in group if key in run]
+            few = f" (of {len(values)})" if 0 < len(values) < len(group) else ""
+            cells.append(spread(key, values) + few if values else "-")
+        rows.append((_named(key), *cells))
+    parts: list[Markup] = []
+    if any(len(group) > 1 for group in groups):
+        parts.append(
+            paragraph(
+                "Runs that differ in nothing but the seed share a column: mean ± sample standard "
+                "deviation."
+            )
+        )
+    head = ("", *(tag("span", _label(group)) for group in groups))
+    seeds = ("seeds", *(", ".join(config_text(r.config.get("seed")) for r in g) for g in groups))
+    parts.append(table(head, [seeds, *rows], class_="numbers"))
+    if any(key.startswith("best_epoch/") for key in keys):
+        parts.append(
+            paragraph(
+                "The best epoch was chosen by looking at the test part, so it is too good: compare "
+                "by the last epoch."
+            )
+        )
+    return Section("results", "Results", joined(parts))
+
+
+def _named(key: str) -> str:
+    if key.startswith("best_epoch/"):
+        return f"best epoch on the test part, {named(key.removeprefix('best_epoch/'))}"
+    return named(key.removeprefix("groups/"))
+
+
+def _differences(runs: Sequence[RunFiles]) -> Section:
+    keys = list(dict.fromkeys(key for run in runs for key in run.config))
+    rows = []
+    for key in keys:
+        values = [config_text(run.config[key]) if key in run.config else "" for run in runs]
+        if key not in _NOT_COMPARED and len(set(values)) > 1:
+            rows.append((key, *values))
+    for key in dict.fromkeys(key for run in runs for key in run.environment):
+        values = [config_text(run.environment.get(key)) for run in runs]
+        if len(set(values)) > 1 and not any(isinstance(r.environment.get(key), dict) for r in runs):
+            rows.append((f"{key} (environment)", *values))
+    if not rows:
+        body = paragraph("The runs have the same configuration.")
+    else:
+        body = table(("", *(run.name for run in runs)), rows, class_="values")
+    return Section("differences", "Differences in configuration", body)
+
+
+def _classes(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Section | None:
+    """Accuracy of each class, averaged over seeds, where all runs have the same classes."""
+    means: dict[str, list[float]] = {}
+    first: RunFiles | None = None
+    for group in groups:
+        measured = [per_class(run)["last_epoch"] for run in group if "last_epoch" in per_class(run)]
+        if not measured:
+            continue
+        first = first or group[0]
+        if group[0].class_names != first.class_names or len({len(v) for v in measured}) > 1:
+            return None
+        means[_label(group)] = [
+            100 * sum(values) / len(values) for values in zip(*measured, strict=True)
+        ]
+    if first is None or len(means) < 2 or len(means) > 8:
+        return None
+    number = len(next(iter(means.values())))
+    if len(first.class_names) != number:
+        return None
+    same = all(run.class_counts == first.class_counts for group in groups for run in group)
+    counts = first.class_counts if same and len(first.class_counts) == number else None
+    figure = class_accuracy(means, first.class_names, counts)
+    caption = "Each class on the test part after the last epoch; means over seeds."
+    return Section("classes", "Classes", pictures.show(figure, caption, wide=True))
+
+
+def _curves(runs: Sequence[RunFiles], pictures: Pictures) -> Section | None:
+    panels: dict[str, dict[str, Line]] = {}
+    x_names = set()
+    for run in runs:
+        for key in _HEADLINES:
+            x_name, found = lines_over_time(run.metrics, key.__eq__)
+            for title, lines in found.items():
+                for name, line in lines.items():
+                    x_names.add(x_name)
+                    full = title if name == title else f"{title}: {name}"
+                    panels.setdefault(full, {})[run.name] = line
+    panels = {title: lines for title, lines in panels.items() if len(lines) > 1}
+    if not panels or len(runs) > 12:
+        return None
+    xlabel = x_names.pop() if len(x_names) == 1 else "epoch"
+    figure = panels_of_lines(panels, xlabel=xlabel)
+    return Section("curves", "Over time", pictures.show(figure, "One line a run.", wide=True))
+
+
+def _cells(runs: Sequence[RunFiles], pictures: Pictures) -> Section | None:
+    """The cells of each run that has any; the same genotype once."""
+    found: dict[str, list[RunFiles]] = {}
+    for run in runs:
+        if run.genotype is not None:
+            found.setdefault(run.genotype.to_json(), []).append(run)
+    if not found:
+        return None
+    parts: list[Markup] = []
+    for same in found.values():
+        parts.append(tag("h3", ", ".join(run.name for run in same)))
+        genotype = same[0].genotype
+        assert genotype is not None
+        drawings = [
+            pictures.show(
+                draw_cell(genotype, cell),
+                f"{'Reduction' if cell == 'reduce' else 'Normal'} cell of {same[0].name}.",
+            )
+            for cell in CELLS
+        ]
+        parts.append(tag("div", *drawings, class_="beside"))
+    return Section("cells", "Cells", joined(parts))

@@ -1,0 +1,157 @@
+"""Places for the boxes of a layered drawing, such that no two overlap and few lines cross.
+
+Columns go from left to right. Lines run between neighbouring columns only; one that goes further
+has a flat box in each column between, so that it, too, is kept clear of everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+_SWEEPS = 150
+# How much a line wants to be level, by how many of its two ends are flat.
+_PULLS = (1, 2, 8)
+
+
+@dataclass(eq=False)
+class Box:
+    """One thing in a column.
+
+    Attributes:
+        column: counted from the left.
+        height: what it takes, in inches.
+        flat: whether only a line passes here.
+        left, right: the boxes in the neighbouring columns that lines lead to.
+        y: its middle, downwards; found by :func:`place`.
+    """
+
+    column: int
+    height: float
+    flat: bool = False
+    left: list[Box] = field(default_factory=list)
+    right: list[Box] = field(default_factory=list)
+    y: float = 0.0
+
+
+def connect(first: Box, second: Box) -> None:
+    """Draw a line from ``first`` to ``second`` in the next column."""
+    first.right.append(second)
+    second.left.append(first)
+
+
+def place(boxes: Sequence[Box], gap: float) -> list[list[Box]]:
+    """Find the order and the middles of all boxes.
+
+    Args:
+        boxes: all of them; their order is the first guess.
+        gap: least distance between two boxes of one column, in inches.
+
+    Returns:
+        the columns, each from top to bottom; every ``y`` is set, and the topmost edge is 0.
+    """
+    columns: list[list[Box]] = [[] for _ in range(1 + max(box.column for box in boxes))]
+    for box in boxes:
+        columns[box.column].append(box)
+    columns = _ordered(columns)
+    for column in columns:
+        _spread(column, [0.0] * len(column), gap)
+    for sweep in range(_SWEEPS):
+        for column in columns if sweep % 2 == 0 else reversed(columns):
+            _spread(column, [_wanted(box) for box in column], gap)
+    top = min(box.y - box.height / 2 for box in boxes)
+    for box in boxes:
+        box.y -= top
+    return columns
+
+
+def crossings(columns: Sequence[Sequence[Box]]) -> int:
+    """How many pairs of lines cross, with the boxes in the order given."""
+    count = 0
+    for first, second in pairwise(columns):
+        rank = {box: place for place, box in enumerate(second)}
+        ends = [(here, rank[box]) for here, start in enumerate(first) for box in start.right]
+        count += sum(
+            (a - c) * (b - d) < 0
+            for number, (a, b) in enumerate(ends)
+            for c, d in ends[number + 1 :]
+        )
+    return count
+
+
+def _ordered(columns: list[list[Box]]) -> list[list[Box]]:
+    """The order with the fewest crossings that sweeps of barycentres and of swaps come upon."""
+    best, fewest = columns, crossings(columns)
+    current = columns
+    for sweep in range(12):
+        current = _sweep(current, forward=sweep % 2 == 0)
+        current = _swapped(current)
+        count = crossings(current)
+        if count < fewest:
+            best, fewest = current, count
+    return best
+
+
+def _sweep(columns: list[list[Box]], *, forward: bool) -> list[list[Box]]:
+    columns = [list(column) for column in columns]
+    numbers = range(1, len(columns)) if forward else range(len(columns) - 2, -1, -1)
+    for number in numbers:
+        fixed = columns[number - 1 if forward else number + 1]
+        rank = {box: place for place, box in enumerate(fixed)}
+        own = {box: place for place, box in enumerate(columns[number])}
+
+        def barycentre(box: Box, rank: dict[Box, int] = rank, own: dict[Box, int] = own) -> float:
+            ends = box.left if forward else box.right
+            return sum(rank[end] for end in ends) / len(ends) if ends else own[box]
+
+        columns[number].sort(key=barycentre)
+    return columns
+
+
+def _swapped(columns: list[list[Box]]) -> list[list[Box]]:
+    """Swap neighbours as long as that takes crossings away."""
+    for number, column in enumerate(columns):
+        around = columns[max(0, number - 1) : number + 2]
+        count = crossings(around)
+        improved = True
+        while improved and count:
+            improved = False
+            for place in range(len(column) - 1):
+                column[place : place + 2] = column[place + 1], column[place]
+                swapped = crossings(around)
+                if swapped < count:
+                    count, improved = swapped, True
+                else:
+                    column[place : place + 2] = column[place + 1], column[place]
+    return columns
+
+
+def _wanted(box: Box) -> float:
+    """The mean height of what a box is joined to; lines through flat boxes pull at it hardest."""
+    ends = box.left + box.right
+    if not ends:
+        return box.y
+    pulls = [_PULLS[box.flat + end.flat] for end in ends]
+    return sum(pull * end.y for pull, end in zip(pulls, ends, strict=True)) / sum(pulls)
+
+
+def _spread(column: list[Box], wanted: list[float], gap: float) -> None:
+    """Middles nearest to the wanted ones (least squares) that keep order and distance.
+
+    Less the least distances from the first box, this is isotonic regression: pool the neighbours
+    that are in the wrong order.
+    """
+    offsets = [0.0]
+    for above, below in pairwise(column):
+        offsets.append(offsets[-1] + (above.height + below.height) / 2 + gap)
+    pools: list[list[float]] = []
+    for middle, offset in zip(wanted, offsets, strict=False):
+        pools.append([middle - offset, 1])
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            mean, size = pools.pop()
+            total = pools[-1][0] * pools[-1][1] + mean * size
+            pools[-1] = [total / (pools[-1][1] + size), pools[-1][1] + size]
+    middles = [mean for mean, size in pools for _ in range(int(size))]
+    for box, middle, offset in zip(column, middles, offsets, strict=True):
+        box.y = middle + offset

@@ -1,0 +1,235 @@
+"""The report of a retraining."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssfnas.pictures.curves import class_accuracy, panels_of_lines
+from ssfnas.pictures.markup import Markup, Pictures, joined, table, tag
+from ssfnas.pictures.numbers import is_number, named, scalars, shown
+from ssfnas.pictures.page_parts import (
+    Section,
+    cells_section,
+    config_section,
+    config_text,
+    curves,
+    data_section,
+    environment_section,
+    log_section,
+    paragraph,
+    state_of,
+    tiles,
+    time_of,
+    unfinished,
+)
+from ssfnas.pictures.run_files import RunFiles
+
+_LAST = "last_epoch"
+
+
+def retrain_sections(run: RunFiles, pictures: Pictures) -> list[Section]:
+    """The parts of the page about one retraining, in order."""
+    parts = [
+        unfinished(run),
+        _summary(run),
+        _results(run),
+        _classes(run, pictures),
+        _curves(run, pictures),
+        _sweeps(run, pictures),
+        _probes(run),
+        cells_section(run, pictures),
+        data_section(run, pictures),
+        config_section(run),
+        environment_section(run),
+        log_section(run),
+    ]
+    return [part for part in parts if part is not None]
+
+
+def measurements(run: RunFiles) -> dict[str, Mapping[str, Any]]:
+    """What was measured on the test part, by the name of the weights: ``last_epoch`` first.
+
+    Of a run without an evaluation it is the last line of its metrics that has a test.
+    """
+    found = {
+        key: value
+        for key, value in run.evaluation.items()
+        if key in (_LAST, "ema") and isinstance(value, Mapping)
+    }
+    if found:
+        return found
+    for line in reversed(run.metrics):
+        tested = {key[5:]: value for key, value in line.items() if key.startswith("test/")}
+        if tested:
+            return {_LAST: tested}
+    return {}
+
+
+def best_epoch(run: RunFiles) -> tuple[int, str, float] | None:
+    """(epoch, metric, value) of the best epoch on the test part, as far as known."""
+    best = run.evaluation.get("best_epoch")
+    candidates: Sequence[Mapping[str, Any]] = [best] if isinstance(best, Mapping) else run.metrics
+    for key in ("test/top1", "test/auc"):
+        tested = [line for line in candidates if is_number(line.get(key)) and "epoch" in line]
+        if tested:
+            line = max(tested, key=lambda line: line[key])
+            return int(line["epoch"]), key, float(line[key])
+    return None
+
+
+def _summary(run: RunFiles) -> Section:
+    config, evaluation = run.config, run.evaluation
+    last = measurements(run).get(_LAST, {})
+    headline = [
+        (named(key), shown(key, last[key]))
+        for key in ("top1", "balanced_accuracy", "worst_class", "auc")
+        if is_number(last.get(key))
+    ]
+    counted = scalars(evaluation)
+    parameters, adds = counted.get("parameters"), counted.get("multiply_adds")
+    trained = config.get("genotype") if config.get("model") == "derived" else config.get("model")
+    facts: list[tuple[str, object]] = [
+        *headline,
+        ("parameters", None if parameters is None else f"{parameters:,}"),
+        ("multiply-adds an image", None if adds is None else f"{adds / 1e6:,.1f} M"),
+        ("network", trained),
+        ("loss", config.get("loss")),
+        ("views", config.get("augment")),
+        ("state", state_of(run)),
+        ("time", time_of(run)),
+        ("seed", config.get("seed")),
+    ]
+    return Section("summary", "Summary", tiles(facts))
+
+
+def _results(run: RunFiles) -> Section | None:
+    measured = measurements(run)
+    if not measured:
+        return None
+    columns = {key: scalars(values) for key, values in measured.items()}
+    keys = list(dict.fromkeys(key for values in columns.values() for key in values))
+    rows = [
+        (
+            named(key.removeprefix("groups/")),
+            *(shown(key, values.get(key)) for values in columns.values()),
+        )
+        for key in keys
+    ]
+    first = "last epoch" if run.finished else "latest epoch tested"
+    head = ["", *(first if key == _LAST else named(key) for key in columns)]
+    parts = [table(head, rows, class_="numbers")]
+    best = best_epoch(run)
+    if best is not None:
+        epoch, key, value = best
+        parts.append(
+            paragraph(
+                "For comparison only, the ",
+                tag("strong", f"best epoch ({epoch}): {named(key)} {shown(key, value)}"),
+                ". It was chosen by looking at the test part, so it is too good; the last epoch is "
+                "the result.",
+            )
+        )
+    if "groups/few" not in keys and any(key.startswith("groups/") for key in keys):
+        parts.append(paragraph("A group without classes is absent."))
+    return Section("results", "Results on the test part", joined(parts))
+
+
+def per_class(run: RunFiles) -> dict[str, list[float]]:
+    """Name of the weights -> accuracy (or AUC) of each class."""
+    found = {}
+    for key, values in measurements(run).items():
+        for name, classes in values.items():
+            if name.startswith("per_class") and isinstance(classes, Sequence) and classes:
+                found[key] = [float(v) if is_number(v) else float("nan") for v in classes]
+                break
+    return found
+
+
+def _classes(run: RunFiles, pictures: Pictures) -> Section | None:
+    measured = per_class(run)
+    if not measured:
+        return None
+    number = len(next(iter(measured.values())))
+    names = run.class_names
+    if len(names) != number:
+        names = tuple(map(str, range(number)))
+    counts = run.class_counts if len(run.class_counts) == number else None
+    percent = {named(key): [100 * value for value in values] for key, values in measured.items()}
+    figure = class_accuracy(percent, names, counts)
+    rows = [
+        (
+            name,
+            f"{counts[place]:,}" if counts else "-",
+            *(shown("per_class", values[place]) for values in measured.values()),
+        )
+        for place, name in enumerate(names)
+    ]
+    head = ("class", "training images", *map(named, measured))
+    listing = tag("details", tag("summary", "As a table"), table(head, rows, class_="numbers"))
+    shown_figure = pictures.show(figure, "Each class on the test part, largest class first where "
+                                 "classes are in order of size.", wide=True)  # fmt: skip
+    return Section("classes", "Classes", joined([shown_figure, listing]))
+
+
+def _curves(run: RunFiles, pictures: Pictures) -> Section | None:
+    body = curves(
+        run, pictures, lambda key: True, "Means over each epoch, and the test part where measured."
+    )
+    return None if body is None else Section("curves", "Learning curves", body)
+
+
+def _sweeps(run: RunFiles, pictures: Pictures) -> Section | None:
+    """Corrections after training: a table each, and one picture."""
+    sweeps = run.evaluation.get("post_hoc")
+    if not isinstance(sweeps, Mapping) or not sweeps:
+        return None
+    parts: list[Markup] = []
+    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for key, values in sweeps.items():
+        parts.append(tag("h3", named(key)))
+        if isinstance(values, Mapping):
+            parts.append(paragraph("Left out: ", str(values.get("left_out", config_text(values)))))
+            continue
+        entries = [entry for entry in values if isinstance(entry, Mapping)]
+        if not entries:
+            continue
+        columns = list(entries[0])
+        rows = [[shown(column, entry.get(column)) for column in columns] for entry in entries]
+        parts.append(table([named(column) for column in columns], rows, class_="numbers"))
+        x = [entry[columns[0]] for entry in entries]
+        if len(entries) > 1 and all(map(is_number, x)):
+            panels[named(key)] = {
+                named(column): (x, [100 * entry[column] for entry in entries])
+                for column in columns[1:]
+                if all(is_number(entry.get(column)) for entry in entries)
+            }
+    panels = {title: lines for title, lines in panels.items() if lines}
+    note = paragraph(
+        "They cost no training. A strength picked from these tables is chosen on the test part: "
+        "report one that was fixed before."
+    )
+    if panels:
+        figure = panels_of_lines(panels, xlabel="tau")
+        parts.append(pictures.show(figure, "Accuracy (%) by the strength of the correction."))
+    return Section("post-hoc", "Corrections after training", joined([note, *parts]))
+
+
+def _probes(run: RunFiles) -> Section | None:
+    probes = run.evaluation.get("probe")
+    if not isinstance(probes, Mapping) or not probes:
+        return None
+    columns = {
+        key: scalars(values) for key, values in probes.items() if isinstance(values, Mapping)
+    }
+    keys = list(dict.fromkeys(key for values in columns.values() for key in values))
+    rows = [
+        (named(key), *(shown(key, values.get(key)) for values in columns.values())) for key in keys
+    ]
+    head = ("", *(f"fitted {named(key).removeprefix('on ')}" if key != "long_tailed"
+                  else "fitted on the long-tailed images" for key in columns))  # fmt: skip
+    note = paragraph(
+        "A linear classifier fitted on the frozen features: what the features are worth apart from "
+        "the classifier that was trained with them."
+    )
+    return Section("probe", "Linear probes", joined([note, table(head, rows, class_="numbers")]))

@@ -1,0 +1,63 @@
+"""Logged values as lines over time, put into panels by their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ssfnas.pictures.curves import Line
+from ssfnas.pictures.numbers import is_number, is_share, named
+
+_NOT_SHOWN = {"step", "epoch", "time", "wall", "wall_time", "seconds", "sample"}
+
+# The same quantity of these belongs into one panel; of all others one panel holds what they log.
+_SIDES = {"alpha", "weight", "train", "crt", "test", "test_ema", "validation"}
+
+
+def lines_over_time(
+    metrics: Sequence[Mapping[str, Any]], wanted: Callable[[str], bool]
+) -> tuple[str, dict[str, dict[str, Line]]]:
+    """Panels of lines: loss by loss, entropy by cell, ...
+
+    Args:
+        metrics: what was logged.
+        wanted: which keys to show.
+
+    Returns:
+        what x is (``"epoch"`` or ``"step"``), and title -> name of a line -> (x, y). Shares are in
+        percent.
+    """
+    keys = list(dict.fromkeys(key for line in metrics for key, v in line.items() if is_number(v)))
+    epochs = [line.get("epoch") for line in metrics]
+    by_epoch = all(is_number(epoch) for epoch in epochs) and len(set(epochs)) == len(epochs)
+    x_name = "epoch" if by_epoch else "step"
+    panels: dict[str, dict[str, Line]] = {}
+    for key in keys:
+        if key in _NOT_SHOWN or not wanted(key):
+            continue
+        points = [
+            (line[x_name] if is_number(line.get(x_name)) else place, line[key])
+            for place, line in enumerate(metrics, 1)
+            if is_number(line.get(key))
+        ]
+        factor = 100 if is_share(key) else 1
+        side, _, rest = key.partition("/")
+        if not rest:
+            title, name = key, key
+        elif side in _SIDES:
+            title, name = rest, side
+        else:
+            title, name = side, rest
+        unit = " (%)" if factor == 100 else ""
+        x, y = [point[0] for point in points], [factor * point[1] for point in points]
+        panels.setdefault(named(title) + unit, {})[named(name)] = (x, y)
+    return x_name, panels
+
+
+def elapsed(metrics: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds from the start of a run to its last line, where times were logged."""
+    times = [line["time"] for line in metrics if is_number(line.get("time"))]
+    if not times:
+        return None
+    # A date counts from 1970, a stop-watch from the start of the run.
+    return float(times[-1] - times[0] if times[0] > 1e8 else times[-1])

@@ -1,0 +1,193 @@
+"""What all pictures share: colours, fonts, and SVG whose bytes depend on its contents only.
+
+Figures are made without pyplot, so drawing neither needs a display nor leaves anything behind.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ssfnas.errors import RequestError
+
+INK = "#1d2733"
+MUTED = "#66727f"
+GRID = "#d8dde3"
+SURFACE = "#fdfefe"
+NODE = "#e6ebf1"
+WARNING = "#b4371f"
+
+# Middle tones: they can be told apart on white and on near-black alike.
+_KNOWN = {
+    "none": "#8b949e",
+    "skip_connect": "#2f9e62",
+    "max_pool_3x3": "#e08a1e",
+    "avg_pool_3x3": "#bf9b00",
+    "sep_conv_3x3": "#2f7fd1",
+    "sep_conv_5x5": "#7a5fd0",
+    "dil_conv_3x3": "#d6456f",
+    "dil_conv_5x5": "#13a0a6",
+}
+SERIES = (
+    "#2f7fd1",
+    "#e08a1e",
+    "#2f9e62",
+    "#d6456f",
+    "#7a5fd0",
+    "#13a0a6",
+    "#bf9b00",
+    "#8b949e",
+)
+_USERS = ("#a0522d", "#c04fc0", "#5c7f1f", "#4a6fa5", "#c2573f", "#6f6f8f")
+GROUP_COLOURS = {"many": "#2f7fd1", "medium": "#2f9e62", "few": "#e08a1e", "all": "#2f7fd1"}
+
+# The colours that a page replaces so that they follow its light or dark scheme.
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    SURFACE: "--surface",
+    NODE: "--node",
+    WARNING: "--warning",
+}
+
+_SETTINGS: dict[str, object] = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.titlesize": 9.0,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.0,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "lines.linewidth": 1.5,
+    "svg.hashsalt": "ssfnas",
+    "svg.fonttype": "path",
+}
+
+
+def operation_colours(operations: Iterable[str]) -> dict[str, str]:
+    """Operation -> colour; users' operations get further colours in the order given."""
+    colours: dict[str, str] = {}
+    new = 0
+    for name in operations:
+        if name in colours:
+            continue
+        if name in _KNOWN:
+            colours[name] = _KNOWN[name]
+        else:
+            colours[name] = _USERS[new % len(_USERS)]
+            new += 1
+    return colours
+
+
+@contextmanager
+def drawing(**settings: object) -> Iterator[None]:
+    """Matplotlib with this module's settings, whatever the user's own are; undone at the end."""
+    with warnings.catch_warnings():
+        # A class name may be written in a script that the shipped font lacks: in a page the
+        # browser's fonts show it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        with style.context(["default", {**_SETTINGS, **settings}]):
+            yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches, laid out without overlaps."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def plain_label(axes: Axes, title: str) -> None:
+    """Title an axes with a text that is shown as it is, dollar signs included."""
+    axes.set_title(title).set_parse_math(False)
+
+
+def figure_svg(figure: Figure) -> str:
+    """A standalone SVG document, white behind: the same figure gives the same text."""
+    stream = io.StringIO()
+    with drawing():
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": "ssfnas"})
+    return stream.getvalue()
+
+
+def inline_svg(figure: Figure, identity: str, description: str) -> str:
+    """An ``<svg>`` element to stand in a page: transparent, text as text, colours by CSS variables.
+
+    Args:
+        figure: what to draw.
+        identity: a name that no other picture of the page has; prefixes the ids inside.
+        description: what the picture shows, for those who cannot see it.
+    """
+    stream = io.StringIO()
+    with drawing(**{"svg.fonttype": "none"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{identity}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\1{identity}-", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    label = escape_attribute(description)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return re.sub(r"\n\s*\n+", "\n", text).strip()
+
+
+def escape_attribute(text: str) -> str:
+    """Text as it may stand between double quotes in HTML and XML."""
+    for mark, code in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
+        text = text.replace(mark, code)
+    return text
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure to a file, whole or not at all.
+
+    Args:
+        figure: what to draw.
+        path: ends in ``.svg`` or ``.png`` (144 dots an inch).
+
+    Raises:
+        RequestError: the ending is another, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix == ".svg":
+        data = figure_svg(figure).encode()
+    elif path.suffix == ".png":
+        stream = io.BytesIO()
+        with drawing():
+            figure.savefig(stream, format="png", dpi=144, metadata={"Software": None})
+        data = stream.getvalue()
+    else:
+        raise RequestError(f"cannot draw to '{path}': the name has to end in .svg or .png")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise RequestError(f"cannot write {path}: {error.strerror}") from None
