@@ -1,0 +1,208 @@
+"""Labelled images, and the parts of a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ssfnas.data.decoding import FolderImages
+
+_CHUNK = 2048
+_LAZY_SAMPLE = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with their labels.
+
+    Attributes:
+        images: uint8 [N, H, W, C] on any device, or :class:`FolderImages` decoded when asked for.
+        labels: int64 [N], or float32 [N, L] of zeros and ones where an image has several labels.
+    """
+
+    images: Tensor | FolderImages
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images with {len(self.labels)} labels")
+        if isinstance(self.images, Tensor) and (
+            self.images.dtype != torch.uint8 or self.images.ndim != 4
+        ):
+            raise ValueError(
+                f"images {self.images.dtype} {list(self.images.shape)}: not uint8 [N, H, W, C]"
+            )
+        expected = torch.float32 if self.labels.ndim == 2 else torch.int64
+        if self.labels.dtype != expected:
+            raise ValueError(f"labels of type {self.labels.dtype}: not {expected}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether images are decoded each time they are asked for."""
+        return isinstance(self.images, FolderImages)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has several labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        if isinstance(self.images, FolderImages):
+            return self.images.height, self.images.width
+        return self.images.shape[1], self.images.shape[2]
+
+    @property
+    def in_channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+        if isinstance(self.images, FolderImages):
+            return self.images.channels
+        return self.images.shape[3]
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """The images of those positions: uint8 [n, H, W, C] where the images are kept."""
+        if isinstance(self.images, FolderImages):
+            return self.images.gather(indices)
+        return self.images[indices.to(self.images.device)]
+
+    def subset(self, indices: Tensor | npt.NDArray[np.int64] | Sequence[int]) -> ImageSet:
+        """The images of those positions, in that order."""
+        positions = torch.as_tensor(indices, dtype=torch.int64)
+        labels = self.labels[positions.to(self.labels.device)]
+        if isinstance(self.images, FolderImages):
+            return ImageSet(self.images.subset(positions), labels)
+        return ImageSet(self.gather(positions), labels)
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same on ``device``; images that are decoded when asked for stay in their files."""
+        images = self.images if isinstance(self.images, FolderImages) else self.images.to(device)
+        return ImageSet(images, self.labels.to(device))
+
+    def class_counts(self, num_classes: int) -> list[int]:
+        """Images of each class; with several labels an image, images that have each label."""
+        if self.multi_label:
+            return [int(count) for count in self.labels.double().sum(0).tolist()]
+        counts = torch.bincount(self.labels.cpu(), minlength=num_classes)
+        return [int(count) for count in counts.tolist()]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set: its parts, what its classes are called, and how its pixels are distributed.
+
+    Attributes:
+        name: what people call it.
+        train, validation, test: the parts that it has.
+        class_names: one a class (or label), in label order.
+        multi_label: whether an image has several labels.
+        mean, std: one a channel, of the training part's pixels on a scale from 0 to 1.
+    """
+
+    name: str
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet | None
+    class_names: tuple[str, ...]
+    multi_label: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, or labels an image may have."""
+        return len(self.class_names)
+
+    @property
+    def in_channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+        return self.train.in_channels
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.train.image_size
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training images of each class."""
+        return self.train.class_counts(self.num_classes)
+
+    @property
+    def imbalance_ratio(self) -> float:
+        """Training images of the largest class over those of the smallest."""
+        counts = self.class_counts
+        return max(counts) / min(counts) if min(counts) else float("inf")
+
+    def to(self, device: torch.device | str) -> ImageData:
+        """The same with every part on ``device``."""
+        return dataclasses.replace(
+            self,
+            train=self.train.to(device),
+            validation=None if self.validation is None else self.validation.to(device),
+            test=None if self.test is None else self.test.to(device),
+        )
+
+    def summary(self) -> str:
+        """What the data set holds, in a few lines for people."""
+        height, width = self.image_size
+        kind = "grey" if self.in_channels == 1 else "RGB"
+        classes = "labels, several an image" if self.multi_label else "classes"
+        counts = sorted(zip(self.class_counts, self.class_names, strict=True), key=_descending)
+        shown = [f"{name} {count}" for count, name in counts]
+        if len(shown) > 12:
+            shown = [*shown[:5], "...", *shown[-5:]]
+        lines = [
+            f"{self.name}: {self.num_classes} {classes}, {width} x {height} pixels, {kind}",
+            f"  training    {len(self.train)} images, imbalance ratio {self.imbalance_ratio:.4g}"
+            + (" (decoded while training)" if self.train.lazy else ""),
+            f"              {', '.join(shown)}",
+        ]
+        for title, part in (("validation", self.validation), ("test", self.test)):
+            if part is not None:
+                lines.append(f"  {title:<11} {len(part)} images")
+        return "\n".join(lines)
+
+
+def _descending(pair: tuple[int, str]) -> int:
+    return -pair[0]
+
+
+def channel_statistics(part: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, pixels on a scale from 0 to 1.
+
+    Sums are exact integers. Images that are decoded when asked for are measured on at most 10,000
+    of them, evenly spaced. A channel that never varies gets the standard deviation 1.
+    """
+    count = len(part)
+    positions = torch.arange(count)
+    if part.lazy and count > _LAZY_SAMPLE:
+        positions = torch.linspace(0, count - 1, _LAZY_SAMPLE, dtype=torch.float64).round().long()
+    total = torch.zeros(part.in_channels, dtype=torch.int64)
+    squares = torch.zeros(part.in_channels, dtype=torch.int64)
+    for chunk in positions.split(_CHUNK if not part.lazy else 64):
+        # One count a value and channel: integers, so the result does not depend on any order.
+        pixels = part.gather(chunk).reshape(-1, part.in_channels)
+        values = torch.arange(256)
+        for channel in range(part.in_channels):
+            histogram = torch.bincount(pixels[:, channel], minlength=256).cpu()
+            total[channel] += (histogram * values).sum()
+            squares[channel] += (histogram * values * values).sum()
+    height, width = part.image_size
+    pixels_each = len(positions) * height * width
+    mean, std = [], []
+    for value, square in zip(total.tolist(), squares.tolist(), strict=True):
+        mean.append(value / pixels_each / 255)
+        # Integer arithmetic: no digits are lost where the variance is small.
+        variance = (square * pixels_each - value * value) / pixels_each**2
+        std.append(variance**0.5 / 255 if variance > 0 else 1.0)
+    return tuple(mean), tuple(std)
