@@ -13,6 +13,7 @@ from ssfnas.pictures.page_parts import Section, config_text, paragraph, state_of
 from ssfnas.pictures.retrain_page import best_epoch, measurements, per_class
 from ssfnas.pictures.run_files import RunFiles
 from ssfnas.pictures.series import lines_over_time
+from ssfnas.pictures.style import SERIES
 
 # Where and how long a run computes does not make it another experiment.
 _NOT_COMPARED = {"out", "data_dir", "workers", "checkpoint_minutes", "device", "plugins"}
@@ -30,7 +31,7 @@ def comparison_sections(runs: Sequence[RunFiles], pictures: Pictures) -> list[Se
         _results(groups),
         _differences(runs),
         _classes(groups, pictures),
-        _curves(runs, pictures),
+        _curves(groups, pictures),
         _cells(runs, pictures),
     ]
     return [part for part in parts if part is not None]
@@ -72,7 +73,7 @@ def headline(run: RunFiles) -> dict[str, float]:
     values = {}
     for line in run.metrics:
         values.update(scalars(line))
-    skipped = ("step", "epoch", "time", "lr", "sample")
+    skipped = ("step", "epoch", "wall_time", "lr", "sample")
     found = {key: value for key, value in values.items() if key not in skipped}
     if run.genotype is not None:
         found["operations kept"] = len(run.genotype.normal) + len(run.genotype.reduce)
@@ -139,7 +140,7 @@ def _results(groups: Sequence[Sequence[RunFiles]]) -> Section | None:
 def _named(key: str) -> str:
     if key.startswith("best_epoch/"):
         return f"best epoch on the test part, {named(key.removeprefix('best_epoch/'))}"
-    return named(key.removeprefix("groups/"))
+    return named(key.replace("groups/", ""))
 
 
 def _differences(runs: Sequence[RunFiles]) -> Section:
@@ -151,7 +152,7 @@ def _differences(runs: Sequence[RunFiles]) -> Section:
             rows.append((key, *values))
     for key in dict.fromkeys(key for run in runs for key in run.environment):
         values = [config_text(run.environment.get(key)) for run in runs]
-        if len(set(values)) > 1 and not any(isinstance(r.environment.get(key), dict) for r in runs):
+        if len(set(values)) > 1 and key != "started_with":
             rows.append((f"{key} (environment)", *values))
     if not rows:
         body = paragraph("The runs have the same configuration.")
@@ -165,7 +166,8 @@ def _classes(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Sectio
     means: dict[str, list[float]] = {}
     first: RunFiles | None = None
     for group in groups:
-        measured = [per_class(run)["last_epoch"] for run in group if "last_epoch" in per_class(run)]
+        found = [per_class(run)[1] for run in group]
+        measured = [values["last_epoch"] for values in found if "last_epoch" in values]
         if not measured:
             continue
         first = first or group[0]
@@ -186,7 +188,13 @@ def _classes(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Sectio
     return Section("classes", "Classes", pictures.show(figure, caption, wide=True))
 
 
-def _curves(runs: Sequence[RunFiles], pictures: Pictures) -> Section | None:
+def _curves(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Section | None:
+    runs = [run for group in groups for run in group]
+    colours = {
+        run.name: SERIES[number % len(SERIES)]
+        for number, group in enumerate(groups)
+        for run in group
+    }
     panels: dict[str, dict[str, Line]] = {}
     x_names = set()
     for run in runs:
@@ -201,8 +209,14 @@ def _curves(runs: Sequence[RunFiles], pictures: Pictures) -> Section | None:
     if not panels or len(runs) > 12:
         return None
     xlabel = x_names.pop() if len(x_names) == 1 else "epoch"
-    figure = panels_of_lines(panels, xlabel=xlabel)
-    return Section("curves", "Over time", pictures.show(figure, "One line a run.", wide=True))
+    figure = panels_of_lines(panels, xlabel=xlabel, colours=colours)
+    return Section(
+        "curves",
+        "Over time",
+        pictures.show(
+            figure, "One line a run; seeds of one configuration share a colour.", wide=True
+        ),
+    )
 
 
 def _cells(runs: Sequence[RunFiles], pictures: Pictures) -> Section | None:

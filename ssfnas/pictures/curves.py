@@ -227,21 +227,30 @@ def class_accuracy(
     per_class: Mapping[str, Sequence[float]],
     names: Sequence[str],
     counts: Sequence[int] | None = None,
+    *,
+    groups: Mapping[str, Sequence[int]] | None = None,
+    quantity: str = "accuracy (%)",
 ) -> Figure:
     """Bars of the accuracy of every class, and above them the size of its training set.
 
     Args:
-        per_class: what was measured -> accuracy of each class, in percent or as shares of 1.
-            One is coloured by group (many, medium, few); several stand beside each other.
+        per_class: what was measured -> value of each class in percent, NaN where it has none. One
+            is coloured by group; several stand beside each other.
         names: of the classes.
-        counts: training images of each class; absent: no sizes and no groups.
+        counts: training images of each class; absent: no sizes.
+        groups: ``many``, ``medium``, ``few`` -> classes; absent: by ``counts``.
+        quantity: what the values are.
     """
-    number = len(names)
-    place = np.arange(number)
+    place = np.arange(len(names))
+    width = 0.82 / len(per_class)
+    if groups is None:
+        groups = {}
+        for number, count in enumerate(counts or ()):
+            groups = {**groups, group_of(count): [*groups.get(group_of(count), ()), number]}
+    group = {number: name for name, classes in groups.items() for number in classes}
     with drawing():
-        figure = new_figure(
-            min(11.0, max(5.0, 0.42 * number * max(1, len(per_class) / 2) + 1)), 3.3
-        )
+        wanted = 0.42 * len(names) * max(1, len(per_class) / 2) + 1
+        figure = new_figure(min(11.0, max(5.0, wanted)), 3.3)
         if counts is None:
             axes = figure.subplots()
         else:
@@ -250,43 +259,54 @@ def class_accuracy(
             sizes.set_yscale("log")
             sizes.set_ylabel("images")
             plain_label(sizes, "training images (log scale)")
-        width = 0.82 / len(per_class)
         for order, (label, values) in enumerate(per_class.items()):
             shift = (order - (len(per_class) - 1) / 2) * width
-            if len(per_class) == 1 and counts is not None:
-                colour: list[str] | str = [GROUP_COLOURS[group_of(count)] for count in counts]
-            else:
-                colour = SERIES[order % len(SERIES)]
+            colour: list[str] | str = SERIES[order % len(SERIES)]
+            if len(per_class) == 1:
+                names_of = [group.get(number, "all") for number in range(len(names))]
+                colour = [GROUP_COLOURS.get(name, SERIES[0]) for name in names_of]
             axes.bar(place + shift, values, width=width, color=colour, label=label)
-            if len(per_class) == 1 and number <= 20:
-                digits = 0 if max(values, default=0) > 1 else 2
-                for x, y in zip(place, values, strict=True):
-                    axes.annotate(
-                        f"{y:.{digits}f}", (x, y), (0, 2), textcoords="offset points",
-                        size=7, color=INK, ha="center",
-                    )  # fmt: skip
-        highest = max((value for values in per_class.values() for value in values), default=1)
-        axes.set_ylim(0, 108 if highest > 1 else 1.08)
-        axes.set_ylabel("accuracy (%)" if highest > 1 else "accuracy")
-        axes.grid(axis="x", visible=False)
-        axes.set_xlim(-0.6, number - 0.4)
-        if number <= _MOST_CLASS_NAMES:
-            turned = number > 12 or max(map(len, names), default=0) > 9
-            axes.set_xticks(
-                place, names, rotation=45 if turned else 0, ha="right" if turned else "center"
-            )
-            for text in axes.get_xticklabels():
-                text.set_parse_math(False)
-        else:
-            axes.set_xlabel("class")
+            if len(per_class) == 1 and len(names) <= 20:
+                _write_above(axes, values, [f"{value:.0f}" for value in values])
+        axes.set_ylim(0, 108)
+        axes.set_ylabel(quantity)
+        _name_classes(axes, names)
         if len(per_class) > 1:
             _legend(axes)
-        elif counts is not None:
-            present = [name for name in ("many", "medium", "few") if name in map(group_of, counts)]
-            handles = [Patch(color=GROUP_COLOURS[name], label=name) for name in present]
-            if len(present) > 1:
-                axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
+        elif len(groups) > 1:
+            handles = [Patch(color=GROUP_COLOURS.get(g, SERIES[0]), label=g) for g in groups]
+            axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
         return figure
+
+
+def _write_above(axes: Axes, heights: Sequence[float], texts: Sequence[str]) -> None:
+    for x, (height, text) in enumerate(zip(heights, texts, strict=True)):
+        if math.isfinite(height):
+            point = (x, height)
+            axes.annotate(
+                text,
+                point,
+                xytext=(0, 2),
+                textcoords="offset points",
+                size=7,
+                color=INK,
+                ha="center",
+            )
+
+
+def _name_classes(axes: Axes, names: Sequence[str]) -> None:
+    """Name the classes below the bars, or number them where they are many."""
+    axes.grid(axis="x", visible=False)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    if len(names) > _MOST_CLASS_NAMES:
+        axes.set_xlabel("class")
+        return
+    turned = len(names) > 12 or max(map(len, names), default=0) > 9
+    short = [name if len(name) <= 24 else name[:23] + "…" for name in names]
+    axes.set_xticks(range(len(names)), short)
+    for text in axes.get_xticklabels():
+        text.set_parse_math(False)
+        text.set(rotation=45 if turned else 0, ha="right" if turned else "center")
 
 
 def class_sizes(counts: Sequence[int], names: Sequence[str]) -> Figure:
@@ -298,24 +318,10 @@ def class_sizes(counts: Sequence[int], names: Sequence[str]) -> Figure:
         groups = [group_of(count) for count in counts]
         axes.bar(place, counts, width=0.82, color=[GROUP_COLOURS[group] for group in groups])
         if len(counts) <= 20:
-            for x, count in enumerate(counts):
-                axes.annotate(
-                    str(count), (x, count), (0, 2), textcoords="offset points",
-                    size=7, color=INK, ha="center",
-                )  # fmt: skip
+            _write_above(axes, counts, [str(count) for count in counts])
         axes.set_ylabel("training images")
         axes.margins(y=0.1)
-        axes.grid(axis="x", visible=False)
-        axes.set_xlim(-0.6, len(counts) - 0.4)
-        if len(counts) <= _MOST_CLASS_NAMES:
-            turned = len(counts) > 12 or max(map(len, names), default=0) > 9
-            axes.set_xticks(
-                place, names, rotation=45 if turned else 0, ha="right" if turned else "center"
-            )
-            for text in axes.get_xticklabels():
-                text.set_parse_math(False)
-        else:
-            axes.set_xlabel("class")
+        _name_classes(axes, names)
         present = [name for name in ("many", "medium", "few") if name in groups]
         if len(present) > 1:
             labels = {"many": "many: over 100", "medium": "medium: 20-100", "few": "few: under 20"}

@@ -37,20 +37,21 @@ _NAMES = {
     "alpha": "alphas' step",
     "normal": "normal cell",
     "reduce": "reduction cell",
-    "many": "many (over 100 images)",
-    "medium": "medium (20-100)",
-    "few": "few (under 20)",
-    "groups": "groups",
+    "many": "classes with many images",
+    "medium": "classes with a medium number",
+    "few": "classes with few images",
+    "accuracy": "share of right decisions",
     "long_tailed": "on the long-tailed labels",
     "logit_adjustment": "post-hoc logit adjustment",
     "tau_normalization": "tau-normalisation of the classifier",
     "last_epoch": "last epoch",
     "ema": "last epoch, averaged weights",
     "training_images": "training images",
+    "multiply_adds": "multiply-adds",
 }
 _SHARES = {
     "top1", "balanced", "balanced_accuracy", "macro_f1", "worst_class", "g_mean", "ece", "auc",
-    "many", "medium", "few", "head", "middle", "tail", "accuracy", "per_class",
+    "many", "medium", "few", "accuracy", "per_class",
 }  # fmt: skip
 
 
@@ -66,8 +67,7 @@ def is_number(value: object) -> bool:
 
 def is_share(key: str) -> bool:
     """Whether values of ``key`` are shares of 1, shown in percent."""
-    parts = key.split("/")
-    return parts[-1] in _SHARES or "groups" in parts or parts[-1].startswith("thirds")
+    return key.rpartition("/")[2] in _SHARES
 
 
 def shown(key: str, value: object) -> str:
@@ -78,7 +78,7 @@ def shown(key: str, value: object) -> str:
         return str(value)
     assert isinstance(value, (int, float))
     if not math.isfinite(value):
-        return str(value)
+        return "-" if math.isnan(value) else str(value)
     if is_share(key):
         return f"{100 * value:.2f} %"
     if isinstance(value, int):
@@ -90,7 +90,7 @@ def shown(key: str, value: object) -> str:
 
 def spread(key: str, values: Sequence[float]) -> str:
     """Mean and sample standard deviation of several runs; one value as it is."""
-    if len(values) == 1:
+    if len(set(values)) == 1 and (len(values) == 1 or isinstance(values[0], int)):
         return shown(key, values[0])
     factor, unit, digits = (100, " %", 2) if is_share(key) else (1, "", 4)
     mean = factor * statistics.fmean(values)

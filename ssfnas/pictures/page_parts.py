@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,12 +76,13 @@ def unfinished(run: RunFiles) -> Section | None:
     """What to say of a run that has not come to its end, or lacks something."""
     parts = [paragraph(note) for note in run.notes]
     if not run.finished:
+        quoted = shlex.quote(str(run.path))
         parts += [
             paragraph(
                 f"This run has not come to its end ({state_of(run)}): it was interrupted, or it is "
                 "still running. What follows is what it had written so far. It goes on with:"
             ),
-            tag("pre", f"python -m ssfnas.{run.command} --out {run.path} --resume"),
+            tag("pre", f"python -m ssfnas.{run.command} --out {quoted} --resume"),
         ]
     if not parts:
         return None

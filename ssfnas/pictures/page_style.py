@@ -33,10 +33,15 @@ section {
 }
 .alert { background: var(--alert); border-left: 4px solid var(--warning); }
 .alert h2 { color: var(--warning); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 0.7rem; }
+.tiles {
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: 0.7rem;
+}
 .tiles div { background: var(--tint); border-radius: 8px; padding: 0.6rem 0.8rem; }
 .tiles dt { color: var(--muted); font-size: 0.82rem; }
-.tiles dd { margin: 0.1rem 0 0; font-size: 1.15rem; font-weight: 600; overflow-wrap: anywhere; }
+.tiles dd {
+  margin: 0.1rem 0 0; font-size: 1.05rem; line-height: 1.35; font-weight: 600;
+  overflow-wrap: anywhere;
+}
 dl { margin: 0; }
 .scroll { overflow-x: auto; margin: 0 0 0.9rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -54,7 +59,7 @@ figure { margin: 0.4rem 0 1.3rem; }
 figcaption { color: var(--muted); font-size: 0.88rem; max-width: 52rem; }
 .drawing { overflow-x: auto; }
 .drawing svg { display: block; max-width: 100%; height: auto; }
-.wide .drawing svg { min-width: 40rem; }
+.wide .drawing svg { max-width: none; }
 .drawing svg text { font-family: system-ui, "Segoe UI", "Noto Sans", sans-serif !important; }
 .beside {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 0 2rem;

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssfnas.pictures.curves import class_accuracy, panels_of_lines
+from ssfnas.pictures.curves import class_accuracy, group_of, panels_of_lines
 from ssfnas.pictures.markup import Markup, Pictures, joined, table, tag
 from ssfnas.pictures.numbers import is_number, named, scalars, shown
 from ssfnas.pictures.page_parts import (
@@ -26,6 +27,10 @@ from ssfnas.pictures.page_parts import (
 from ssfnas.pictures.run_files import RunFiles
 
 _LAST = "last_epoch"
+_PROBES = {
+    "long_tailed": "fitted on the training images",
+    "balanced": "fitted on as many of each class",
+}
 
 
 def retrain_sections(run: RunFiles, pictures: Pictures) -> list[Section]:
@@ -109,9 +114,10 @@ def _results(run: RunFiles) -> Section | None:
         return None
     columns = {key: scalars(values) for key, values in measured.items()}
     keys = list(dict.fromkeys(key for values in columns.values() for key in values))
+    groups = groups_of(run)
     rows = [
         (
-            named(key.removeprefix("groups/")),
+            f"{named(key)} ({len(groups[key])} of them)" if key in groups else named(key),
             *(shown(key, values.get(key)) for values in columns.values()),
         )
         for key in keys
@@ -130,24 +136,52 @@ def _results(run: RunFiles) -> Section | None:
                 "the result.",
             )
         )
-    if "groups/few" not in keys and any(key.startswith("groups/") for key in keys):
-        parts.append(paragraph("A group without classes is absent."))
+    if "many" in keys:
+        rule = (
+            "The groups are thirds of the classes by size."
+            if _in_thirds(run)
+            else "Many: over 100 training images; medium: 20 to 100; few: under 20."
+        )
+        parts.append(paragraph(rule, " A group without classes is absent."))
     return Section("results", "Results on the test part", joined(parts))
 
 
-def per_class(run: RunFiles) -> dict[str, list[float]]:
-    """Name of the weights -> accuracy (or AUC) of each class."""
-    found = {}
-    for key, values in measurements(run).items():
-        for name, classes in values.items():
-            if name.startswith("per_class") and isinstance(classes, Sequence) and classes:
-                found[key] = [float(v) if is_number(v) else float("nan") for v in classes]
-                break
-    return found
+def groups_of(run: RunFiles) -> dict[str, list[int]]:
+    """Group -> its classes, as the evaluation formed them; else by class sizes."""
+    groups = measurements(run).get(_LAST, {}).get("groups")
+    if isinstance(groups, Mapping):
+        return {str(name): list(classes) for name, classes in groups.items()}
+    formed: dict[str, list[int]] = {}
+    for number, count in enumerate(run.class_counts):
+        formed.setdefault(group_of(count), []).append(number)
+    return formed
+
+
+def _in_thirds(run: RunFiles) -> bool:
+    counts = run.class_counts
+    return any(
+        group_of(counts[number]) != name
+        for name, classes in groups_of(run).items()
+        for number in classes
+        if number < len(counts)
+    )
+
+
+def per_class(run: RunFiles) -> tuple[str, dict[str, list[float]]]:
+    """``"accuracy"`` or ``"AUC"``, and by the name of the weights that of each class (or NaN)."""
+    for key, quantity in (("per_class", "accuracy"), ("per_class_auc", "AUC")):
+        found = {
+            weights: [float(value) if is_number(value) else math.nan for value in values[key]]
+            for weights, values in measurements(run).items()
+            if isinstance(values.get(key), list) and values[key]
+        }
+        if found:
+            return quantity, found
+    return "accuracy", {}
 
 
 def _classes(run: RunFiles, pictures: Pictures) -> Section | None:
-    measured = per_class(run)
+    quantity, measured = per_class(run)
     if not measured:
         return None
     number = len(next(iter(measured.values())))
@@ -156,7 +190,9 @@ def _classes(run: RunFiles, pictures: Pictures) -> Section | None:
         names = tuple(map(str, range(number)))
     counts = run.class_counts if len(run.class_counts) == number else None
     percent = {named(key): [100 * value for value in values] for key, values in measured.items()}
-    figure = class_accuracy(percent, names, counts)
+    figure = class_accuracy(
+        percent, names, counts, groups=groups_of(run), quantity=f"{quantity} (%)"
+    )
     rows = [
         (
             name,
@@ -226,8 +262,7 @@ def _probes(run: RunFiles) -> Section | None:
     rows = [
         (named(key), *(shown(key, values.get(key)) for values in columns.values())) for key in keys
     ]
-    head = ("", *(f"fitted {named(key).removeprefix('on ')}" if key != "long_tailed"
-                  else "fitted on the long-tailed images" for key in columns))  # fmt: skip
+    head = ("", *(_PROBES.get(key, named(key)) for key in columns))
     note = paragraph(
         "A linear classifier fitted on the frozen features: what the features are worth apart from "
         "the classifier that was trained with them."

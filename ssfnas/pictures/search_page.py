@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import shlex
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -87,6 +90,9 @@ def _nothing_passed(run: RunFiles) -> Section | None:
     if run.genotype is not None or not run.weights:
         return None
     threshold = run.config.get("threshold")
+    command = f"python -m ssfnas.derive --run {shlex.quote(str(run.path))}"
+    # The largest threshold at which neither cell is empty, rounded down.
+    lower = math.floor(100 * min(float(w[-1].max()) for w in run.weights.values())) / 100
     rows = [
         (_NAMES[cell], operation, f"{start} → {to}", f"{weight:.3f}")
         for cell, values in run.weights.items()
@@ -98,12 +104,11 @@ def _nothing_passed(run: RunFiles) -> Section | None:
                 f"The search came to its end, but in at least one cell no operation reached the "
                 f"threshold of {config_text(threshold)}. The run is kept. Its largest weights:"
             ),
-            table(("cell", "operation", "edge", "weight"), rows, class_="numbers"),
+            table(("cell", "operation", "edge", "weight"), rows),
             paragraph("Derive again, by rank in place of the threshold or with a lower one:"),
             tag(
                 "pre",
-                f"python -m ssfnas.derive --run {run.path} --derive darts\n"
-                f"python -m ssfnas.derive --run {run.path} --derive threshold --threshold 0.6",
+                f"{command} --derive darts\n{command} --derive threshold --threshold {lower:.2f}",
             ),
         ]
     )

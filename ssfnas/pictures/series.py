@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ssfnas.pictures.curves import Line
 from ssfnas.pictures.numbers import is_number, is_share, named
 
-_NOT_SHOWN = {"step", "epoch", "time", "wall", "wall_time", "seconds", "sample"}
+_NOT_SHOWN = {"step", "epoch", "wall_time", "sample"}
 
 # The same quantity of these belongs into one panel; of all others one panel holds what they log.
 _SIDES = {"alpha", "weight", "train", "crt", "test", "test_ema", "validation"}
@@ -55,9 +57,14 @@ def lines_over_time(
 
 
 def elapsed(metrics: Sequence[Mapping[str, Any]]) -> float | None:
-    """Seconds from the start of a run to its last line, where times were logged."""
-    times = [line["time"] for line in metrics if is_number(line.get("time"))]
-    if not times:
+    """Seconds that the logged epochs took, about; None with fewer than two lines.
+
+    The first epoch, whose start was not logged, and a pause (ten times the median, as between an
+    interruption and its resumption) count as a median one.
+    """
+    times = [line["wall_time"] for line in metrics if is_number(line.get("wall_time"))]
+    if len(times) < 2:
         return None
-    # A date counts from 1970, a stop-watch from the start of the run.
-    return float(times[-1] - times[0] if times[0] > 1e8 else times[-1])
+    spans = [max(0.0, after - before) for before, after in pairwise(times)]
+    usual = statistics.median(spans)
+    return usual + sum(span if span <= 10 * usual else usual for span in spans)
