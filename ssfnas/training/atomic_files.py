@@ -35,7 +35,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader finds the old file or the new one, never a part.
 
     Written beside, synced, renamed, and the folder synced: after it returns the new file outlives a
-    power cut; where it raises, the old file is as it was.
+    power cut. Where it raises, the old file is as it was, unless only the last of these failed.
 
     Raises:
         RequestError: the disk is full, read-only, or otherwise refuses.

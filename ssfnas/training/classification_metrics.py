@@ -76,7 +76,7 @@ def evaluate_predictions(
 
     Raises:
         NumericalError: a logit is not finite.
-        ValueError: there are no predictions.
+        ValueError: there are no predictions, or fewer than two classes to tell apart.
     """
     if len(logits) == 0:
         raise ValueError("no predictions to evaluate")
@@ -93,6 +93,8 @@ def _single_label(
     logits: Tensor, labels: Tensor, class_counts: Sequence[int], thirds: bool
 ) -> dict[str, Any]:
     num_classes = logits.shape[1]
+    if num_classes < 2:
+        raise ValueError("a single class leaves nothing to predict")
     predicted = logits.argmax(1)
     right = (predicted == labels).double()
     sizes = torch.bincount(labels, minlength=num_classes)

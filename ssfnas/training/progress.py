@@ -22,6 +22,7 @@ from rich.text import Text
 Values = Mapping[str, float] | Callable[[], Mapping[str, float]]
 
 _RATE_WINDOW = 60.0
+_RATE_STEPS = 4096
 _BAR_INTERVAL = 0.5
 
 
@@ -53,7 +54,7 @@ class Progress:
         self.enabled = enabled
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        self._seen = deque([(clock(), start)])
+        self._seen = deque([(clock(), start)], maxlen=_RATE_STEPS)
         self._shown_at, self._shown_step = clock(), start
         self._values: Values = {}
         self._console = Console(file=self._stream)
