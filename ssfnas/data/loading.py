@@ -1,0 +1,91 @@
+"""Decoding the images of coming batches in other processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ssfnas.data.decoding import FolderImages
+from ssfnas.errors import RequestError
+
+
+class _Decoded(Dataset[Tensor]):
+    """Whole batches of a folder's images; what is wrong with one is returned, not raised."""
+
+    def __init__(self, images: FolderImages) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Tensor | str:
+        try:
+            return self.images.gather(indices)
+        except RequestError as error:
+            # Raised again in the parent process: there it is one line, not a worker's traceback.
+            return str(error)
+
+
+class _Batches:
+    """Image positions of batch after batch, without end."""
+
+    def __init__(self, rows: Callable[[int], Tensor], start: int) -> None:
+        self.rows = rows
+        self.start = start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        number = self.start
+        while True:
+            yield self.rows(number).tolist()
+            number += 1
+
+
+def _as_they_are(batch: Any) -> Any:
+    return batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """Interrupting a run reaches every process of it; only the parent decides what to do."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def decoded_batches(
+    images: FolderImages,
+    rows: Callable[[int], Tensor],
+    start: int,
+    *,
+    workers: int,
+    pin: bool,
+) -> Generator[Tensor, None, None]:
+    """Decoded images of batch ``start`` and all that follow, uint8 [n, H, W, C].
+
+    Args:
+        images: where they come from.
+        rows: the positions of a batch of that number.
+        start: the first batch.
+        workers: processes that decode ahead; 0: decoded here when asked for.
+        pin: whether they are put where a GPU fetches them quickly.
+
+    Raises:
+        RequestError: when an image cannot be decoded, as its batch is reached.
+    """
+    loader: DataLoader[Tensor] = DataLoader(
+        _Decoded(images),
+        batch_sampler=_Batches(rows, start),  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_as_they_are,
+        worker_init_fn=_ignore_signals,
+        pin_memory=pin,
+        # Its own, so that the global generator is neither used nor advanced.
+        generator=torch.Generator().manual_seed(0),
+    )
+    for batch in loader:
+        if isinstance(batch, str):
+            raise RequestError(batch)
+        yield batch

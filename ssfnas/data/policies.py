@@ -1,0 +1,163 @@
+"""AutoAugment and TrivialAugment after a random crop and flip."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from ssfnas.data.policy_operations import NAMES, OPERATIONS, SIGNED
+from ssfnas.data.views import VIEWS, CropFlip, Parameters, to_float
+
+_IDENTITY = NAMES.index("identity")
+
+# The 25 sub-policies that AutoAugment found on CIFAR-10 (Cubuk et al., 2019, table 7): twice an
+# operation, its probability in tenths, and the number of its magnitude.
+CIFAR10_POLICY = (
+    (("invert", 1, 7), ("contrast", 2, 6)),
+    (("rotate", 7, 2), ("translate_x", 3, 9)),
+    (("sharpness", 8, 1), ("sharpness", 9, 3)),
+    (("shear_y", 5, 8), ("translate_y", 7, 9)),
+    (("auto_contrast", 5, 8), ("equalise", 9, 2)),
+    (("shear_y", 2, 7), ("posterise", 3, 7)),
+    (("colour", 4, 3), ("brightness", 6, 7)),
+    (("sharpness", 3, 9), ("brightness", 7, 9)),
+    (("equalise", 6, 5), ("equalise", 5, 1)),
+    (("contrast", 6, 7), ("sharpness", 6, 5)),
+    (("colour", 7, 7), ("translate_x", 5, 8)),
+    (("equalise", 3, 7), ("auto_contrast", 4, 8)),
+    (("translate_y", 4, 3), ("sharpness", 2, 6)),
+    (("brightness", 9, 6), ("colour", 2, 8)),
+    (("solarise", 5, 2), ("invert", 0, 3)),
+    (("equalise", 2, 0), ("auto_contrast", 6, 0)),
+    (("equalise", 2, 8), ("equalise", 6, 4)),
+    (("colour", 9, 9), ("equalise", 6, 6)),
+    (("auto_contrast", 8, 4), ("solarise", 2, 8)),
+    (("brightness", 1, 3), ("colour", 7, 0)),
+    (("solarise", 4, 5), ("auto_contrast", 9, 3)),
+    (("translate_y", 9, 9), ("translate_y", 7, 9)),
+    (("auto_contrast", 9, 2), ("solarise", 8, 3)),
+    (("equalise", 8, 8), ("invert", 1, 3)),
+    (("translate_y", 7, 9), ("auto_contrast", 9, 1)),
+)
+
+_TRIVIAL_OPERATIONS = NAMES[:-1]  # all but invert
+
+
+class PolicyViews(CropFlip):
+    """A random crop and flip, then operations drawn by a policy.
+
+    A subclass gives :meth:`draw_operations`. Each operation of a slot treats all images at once
+    that drew it.
+    """
+
+    @abstractmethod
+    def draw_operations(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Numbers of operations in ``NAMES``, int64 [n, slots], and magnitudes, float64 alike."""
+
+    def draw_parameters(self, n: int, generator: torch.Generator) -> Parameters:
+        """Crop and flip, then operations with signed magnitudes."""
+        parameters = super().draw_parameters(n, generator)
+        operation, magnitude = self.draw_operations(n, generator)
+        negate = torch.randint(2, operation.shape, generator=generator).bool()
+        signed = torch.tensor([name in SIGNED for name in NAMES])[operation]
+        parameters["operation"] = operation
+        parameters["magnitude"] = torch.where(negate & signed, -magnitude, magnitude)
+        return parameters
+
+    def pixels(self, images: Tensor, parameters: Parameters, dtype: torch.dtype) -> list[Tensor]:
+        """The cropped images after every slot's operations."""
+        images = self.crop(images, parameters)
+        slots = zip(
+            parameters["operation"].unbind(1), parameters["magnitude"].unbind(1), strict=True
+        )
+        for operation, magnitude in slots:
+            for number in torch.unique(operation).tolist():
+                if number == _IDENTITY:
+                    continue
+                rows = torch.nonzero(operation == number)[:, 0]
+                place = rows.to(images.device)
+                changed = OPERATIONS[NAMES[number]](images[place], magnitude[rows])
+                images.index_copy_(0, place, changed)
+        return [to_float(images, dtype)]
+
+
+def magnitudes(
+    bins: int,
+    *,
+    shear: float,
+    translate: tuple[float, float],
+    rotate: float,
+    blend: float,
+    bits: int,
+) -> Tensor:
+    """Each operation's magnitudes from the weakest to the strongest: float64 [operations, bins].
+
+    Args:
+        bins: magnitudes an operation.
+        shear, rotate, blend: the largest, in pixels a pixel, degrees, and share of the image.
+        translate: the largest along x and along y, in pixels.
+        bits: the most that posterise takes away.
+    """
+    level = torch.linspace(0, 1, bins, dtype=torch.float64)
+    table = {
+        "shear_x": shear * level,
+        "shear_y": shear * level,
+        "translate_x": translate[0] * level,
+        "translate_y": translate[1] * level,
+        "rotate": rotate * level,
+        "brightness": blend * level,
+        "colour": blend * level,
+        "contrast": blend * level,
+        "sharpness": blend * level,
+        "posterise": 8 - (bits * level).round(),
+        "solarise": 255 * (1 - level),
+    }
+    return torch.stack([table.get(name, torch.zeros_like(level)) for name in NAMES])
+
+
+@VIEWS.register("autoaugment")
+class AutoAugmentViews(PolicyViews):
+    """Crop, flip, and AutoAugment's policy for CIFAR-10 (Cubuk et al., 2019).
+
+    One of 25 pairs of operations is drawn for an image; each of the two takes place with its own
+    probability. What comes in from outside the image is mid-grey.
+    """
+
+    def draw_operations(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Two operations an image."""
+        height, width = self.image_size
+        table = magnitudes(
+            10,
+            shear=0.3,
+            translate=(150 / 331 * width, 150 / 331 * height),
+            rotate=30,
+            blend=0.9,
+            bits=4,
+        )
+        pairs = torch.tensor(
+            [[(NAMES.index(o), p, level) for o, p, level in pair] for pair in CIFAR10_POLICY]
+        )
+        chosen = pairs[torch.randint(len(pairs), (n,), generator=generator)]  # [n, 2, 3]
+        operation, tenths, level = chosen.unbind(2)
+        happens = torch.rand((n, 2), generator=generator) < tenths / 10
+        return (
+            torch.where(happens, operation, torch.full_like(operation, _IDENTITY)),
+            table[operation, level],
+        )
+
+
+@VIEWS.register("trivialaugment")
+class TrivialAugmentViews(PolicyViews):
+    """Crop, flip, and TrivialAugment's wide space (Müller and Hutter, 2021).
+
+    One of 14 operations, the identity among them, at one of 31 magnitudes, all alike probable.
+    """
+
+    def draw_operations(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One operation an image."""
+        table = magnitudes(31, shear=0.99, translate=(32, 32), rotate=135, blend=0.99, bits=6)
+        operation = torch.randint(len(_TRIVIAL_OPERATIONS), (n, 1), generator=generator)
+        level = torch.randint(31, (n, 1), generator=generator)
+        return operation, table[operation, level]
