@@ -118,11 +118,6 @@ def test_numbers_as_people_read_them():
     )
     shown_times = [duration(seconds) for seconds in (4.25, 59, 200, 7500)]
     assert shown_times == ["4.2 s", "59 s", "3 min 20 s", "2 h 05 min"]
-        "4.2 s",
-        "59 s",
-        "3 min 20 s",
-        "2 h 05 min",
-    ]
 
 
 def test_time_leaves_out_a_pause_between_interruption_and_resumption():
