@@ -1,0 +1,230 @@
+"""Batch normalisation whose statistics can span several processes, or be left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ssfnas.errors import RequestError
+
+
+class _Group:
+    """Holds a process group where a module is copied: copies share it, as it cannot be copied."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Group:
+        return self
+
+
+class _SynchronizedNormalization(torch.autograd.Function):
+    """BatchNorm over the batches of all processes of a group.
+
+    Local moments are combined by Chan's formula in the order of ranks, so every process holds the
+    same bits. The backward pass sums the two reductions of BatchNorm's gradient over the processes;
+    weight and bias keep their local sums, since gradients are averaged over processes afterwards.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        group: dist.ProcessGroup,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wide = x if x.dtype == torch.float64 else x.float()
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        local_count = x.numel() // x.shape[1]
+        local_mean = wide.sum(axes) / max(local_count, 1)
+        deviations = wide - _per_channel(local_mean, x)
+        local = torch.cat(
+            [local_mean.new_full((1,), local_count), local_mean, (deviations**2).sum(axes)]
+        )
+        gathered = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(gathered, local, group=group)
+        counts, means, squares = torch.stack(gathered).split([1, x.shape[1], x.shape[1]], dim=1)
+        count = counts.sum()
+        if local_count <= 1 and count.item() <= 1:
+            raise ValueError(
+                "Expected more than 1 value per channel when training, over all processes, "
+                f"got input size {tuple(x.shape)} on this one"
+            )
+        mean = (counts * means).sum(0) / count
+        variance = (squares + counts * (means - mean) ** 2).sum(0) / count
+        rstd = (variance + eps).rsqrt()
+        normalised = (wide - _per_channel(mean, x)) * _per_channel(rstd, x)
+        y = normalised
+        if weight is not None and bias is not None:
+            y = y * _per_channel(weight, x) + _per_channel(bias, x)
+        ctx.save_for_backward(x, weight, mean, rstd, count)
+        ctx.group, ctx.axes = group, axes
+        ctx.mark_non_differentiable(mean, variance, count)
+        return y.to(x.dtype), mean, variance, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd, count = ctx.saved_tensors
+        wide = grad if grad.dtype == torch.float64 else grad.float()
+        normalised = (x.to(wide.dtype) - _per_channel(mean, x)) * _per_channel(rstd, x)
+        sum_grad = wide.sum(ctx.axes)
+        sum_grad_normalised = (wide * normalised).sum(ctx.axes)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            sums = torch.stack([sum_grad, sum_grad_normalised])
+            dist.all_reduce(sums, group=ctx.group)
+            scale = rstd if weight is None else rstd * weight
+            grad_x = wide - _per_channel(sums[0] / count, x)
+            grad_x = grad_x - normalised * _per_channel(sums[1] / count, x)
+            grad_x = (grad_x * _per_channel(scale, x)).to(x.dtype)
+        if weight is None:
+            return grad_x, None, None, None, None
+        return (
+            grad_x,
+            sum_grad_normalised.to(weight.dtype) if ctx.needs_input_grad[1] else None,
+            sum_grad.to(weight.dtype) if ctx.needs_input_grad[2] else None,
+            None,
+            None,
+        )
+
+
+def _per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """Values [C] in the shape that broadcasts over ``like`` [N, C, ...]."""
+    return values.view(-1, *[1] * (like.dim() - 2))
+
+
+class _Synchronizable(_BatchNorm):
+    """BatchNorm that is PyTorch's, until :attr:`group` names the processes to synchronise with."""
+
+    _group: _Group | None = None
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The processes whose batches make one batch in training; None: this one alone."""
+        return None if self._group is None else self._group.group
+
+    @group.setter
+    def group(self, group: dist.ProcessGroup | None) -> None:
+        self._group = None if group is None else _Group(group)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise [N, C, ...]; statistics in fp32, or fp64 for fp64 input.
+
+        Raises:
+            ValueError: a channel has a single value in training, over all processes of the group.
+        """
+        group = self.group
+        if group is None or not self.training or dist.get_world_size(group) == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        y, mean, variance, count = _SynchronizedNormalization.apply(
+            input, self.weight, self.bias, self.eps, group
+        )
+        if self.track_running_stats and self.running_mean is not None:
+            self._update_running_statistics(mean, variance * (count / (count - 1)))
+        return y
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1.0 / float(self.num_batches_tracked)
+        for running, new in ((self.running_mean, mean), (self.running_var, variance)):
+            running.mul_(1 - momentum).add_(new.to(running.dtype), alpha=momentum)
+
+
+class BatchNorm1d(_Synchronizable, nn.BatchNorm1d):
+    """``nn.BatchNorm1d`` whose statistics span the processes of ``.group`` where that is set.
+
+    Differentiable twice where no group is set.
+    """
+
+
+class BatchNorm2d(_Synchronizable, nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` whose statistics span the processes of ``.group`` where that is set.
+
+    With a group, gradients are such that their *average* over the processes is the gradient of the
+    mean of the processes' losses. Differentiable twice where no group is set.
+    """
+
+
+class _BatchNormAct2d(BatchNorm2d):
+    """timm's BatchNorm that is followed by dropout and an activation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        normalised = super().forward(input)
+        result: Tensor = self.act(self.drop(normalised))  # type: ignore[operator]
+        return result
+
+
+_OURS: dict[type[nn.Module], type[_Synchronizable]] = {
+    nn.BatchNorm1d: BatchNorm1d,
+    nn.BatchNorm2d: BatchNorm2d,
+}
+
+
+def synchronize_batchnorm(net: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
+    """Make every BatchNorm of ``net`` normalise over the batches of all processes of ``group``.
+
+    PyTorch's and timm's layers become ours in place: parameters, buffers and names stay, so
+    optimisers and checkpoints do not notice. ``None`` ends the synchronisation of our layers.
+
+    Returns:
+        ``net`` itself.
+
+    Raises:
+        RequestError: a kind of BatchNorm that cannot be synchronised.
+    """
+    for name, module in net.named_modules():
+        if not isinstance(module, _BatchNorm) or isinstance(module, nn.SyncBatchNorm):
+            continue
+        if not isinstance(module, _Synchronizable):
+            if group is None:
+                continue
+            kind = type(module)
+            if kind in _OURS:
+                module.__class__ = _OURS[kind]
+            elif isinstance(module, nn.BatchNorm2d) and kind.__name__ == "BatchNormAct2d":
+                module.__class__ = _BatchNormAct2d
+            else:
+                raise RequestError(
+                    f"layer '{name}' is a {kind.__name__}, whose statistics cannot be shared "
+                    "between processes: use nn.BatchNorm1d or nn.BatchNorm2d, or one process"
+                )
+        assert isinstance(module, _Synchronizable)
+        module.group = group
+    return net
+
+
+@contextmanager
+def frozen_statistics(*nets: nn.Module) -> Iterator[None]:
+    """Leave running statistics and batch counts of all BatchNorms of ``nets`` as they are.
+
+    In training mode batches are still normalised by their own statistics: for passes that must not
+    be seen afterwards (unrolled steps, Hessian-vector products, recomputation).
+    """
+    with ExitStack() as stack:
+        for net in nets:
+            for module in net.modules():
+                if isinstance(module, _BatchNorm):
+                    # _BatchNorm updates its buffers if and only if it tracks them, and in
+                    # evaluation it uses them all the same.
+                    stack.callback(
+                        setattr, module, "track_running_stats", module.track_running_stats
+                    )
+                    module.track_running_stats = False
+        yield

@@ -1,0 +1,133 @@
+"""The supernet in its textbook form: one module per operation and edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssfnas.config import FAIRDARTS_OPERATIONS
+from ssfnas.errors import RequestError
+from ssfnas.spaces.cells import SearchCell, cell_edges, plan_cells
+from ssfnas.spaces.initialisation import initial_draws
+from ssfnas.spaces.normalization import BatchNorm2d
+from ssfnas.spaces.operations import check_operations
+from ssfnas.spaces.relaxations import RELAXATIONS, Relaxation
+
+
+class ReferenceSupernet(nn.Module):
+    """All networks of the DARTS space at once (arXiv 1806.09055, section 2; stem and depth as there).
+
+    Node j of a cell is s_j = sum over i < j, o of w(i, j, o) * o(s_i); cells of one type share
+    their weights w = relaxation(alpha). Plain PyTorch, differentiable twice.
+
+    Args:
+        num_classes: logits.
+        in_channels: of the images.
+        channels: of the first cell; the stem gives three times as many.
+        layers: cells.
+        nodes: intermediate nodes a cell.
+        operations: names of the candidates, in the order of alpha's columns.
+        relaxation: a name of :data:`~ssfnas.spaces.relaxations.RELAXATIONS`.
+        generator: where all initial draws come from; without one, PyTorch's global generator.
+
+    Attributes:
+        alphas_normal, alphas_reduce: architecture parameters [edges, operations], edges in the
+            order of :func:`~ssfnas.spaces.cells.cell_edges`.
+        num_features: channels of :meth:`forward_features`.
+
+    Raises:
+        RequestError: a number below 1, or operations or a relaxation that are not known.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        *,
+        in_channels: int = 3,
+        channels: int = 16,
+        layers: int = 8,
+        nodes: int = 4,
+        operations: Sequence[str] = FAIRDARTS_OPERATIONS,
+        relaxation: str = "sigmoid",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "channels": channels,
+            "layers": layers,
+            "nodes": nodes,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise RequestError(f"{name} is {size}: a supernet needs at least 1")
+        self.operations = tuple(operations)
+        check_operations(self.operations)
+        self.relaxation: Relaxation = RELAXATIONS.get(relaxation)()
+        self.channels, self.layers, self.nodes = channels, layers, nodes
+        edges = len(cell_edges(nodes))
+        self.alphas_normal, self.alphas_reduce = (
+            nn.Parameter(self.relaxation.init(edges, len(self.operations), generator))
+            for _ in range(2)
+        )
+        with initial_draws(generator):
+            width = 3 * channels
+            self.stem = nn.Sequential(
+                nn.Conv2d(in_channels, width, 3, padding=1, bias=False), BatchNorm2d(width)
+            )
+            inputs = (width, width)
+            self.cells = nn.ModuleList()
+            for plan in plan_cells(channels, layers):
+                self.cells.append(SearchCell(plan, inputs, nodes, self.operations))
+                inputs = (inputs[1], nodes * plan.channels)
+            self.num_features = inputs[1]
+            self.classifier = nn.Linear(self.num_features, num_classes)
+
+    def alphas(self) -> list[nn.Parameter]:
+        """Architecture parameters; with :meth:`weights` they are all parameters, none twice."""
+        return [self.alphas_normal, self.alphas_reduce]
+
+    def weights(self) -> list[nn.Parameter]:
+        """Parameters of the operations, the stem and the classifier."""
+        alphas = {id(alpha) for alpha in self.alphas()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in alphas]
+
+    def edge_weights(self) -> dict[str, Tensor]:
+        """``{"normal": [E, O], "reduce": [E, O]}``, the weight of each operation on each edge."""
+        return {
+            "normal": self.relaxation.weights(self.alphas_normal),
+            "reduce": self.relaxation.weights(self.alphas_reduce),
+        }
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images [N, in_channels, H, W] -> the last cell's output [N, num_features, h, w]."""
+        weights = self.edge_weights()
+        s0 = s1 = self.stem(x)
+        for cell in self.cells:
+            assert isinstance(cell, SearchCell)
+            s0, s1 = s1, cell(s0, s1, weights[cell.kind])
+        return s1
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features [N, num_features, h, w] -> logits [N, num_classes].
+
+        Args:
+            features: what :meth:`forward_features` gives.
+            pre_logits: stop at the pooled features [N, num_features].
+        """
+        pooled = features.mean(dim=(2, 3))
+        if pre_logits:
+            return pooled
+        logits: Tensor = self.classifier(pooled)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [N, in_channels, H, W] -> logits [N, num_classes]."""
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, as timm's models name it."""
+        return self.classifier
