@@ -27,18 +27,18 @@ def identity(images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def shear_x(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Rows shifted in proportion to their distance from the top edge: ``magnitude`` pixels each."""
+    """Each row moved left by ``magnitude`` times its distance from the top edge."""
     one, zero = torch.ones_like(magnitude), torch.zeros_like(magnitude)
     # About the corner: in coordinates from the centre that moves the image by half its height.
     shift = magnitude * images.shape[1] / 2
-    return _affine(images, [one, -magnitude, -shift, zero, one, zero])
+    return _affine(images, [one, magnitude, shift, zero, one, zero])
 
 
 def shear_y(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Columns shifted in proportion to their distance from the left edge."""
+    """Each column moved up by ``magnitude`` times its distance from the left edge."""
     one, zero = torch.ones_like(magnitude), torch.zeros_like(magnitude)
     shift = magnitude * images.shape[2] / 2
-    return _affine(images, [one, zero, zero, -magnitude, one, -shift])
+    return _affine(images, [one, zero, zero, magnitude, one, shift])
 
 
 def translate_x(images: Tensor, magnitude: Tensor) -> Tensor:
@@ -131,12 +131,11 @@ def solarise(images: Tensor, magnitude: Tensor) -> Tensor:
 
 def auto_contrast(images: Tensor, magnitude: Tensor) -> Tensor:
     """Each channel stretched to all levels; the magnitude has no meaning."""
-    low = images.amin((1, 2), keepdim=True).float()
-    high = images.amax((1, 2), keepdim=True).float()
+    low = images.amin((1, 2), keepdim=True).int()
+    high = images.amax((1, 2), keepdim=True).int()
     flat = high == low
-    scale = 255 / torch.where(flat, torch.full_like(high, 255), high - low)
-    stretched = (images - low.masked_fill(flat, 0)) * scale
-    return stretched.clamp_(0, 255).to(torch.uint8)
+    low, high = low.masked_fill_(flat, 0), high.masked_fill_(flat, 255)
+    return ((images - low) * 255 // (high - low)).to(torch.uint8)
 
 
 def equalise(images: Tensor, magnitude: Tensor) -> Tensor:
