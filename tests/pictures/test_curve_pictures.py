@@ -81,10 +81,7 @@ def test_logged_values_share_panels_by_quantity_and_shares_are_in_percent():
 def test_epochs_logged_twice_are_shown_over_steps_and_gaps_stay_gaps():
     metrics = [{"step": 5, "epoch": 1, "a": 1.0}, {"step": 9, "epoch": 1}, {"step": 12, "a": 3.0}]
     expected = {"a": {"a": ([5, 12], [1.0, 3.0])}}
-    assert lines_over_time(metrics, lambda key: True) == (
-        "step",
-        {"a": {"a": ([5, 12], [1.0, 3.0])}},
-    )
+    assert lines_over_time(metrics, lambda key: True) == ("step", expected)
 
 
 def test_class_bars_have_their_heights_groups_and_no_bar_without_a_value():
