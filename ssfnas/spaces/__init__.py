@@ -1,5 +1,8 @@
-"""What can be searched: operations, cells, supernets, genotypes, derived networks."""
+"""What can be searched: operations, cells, supernets, genotypes, and derived networks."""
 
+from __future__ import annotations
+
+from ssfnas.registry import Registry
 from ssfnas.spaces.counting import count_multiply_adds, count_parameters
 from ssfnas.spaces.derived import DerivedNetwork
 from ssfnas.spaces.genotype import Genotype
@@ -9,12 +12,24 @@ from ssfnas.spaces.normalization import (
     frozen_statistics,
     synchronize_batchnorm,
 )
-from ssfnas.spaces.operations import OPERATIONS, register_operation
+from ssfnas.spaces.operations import (
+    DARTS_OPERATIONS,
+    FAIRDARTS_OPERATIONS,
+    OPERATIONS,
+    register_operation,
+)
 from ssfnas.spaces.published import PUBLISHED
-from ssfnas.spaces.reference import SUPERNETS, ReferenceSupernet
+from ssfnas.spaces.reference import ReferenceSupernet
 from ssfnas.spaces.relaxations import RELAXATIONS
 
+Supernet = ReferenceSupernet
+
+SUPERNETS: Registry[type[ReferenceSupernet]] = Registry("supernet")
+SUPERNETS.add("reference", ReferenceSupernet)
+
 __all__ = [
+    "DARTS_OPERATIONS",
+    "FAIRDARTS_OPERATIONS",
     "OPERATIONS",
     "PUBLISHED",
     "RELAXATIONS",
@@ -24,6 +39,7 @@ __all__ = [
     "DerivedNetwork",
     "Genotype",
     "ReferenceSupernet",
+    "Supernet",
     "count_multiply_adds",
     "count_parameters",
     "frozen_statistics",

@@ -6,6 +6,8 @@ and of the previous one), then 2, 3, ... (its intermediate nodes).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +34,9 @@ def nodes_of(edges: int) -> int:
     while nodes * (nodes + 3) // 2 < edges:
         nodes += 1
     if nodes * (nodes + 3) // 2 != edges or nodes == 0:
-        raise RequestError(f"no cell has {edges} edges: they are 2, 5, 9, 14, ... for 1, 2, ... nodes")
+        raise RequestError(
+            f"no cell has {edges} edges: they are 2, 5, 9, 14, ... for 1, 2, ... nodes"
+        )
     return nodes
 
 
@@ -97,7 +101,7 @@ class MixedEdge(nn.Module):
             weight * operation(x)
             for weight, operation in zip(weights.unbind(), self.operations, strict=True)
         ]
-        return _total(terms)
+        return total(terms)
 
 
 class SearchCell(nn.Module):
@@ -126,18 +130,15 @@ class SearchCell(nn.Module):
         """Both inputs [N, c, h, w] and weights [E, O] -> [N, nodes * channels, h', w']."""
         states = [self.preprocess0(s0), self.preprocess1(s1)]
         edge = 0
-        for node in range(self.nodes):
+        for _ in range(self.nodes):
             terms = []
             for state in states:
                 terms.append(self.edges[edge](state, weights[edge]))
                 edge += 1
-            states.append(_total(terms))
-            assert len(states) == node + 3
+            states.append(total(terms))
         return torch.cat(states[2:], dim=1)
 
 
-def _total(terms: list[Tensor]) -> Tensor:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+def total(terms: Sequence[Tensor]) -> Tensor:
+    """Sum of at least one tensor, from the first to the last."""
+    return functools.reduce(torch.add, terms)

@@ -1,47 +1,66 @@
-"""Sizes of networks: parameters and multiply-adds."""
+"""How large a network is: parameters and multiply-adds."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def count_parameters(net: nn.Module, auxiliary: bool = True) -> int:
-    """Parameters of a network; architecture parameters (``alphas_*``) are not counted.
+def count_parameters(net: nn.Module, auxiliary: bool = False) -> int:
+    """Parameters of ``net``; a supernet's alphas are not counted.
 
     Args:
-        net: the network.
-        auxiliary: whether those of the auxiliary head count.
+        net: a supernet, a derived network, or any other module.
+        auxiliary: count the auxiliary head, too.
     """
-    return sum(
-        parameter.numel()
-        for name, parameter in net.named_parameters()
-        if not name.startswith("alphas_") and (auxiliary or not name.startswith("auxiliary_head."))
+    weights = getattr(net, "weights", None)
+    parameters = list(weights()) if callable(weights) else list(net.parameters())
+    head = getattr(net, "auxiliary_head", None)
+    left_out = {
+        id(parameter)
+        for parameter in (
+            head.parameters() if isinstance(head, nn.Module) and not auxiliary else ()
+        )
+    }
+    return sum(parameter.numel() for parameter in parameters if id(parameter) not in left_out)
+
+
+def count_multiply_adds(
+    net: nn.Module, image_size: int | tuple[int, int] = 32, in_channels: int = 3
+) -> int:
+    """Multiply-adds of convolutions and matrix products for one image, in evaluation.
+
+    Nothing is computed (tensors have shapes only), and ``net`` is as it was afterwards. An
+    auxiliary head takes no part in evaluation, so it is not counted.
+
+    Args:
+        net: on any device, ``meta`` included.
+        image_size: pixels a side, or (height, width).
+        in_channels: of the image.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    dtypes = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    image = torch.empty(
+        1, in_channels, height, width, device="meta", dtype=dtypes[0] if dtypes else None
     )
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), _evaluation(net), counter:
+        torch.func.functional_call(net, shapes, (image,))
+    return int(counter.get_total_flops()) // 2
 
 
-def count_multiply_adds(net: nn.Module, image_size: tuple[int, int], in_channels: int) -> int:
-    """Multiply-adds of one image's forward pass in evaluation mode, without auxiliary head.
-
-    Counted by torch on the meta device: nothing is computed, and ``net`` is left as it is.
-
-    Args:
-        net: takes [1, in_channels, height, width].
-        image_size: (height, width) in pixels.
-        in_channels: of an image.
-    """
+@contextmanager
+def _evaluation(net: nn.Module) -> Iterator[None]:
+    training = [module for module in net.modules() if module.training]
+    net.eval()
     try:
-        meta = copy.deepcopy(net).to("meta").eval()
-        image = torch.empty(1, in_channels, *image_size, device="meta")
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            meta(image)
-    except NotImplementedError:  # an operation without a meta form: compute it
-        plain = copy.deepcopy(net).cpu().eval()
-        parameter = next(plain.parameters())
-        image = torch.zeros(1, in_channels, *image_size, dtype=parameter.dtype)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            plain(image)
-    return counter.get_total_flops() // 2
+        yield
+    finally:
+        for module in training:
+            module.training = True

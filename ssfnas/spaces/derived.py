@@ -1,120 +1,86 @@
-"""The network that a genotype describes, for retraining."""
+"""The network that a genotype describes, as it is trained and used."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ssfnas.seeding import generator as seeded
-from ssfnas.spaces.cells import Preprocess
-from ssfnas.spaces.genotype import Edge, Genotype
+from ssfnas.errors import RequestError
+from ssfnas.seeding import generator as seeded_generator
+from ssfnas.spaces.cells import CellPlan, plan_cells, preprocessing, total
+from ssfnas.spaces.genotype import Genotype
+from ssfnas.spaces.initialisation import initial_draws
 from ssfnas.spaces.normalization import BatchNorm2d
-from ssfnas.spaces.operations import OPERATIONS
-from ssfnas.spaces.reference import STEM_MULTIPLIER, draws_from, make_stem, reduction_layers
+from ssfnas.spaces.operations import make_operation
 
-
-class DropPath(nn.Module):
-    """Drops an edge's output for some images, and scales it up for the others.
-
-    The masks of the whole batch are drawn from (seed, step, number) and each process takes its rows,
-    so that several processes drop what one would.
-
-    Args:
-        number: of this edge in the network.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-        self.probability = 0.0
-        self.place = (0, 0, 0, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.probability == 0:
-            return x
-        seed, step, rank, world_size = self.place
-        draws = torch.rand(
-            len(x) * world_size, generator=seeded(seed, "drop_path", step, self.number)
-        )
-        kept = (draws >= self.probability)[rank * len(x) : (rank + 1) * len(x)]
-        scale = kept.to(x.device, x.dtype) / (1 - self.probability)
-        return x * scale.view(-1, 1, 1, 1)
+LARGEST_WITHOUT_STRIDE = 64
 
 
 class DerivedCell(nn.Module):
-    """A cell of chosen operations.
+    """A cell with the operations of a genotype, absent nodes left out.
 
     Args:
         edges: (operation, from, to), pruned.
-        concat: states that the output concatenates, pruned.
-        before_previous, previous: channels of the two inputs.
-        channels: of each node.
-        reduction: whether edges from the inputs have stride 2.
-        previous_reduction: whether the cell before halved the size.
-        first_edge: number of its first edge in the network, for drop-path.
+        concat: nodes of the output, pruned.
+        plan: its place in the network.
+        channels: of its two inputs.
     """
 
     def __init__(
         self,
-        edges: tuple[Edge, ...],
+        edges: tuple[tuple[str, int, int], ...],
         concat: tuple[int, ...],
-        before_previous: int,
-        previous: int,
-        channels: int,
-        *,
-        reduction: bool,
-        previous_reduction: bool,
-        first_edge: int,
+        plan: CellPlan,
+        channels: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.preprocess = Preprocess(
-            before_previous, previous, channels, previous_reduction, affine=True
-        )
-        self.incoming: dict[int, list[tuple[int, int]]] = {}
-        self.operations = nn.ModuleList()
-        for number, (name, source, target) in enumerate(edges):
-            stride = 2 if reduction and source < 2 else 1
-            module = OPERATIONS.get(name).build(channels, stride, True)
-            if not isinstance(module, nn.Identity):
-                module = nn.Sequential(module, DropPath(first_edge + number))
-            self.operations.append(module)
-            self.incoming.setdefault(target, []).append((number, source))
+        self.preprocess0, self.preprocess1 = preprocessing(plan, channels, affine=True)
+        self.edges = sorted(((start, to) for _, start, to in edges), key=lambda edge: edge[1])
         self.concat = concat
-        self.out_channels = len(concat) * channels
+        self.operations = nn.ModuleList(
+            make_operation(
+                name, plan.channels, 2 if plan.reduction and start < 2 else 1, searching=False
+            )
+            for name, start, _ in sorted(edges, key=lambda edge: edge[2])
+        )
 
-    def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
-        """Concatenation of the kept nodes."""
-        first, second = self.preprocess(s0, s1)
-        states = {0: first, 1: second}
-        for target in sorted(self.incoming):
-            outputs = [self.operations[n](states[source]) for n, source in self.incoming[target]]
-            states[target] = sum(outputs[1:], outputs[0])
+    @property
+    def droppable(self) -> list[bool]:
+        """For each operation, whether its path may be dropped: all but the identity."""
+        return [not isinstance(operation, nn.Identity) for operation in self.operations]
+
+    def forward(self, s0: Tensor, s1: Tensor, scales: list[Tensor | None]) -> Tensor:
+        """Both inputs [N, c, h, w] -> [N, len(concat) * channels, h', w'].
+
+        Args:
+            s0: output of the cell before the previous one.
+            s1: output of the previous cell.
+            scales: for each operation, what its output is multiplied by ([N, 1, 1, 1]) or None.
+        """
+        states = {0: self.preprocess0(s0), 1: self.preprocess1(s1)}
+        for (start, to), operation, scale in zip(self.edges, self.operations, scales, strict=True):
+            path = operation(states[start])
+            if scale is not None:
+                # Under autocast the path has fewer bits than the image that set the scale's dtype.
+                path = path * scale.to(path.dtype)
+            states[to] = total([states[to], path]) if to in states else path
         return torch.cat([states[node] for node in self.concat], dim=1)
 
 
-class _PoolToTwo(nn.Module):
-    """Averages to 2x2: DARTS' overlapping windows on its 8x8 features, adaptive ones on others."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-2:] == (8, 8):
-            return F.avg_pool2d(x, 5, stride=3)
-        return F.adaptive_avg_pool2d(x, 2)
-
-
 class AuxiliaryHead(nn.Module):
-    """A second classifier at two thirds of the depth, which helps deep networks to train.
+    """A classifier in mid-depth that helps training (DARTS' CIFAR head, for any size).
+
+    The features are averaged over four overlapping windows, one a corner, each 5/8 of a side: on
+    8x8 pixels exactly the 5x5 windows of DARTS with their stride of 3.
 
     Args:
-        in_channels: of the features [N, in_channels, h, w], any size.
+        in_channels: of the features [N, in_channels, h, w].
         num_classes: logits.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.ReLU(),
-            _PoolToTwo(),
             nn.Conv2d(in_channels, 128, 1, bias=False),
             BatchNorm2d(128),
             nn.ReLU(),
@@ -125,26 +91,53 @@ class AuxiliaryHead(nn.Module):
         self.classifier = nn.Linear(768, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x).flatten(1))
+        """Features [N, in_channels, h, w] -> logits [N, num_classes]."""
+        x = x.relu()
+        for dim in (2, 3):
+            size = x.shape[dim]
+            window = -(-5 * size // 8)
+            corners = [x.narrow(dim, first, window) for first in (0, size - window)]
+            x = torch.cat([corner.mean(dim, keepdim=True) for corner in corners], dim)
+        logits: Tensor = self.classifier(self.features(x).flatten(1))
+        return logits
+
+
+def _stem(in_channels: int, channels: int, image_size: int) -> nn.Sequential:
+    """3x3 convolution and BatchNorm; larger images are halved until at most 64 pixels are left."""
+    layers: list[nn.Module] = []
+    size, inputs = image_size, in_channels
+    while True:
+        stride = 2 if size > LARGEST_WITHOUT_STRIDE else 1
+        layers += [
+            nn.Conv2d(inputs, channels, 3, stride=stride, padding=1, bias=False),
+            BatchNorm2d(channels),
+        ]
+        size, inputs = -(-size // stride), channels
+        if size <= LARGEST_WITHOUT_STRIDE:
+            return nn.Sequential(*layers)
+        layers.append(nn.ReLU())
 
 
 class DerivedNetwork(nn.Module):
-    """The network of a genotype, with timm's ``forward_features`` and ``forward_head``.
+    """The cells of a genotype, stacked.
 
     Args:
-        genotype: its cells; nodes that get nothing are left out.
+        genotype: both cells; absent nodes take no part, so a concat may be narrower than written.
         num_classes: logits.
-        in_channels: of the images [N, in_channels, H, W].
-        channels: of the first cell's nodes.
-        layers: cells.
-        auxiliary: whether there is an auxiliary head, used in training.
-        drop_path: the probability that :meth:`set_drop_path` starts from.
-        image_size: side of the images in pixels; above 64 the stem has a stride of 2.
-        generator: all initial draws come from it; None: from torch's global one, which is left as
-            it was.
+        in_channels: of the images.
+        channels: of the first cell; the stem gives three times as many.
+        layers: cells; those at 1/3 and 2/3 of the depth reduce.
+        auxiliary: a second classifier behind the last reduction cell, used in training only.
+        drop_path: probability of :meth:`set_drop_path` where that is given none.
+        image_size: pixels of the longer side; above 64 the stem has a stride (above 128 two, ...).
+        generator: where all initial draws come from; without one, PyTorch's global generator.
+
+    Attributes:
+        num_features: channels of :meth:`forward_features`.
+        genotype: as given.
 
     Raises:
-        RequestError: an operation is unknown, or a cell is empty.
+        RequestError: a number out of range, an unknown operation, or an empty cell.
     """
 
     def __init__(
@@ -157,89 +150,131 @@ class DerivedNetwork(nn.Module):
         layers: int = 20,
         auxiliary: bool = False,
         drop_path: float = 0.0,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        longest = image_size if isinstance(image_size, int) else max(image_size)
+        sizes = {
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "channels": channels,
+            "layers": layers,
+            "image_size": longest,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise RequestError(f"{name} is {size}: a network needs at least 1")
         genotype.check()
         self.genotype = genotype
-        self.num_classes, self.in_channels = num_classes, in_channels
-        kept = genotype.pruned()
-        with draws_from(generator):
-            width = STEM_MULTIPLIER * channels
-            self.stem = make_stem(in_channels, width, image_size)
+        self.drop_path = _probability(drop_path)
+        self._drop_path: tuple[float, int, int, int, int] | None = None
+        self._forwards = 0
+        pruned = genotype.pruned()
+        with initial_draws(generator):
+            width = 3 * channels
+            self.stem = _stem(in_channels, width, longest)
+            inputs = (width, width)
             self.cells = nn.ModuleList()
-            before_previous, previous = width, width
-            previous_reduction = False
-            edges_so_far = 0
-            auxiliary_channels = previous
-            self.auxiliary_after = 2 * layers // 3
-            for layer in range(layers):
-                reduction = layer in reduction_layers(layers)
-                channels *= 2 if reduction else 1
-                edges = kept.reduce if reduction else kept.normal
-                cell = DerivedCell(
-                    edges,
-                    kept.reduce_concat if reduction else kept.normal_concat,
-                    before_previous,
-                    previous,
-                    channels,
-                    reduction=reduction,
-                    previous_reduction=previous_reduction,
-                    first_edge=edges_so_far,
-                )
-                self.cells.append(cell)
-                edges_so_far += len(edges)
-                before_previous, previous = previous, cell.out_channels
-                previous_reduction = reduction
-                if layer == self.auxiliary_after:
-                    auxiliary_channels = previous
-            self.num_features = previous
-            self.auxiliary_head = (
-                AuxiliaryHead(auxiliary_channels, num_classes) if auxiliary else None
-            )
-            self.classifier = nn.Linear(previous, num_classes)
-        self.set_drop_path(drop_path)
+            self.auxiliary_head: AuxiliaryHead | None = None
+            self.auxiliary_layer = 2 * layers // 3
+            for layer, plan in enumerate(plan_cells(channels, layers)):
+                concat = pruned.concat(plan.kind)
+                self.cells.append(DerivedCell(pruned.edges(plan.kind), concat, plan, inputs))
+                inputs = (inputs[1], len(concat) * plan.channels)
+                if auxiliary and layer == self.auxiliary_layer:
+                    self.auxiliary_head = AuxiliaryHead(inputs[1], num_classes)
+            self.num_features = inputs[1]
+            self.classifier = nn.Linear(self.num_features, num_classes)
 
     def set_drop_path(
-        self, probability: float, *, seed: int = 0, step: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        probability: float | None = None,
+        seed: int = 0,
+        step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        """Say what the next training forward drops.
+        """Say which paths the next training forwards drop: masks are a function of this alone.
+
+        Each image loses each path (an operation that is not the identity) with ``probability``, and
+        what is left is scaled by 1 / (1 - probability). Masks are drawn for the batch of all
+        processes, of which this one takes its rows, so the number of processes changes nothing.
+        Before the first call nothing is dropped.
 
         Args:
-            probability: of dropping an edge for an image.
-            seed, step: what the masks are drawn from.
-            rank, world_size: which rows of the whole batch's masks are this process'.
-        """
-        for module in self.modules():
-            if isinstance(module, DropPath):
-                module.probability = probability
-                module.place = (seed, step, rank, world_size)
+            probability: in [0, 1); None: the one given on building.
+            seed: of the run.
+            step: of the training; every forward since this call has masks of its own.
+            rank: of this process.
+            world_size: processes that share the batch evenly.
 
-    def _features(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        Raises:
+            RequestError: a probability that is none, or one of 1.
+        """
+        probability = self.drop_path if probability is None else _probability(probability)
+        self._drop_path = (probability, seed, step, rank, world_size)
+        self._forwards = 0
+
+    def _path_scales(self, x: Tensor) -> list[list[Tensor | None]]:
+        """For each cell and operation, 0 or 1 / (1 - probability) for each image, or None."""
+        droppable = [cell.droppable for cell in self.cells if isinstance(cell, DerivedCell)]
+        if not self.training or self._drop_path is None or self._drop_path[0] == 0:
+            return [[None] * len(flags) for flags in droppable]
+        probability, seed, step, rank, world_size = self._drop_path
+        draws = seeded_generator(seed, "drop_path", step, self._forwards)
+        self._forwards += 1
+        images, paths = x.shape[0], sum(map(sum, droppable))
+        # One draw and one copy to the device for the whole network.
+        kept = torch.rand(paths, images * world_size, generator=draws, device="cpu") >= probability
+        kept = kept[:, rank * images : (rank + 1) * images]
+        scales = kept.to(x.device, x.dtype, non_blocking=True) / (1 - probability)
+        rows = iter(scales.view(paths, images, 1, 1, 1).unbind())
+        return [[next(rows) if flag else None for flag in flags] for flags in droppable]
+
+    def _features(self, x: Tensor, *, auxiliary: bool) -> tuple[Tensor, Tensor | None]:
+        """The last cell's output, and the auxiliary logits where they are wanted and there."""
+        logits = None
+        scales = self._path_scales(x)
         s0 = s1 = self.stem(x)
-        auxiliary = None
-        for layer, cell in enumerate(self.cells):
-            s0, s1 = s1, cell(s0, s1)
-            if layer == self.auxiliary_after and self.auxiliary_head is not None and self.training:
-                auxiliary = self.auxiliary_head(s1)
-        return s1, auxiliary
+        for layer, (cell, cell_scales) in enumerate(zip(self.cells, scales, strict=True)):
+            s0, s1 = s1, cell(s0, s1, cell_scales)
+            if auxiliary and self.auxiliary_head is not None and layer == self.auxiliary_layer:
+                logits = self.auxiliary_head(s1)
+        return s1, logits
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Features [N, num_features, h, w] of images [N, in_channels, H, W]."""
-        return self._features(x)[0]
+        """Images [N, in_channels, H, W] -> the last cell's output [N, num_features, h, w]."""
+        return self._features(x, auxiliary=False)[0]
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits [N, num_classes], or the pooled features [N, num_features]."""
-        pooled = F.adaptive_avg_pool2d(features, 1).flatten(1)
-        return pooled if pre_logits else self.classifier(pooled)
+        """Features [N, num_features, h, w] -> logits [N, num_classes].
 
-    def get_classifier(self) -> nn.Module:
-        """The linear head."""
-        return self.classifier
+        Args:
+            features: what :meth:`forward_features` gives.
+            pre_logits: stop at the pooled features [N, num_features].
+        """
+        pooled = features.mean(dim=(2, 3))
+        if pre_logits:
+            return pooled
+        logits: Tensor = self.classifier(pooled)
+        return logits
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits [N, num_classes]; in training with an auxiliary head (logits, its logits)."""
-        features, auxiliary = self._features(x)
+        """Images [N, in_channels, H, W] -> logits [N, num_classes].
+
+        In training with an auxiliary head: (logits, auxiliary logits).
+        """
+        features, auxiliary = self._features(x, auxiliary=self.training)
         logits = self.forward_head(features)
         return logits if auxiliary is None else (logits, auxiliary)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, as timm's models name it."""
+        return self.classifier
+
+
+def _probability(value: float) -> float:
+    if not 0 <= value < 1:
+        raise RequestError(f"drop_path is {value}: it has to be at least 0 and below 1")
+    return float(value)

@@ -1,38 +1,44 @@
-"""Genotypes: which operations a cell keeps, and the texts they are written in."""
+"""Genotypes: which operations a cell keeps. Built by searches, read from files, never executed."""
 
 from __future__ import annotations
 
-import ast
-import json
+import errno
 import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssfnas.errors import RequestError
+from ssfnas.spaces import genotype_json, genotype_text
+from ssfnas.spaces.cells import CELL_TYPES
 from ssfnas.spaces.operations import OPERATIONS
 
 Edge = tuple[str, int, int]
-FORMAT = 1
+
 SPACE = "darts"
-CELLS = ("normal", "reduce")
+_MOST_NODES = 100
+_LARGEST_FILE = 2**20
 
 
 @dataclass(frozen=True)
 class Genotype:
-    """Two cells of the DARTS space.
+    """Both cells of a network.
 
-    States 0 and 1 are a cell's inputs (the outputs of the cell before the previous one, and of the
-    previous one); 2 and up are its nodes.
+    States of a cell: 0 and 1 are its inputs (the outputs of the cell before the previous one, and
+    of the previous one), 2, 3, ... its intermediate nodes.
 
     Attributes:
-        normal, reduce: edges (operation, from, to), from < to.
-        normal_concat, reduce_concat: nodes whose concatenation is the output. Published files may
-            list nodes that nothing reaches; they are kept here and left out by :meth:`pruned`.
-        space: the space that the operations belong to.
+        normal, reduce: edges (operation, from, to), ``from < to``; a node is the sum over its
+            edges. A node without edges is absent, and so is whatever only absent nodes feed.
+        normal_concat, reduce_concat: the nodes that make the output; absent ones may be listed, as
+            published cells do.
+        space: what the cells belong to; ``"darts"``.
 
     Raises:
-        RequestError: an edge or a concatenation is malformed.
+        RequestError: anything malformed. Operations may be unknown until :meth:`check`.
     """
 
     normal: tuple[Edge, ...]
@@ -44,266 +50,239 @@ class Genotype:
     def __post_init__(self) -> None:
         if self.space != SPACE:
             raise RequestError(
-                f"genotype of space {self.space!r}: networks are built of space '{SPACE}'"
+                f"genotype of the space {self.space!r}: only cells of '{SPACE}' can be read"
             )
-        for cell in CELLS:
-            edges = tuple(_edge(edge, cell) for edge in _sequence(getattr(self, cell), cell))
+        for cell in CELL_TYPES:
+            edges = tuple(_edge(cell, edge) for edge in _sequence(cell, getattr(self, cell)))
             name = f"{cell}_concat"
-            concat = tuple(_node(node, name) for node in _sequence(getattr(self, name), name))
-            if len(set(concat)) != len(concat):
-                raise RequestError(f"genotype, {name}: {list(concat)} names a node twice")
+            concat = _concat(name, _sequence(name, getattr(self, name)))
             object.__setattr__(self, cell, edges)
             object.__setattr__(self, name, concat)
 
+    def edges(self, cell: str) -> tuple[Edge, ...]:
+        """The edges of ``"normal"`` or ``"reduce"``."""
+        edges: tuple[Edge, ...] = getattr(self, _cell_type(cell))
+        return edges
+
+    def concat(self, cell: str) -> tuple[int, ...]:
+        """The output nodes of ``"normal"`` or ``"reduce"``."""
+        concat: tuple[int, ...] = getattr(self, f"{_cell_type(cell)}_concat")
+        return concat
+
     @property
     def nodes(self) -> int:
-        """Intermediate nodes of the larger cell, counting absent ones before the last."""
-        states = [target for cell in CELLS for _, _, target in getattr(self, cell)]
-        states += [*self.normal_concat, *self.reduce_concat]
-        return max(states, default=1) - 1
+        """Intermediate nodes of a cell, up to the last that any edge or concat names."""
+        named = [to for cell in CELL_TYPES for _, _, to in self.edges(cell)]
+        named += [node for cell in CELL_TYPES for node in self.concat(cell)]
+        return max(named, default=1) - 1
 
-    def check(self) -> None:
-        """Make sure that a network can be built.
+    def check(self, operations: Iterable[str] | None = None) -> None:
+        """See that a network can be built of it.
+
+        Args:
+            operations: the names that may occur; None: all that are registered.
 
         Raises:
-            RequestError: an operation is not registered, or a cell is empty.
+            RequestError: an operation is not known, or a cell is empty.
         """
-        for cell in CELLS:
-            for name, _, _ in getattr(self, cell):
-                OPERATIONS.get(name)
+        allowed = None if operations is None else tuple(operations)
+        for cell in CELL_TYPES:
+            for name, start, to in self.edges(cell):
+                if name not in OPERATIONS:
+                    try:
+                        OPERATIONS.get(name)
+                    except RequestError as error:
+                        raise RequestError(f"{cell} cell, edge {start} -> {to}: {error}") from None
+                if allowed is not None and name not in allowed:
+                    raise RequestError(
+                        f"{cell} cell, edge {start} -> {to}: operation '{name}' is not one of "
+                        f"{', '.join(allowed)}"
+                    )
         self.pruned()
 
     def pruned(self) -> Genotype:
-        """Without edges from absent nodes, and with concatenations of present nodes alone.
+        """The same without absent nodes: no edge comes from one, and no concat lists one.
+
+        ``none`` counts as no edge. The network is the same one.
 
         Raises:
-            RequestError: nothing is left of a cell's output.
+            RequestError: nothing of a cell's output is left.
         """
-        cells: dict[str, Any] = {}
-        for cell in CELLS:
-            edges = getattr(self, cell)
+        parts: dict[str, Any] = {}
+        for cell in CELL_TYPES:
             present = {0, 1}
             kept: list[Edge] = []
-            for target in sorted({edge[2] for edge in edges}):
-                reached = [e for e in edges if e[2] == target and e[1] in present]
-                if reached:
-                    present.add(target)
-                    kept += reached
-            concat = tuple(node for node in getattr(self, f"{cell}_concat") if node in present)
+            edges = [edge for edge in self.edges(cell) if edge[0] != "none"]
+            for node in sorted({to for _, _, to in edges}):
+                if any(to == node and start in present for _, start, to in edges):
+                    present.add(node)
+            kept = [edge for edge in edges if edge[1] in present]
+            concat = tuple(node for node in self.concat(cell) if node in present)
             if not concat:
                 raise RequestError(
-                    f"the {cell} cell of the genotype is empty: no node of its output has an edge"
+                    f"the {cell} cell is empty: no node of its concat {list(self.concat(cell))} is "
+                    "reached from the inputs"
                 )
-            cells[cell] = tuple(kept)
-            cells[f"{cell}_concat"] = concat
-        return Genotype(**cells, space=self.space)
+            parts[cell], parts[f"{cell}_concat"] = tuple(kept), concat
+        return Genotype(**parts, space=self.space)
 
     def to_json(self) -> str:
-        """The JSON form, one object; ends with a newline."""
-        value: dict[str, Any] = {"format": FORMAT, "space": self.space}
-        for cell in CELLS:
-            value[cell] = [list(edge) for edge in getattr(self, cell)]
-            value[f"{cell}_concat"] = list(getattr(self, f"{cell}_concat"))
-        return json.dumps(value) + "\n"
+        """``genotype.json``: edges as [operation, from, to], one a line."""
+        return genotype_json.write(self.space, self._parts())
 
-    @classmethod
-    def from_json(cls, text: str) -> Genotype:
-        """Read the JSON form.
+    @staticmethod
+    def from_json(text: str) -> Genotype:
+        """Read what :meth:`to_json` writes.
 
         Raises:
-            RequestError: the text is not of that form.
+            RequestError: anything else.
         """
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"genotype is no JSON: {error}") from None
-        if not isinstance(value, dict):
-            raise RequestError("genotype is no JSON object with normal, reduce and their concats")
-        if value.get("format") != FORMAT:
-            raise RequestError(f"genotype of format {value.get('format')!r}: {FORMAT} is known")
-        wanted = [f"{cell}{end}" for cell in CELLS for end in ("", "_concat")]
-        missing = [name for name in wanted if name not in value]
-        unknown = sorted(set(value) - {*wanted, "format", "space"})
-        if missing or unknown:
-            what = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(unknown)}"
-            raise RequestError(f"genotype {what}")
-        space = value.get("space", SPACE)
-        return cls(**{name: value[name] for name in wanted}, space=space)
+        return Genotype(**genotype_json.read(text))
 
-    def to_text(self, style: str = "fairdarts") -> str:
-        """The text that DARTS or FairDARTS print.
+    def to_text(self, style: str | None = None) -> str:
+        """The Python text that DARTS and FairDARTS print, ``Genotype(normal=[...], ...)``.
 
         Args:
-            style: ``"darts"``: (operation, from), two edges a node in order; ``"fairdarts"``:
-                (operation, to, from).
+            style: ``"darts"``: (operation, from), two for each node in order; ``"fairdarts"``:
+                (operation, to, from). None: the first where it can say it, else the second.
 
         Raises:
-            RequestError: DARTS' form cannot say this genotype, as a node has not two edges.
+            RequestError: an unknown style, or ``"darts"`` where a node has not two edges.
         """
-        if style not in ("darts", "fairdarts"):
-            raise RequestError(f"genotype text of style {style!r}: it is darts or fairdarts")
-        parts = []
-        for cell in CELLS:
-            edges = sorted(getattr(self, cell), key=lambda edge: edge[2])
-            if style == "darts":
-                if [edge[2] for edge in edges] != [2 + i // 2 for i in range(len(edges))]:
-                    raise RequestError(
-                        f"the {cell} cell has a node without two edges: use the fairdarts style"
-                    )
-                shown = [(name, source) for name, source, _ in edges]
-            else:
-                shown = [(name, target, source) for name, source, target in edges]  # type: ignore[misc]
-            concat = list(getattr(self, f"{cell}_concat"))
-            parts.append(f"{cell}={shown}, {cell}_concat={concat}")
-        return f"Genotype({', '.join(parts)})"
+        return genotype_text.write(self._parts(), style)
 
-    @classmethod
-    def from_text(cls, text: str) -> Genotype:
-        """Read the text form of DARTS (2-tuples) or FairDARTS (3-tuples); nothing is executed.
+    @staticmethod
+    def from_text(text: str) -> Genotype:
+        """Read :meth:`to_text`'s text in either style, also out of a line of a log or a program.
+
+        It is parsed, never evaluated.
 
         Raises:
-            RequestError: the text is not of that form.
+            RequestError: no genotype in it, several, or a malformed one.
         """
-        try:
-            tree = ast.parse(text.strip(), mode="exec")
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise RequestError(f"genotype text cannot be read: {error}") from None
-        calls = [
-            statement.value
-            for statement in tree.body
-            if isinstance(statement, ast.Assign | ast.Expr) and isinstance(statement.value, ast.Call)
-        ]
-        if len(tree.body) != 1 or len(calls) != 1 or _name(calls[0].func) != "Genotype":
-            raise RequestError("genotype text is not one Genotype(normal=[...], ...)")
-        call = calls[0]
-        wanted = [f"{cell}{end}" for cell in CELLS for end in ("", "_concat")]
-        values = {}
-        for name, node in [
-            *zip(wanted[: len(call.args)], call.args, strict=False),
-            *((keyword.arg, keyword.value) for keyword in call.keywords),
-        ]:
-            if name not in wanted or name in values:
-                raise RequestError(f"genotype text has an unexpected {name!r}")
-            values[name] = _literal(node)
-        missing = [name for name in wanted if name not in values]
-        if missing or len(call.args) > len(wanted):
-            raise RequestError(f"genotype text lacks {', '.join(missing)}")
-        for cell in CELLS:
-            values[cell] = _ordered(_sequence(values[cell], cell), cell)
-        return cls(**values)
+        return Genotype(**genotype_text.read(text))
 
-    @classmethod
-    def load(cls, path: str | Path) -> Genotype:
-        """Read a file in JSON or text form, a run directory's genotype, or a published cell.
-
-        Args:
-            path: a file, a directory that holds ``genotype.json``, or a name such as ``DARTS_V2``.
+    @staticmethod
+    def load(path_or_name: str | os.PathLike[str]) -> Genotype:
+        """Read a genotype from a file (JSON or text), a run's directory, or by a published name.
 
         Raises:
-            RequestError: there is nothing of that kind, or it is malformed.
+            RequestError: there is none, or it is malformed; the message names the file.
         """
         from ssfnas.spaces.published import PUBLISHED
 
-        if str(path) in PUBLISHED:
-            return PUBLISHED[str(path)]
-        file = Path(path)
-        if file.is_dir():
-            file = file / "genotype.json"
-            if not file.is_file():
-                raise RequestError(f"{path} holds no genotype.json: derive one from the run first")
+        if isinstance(path_or_name, str) and path_or_name in PUBLISHED:
+            return PUBLISHED[path_or_name]
+        text, path = _read(Path(path_or_name), str(path_or_name), PUBLISHED)
         try:
-            text = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise RequestError(
-                f"genotype '{path}' is neither a file, nor a run directory, nor one of "
-                f"{', '.join(PUBLISHED)}"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"genotype {file} cannot be read: {error}") from None
-        try:
-            return cls.from_json(text) if text.lstrip()[:1] in ("{", "[", "") else cls.from_text(text)
+            if text.lstrip().startswith("{"):
+                return Genotype.from_json(text)
+            return Genotype.from_text(text)
         except RequestError as error:
-            raise RequestError(f"{file}: {error}") from None
+            raise RequestError(f"{path}: {error}") from None
 
-    def save(self, path: str | Path) -> None:
-        """Write the JSON form, whole or not at all."""
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON, or the text where the name ends in ``.txt`` or ``.py``; whole or not at all.
+
+        Raises:
+            RequestError: the file cannot be written.
+        """
         path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
+        text = self.to_text() + "\n" if path.suffix in (".txt", ".py") else self.to_json()
+        _write_atomically(path, text.encode())
+
+    def _parts(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for cell in CELL_TYPES for key in (cell, f"{cell}_concat")}
+
+
+def _cell_type(cell: str) -> str:
+    if cell not in CELL_TYPES:
+        raise RequestError(f"no cell is called '{cell}': it is normal or reduce")
+    return cell
+
+
+def _sequence(name: str, values: Any) -> Sequence[Any]:
+    if not isinstance(values, (list, tuple, range)):
+        raise RequestError(f"genotype: {name} is {_shown(values)}: it has to be a list")
+    # Before anything walks through it: range(10**12) is quickly written.
+    if len(values) > _MOST_NODES**2:
+        raise RequestError(f"genotype: {name} has {len(values)} entries: too many for one cell")
+    return values
+
+
+def _edge(cell: str, edge: Any) -> Edge:
+    where = f"genotype, {cell} cell: edge {_shown(edge)}"
+    if not isinstance(edge, (list, tuple)) or len(edge) != 3:
+        raise RequestError(f"{where} has to be [operation, from, to]")
+    name, start, to = edge
+    if not isinstance(name, str) or not name:
+        raise RequestError(f"{where}: the operation has to be a name")
+    if type(start) is not int or type(to) is not int:
+        raise RequestError(f"{where}: from and to have to be whole numbers")
+    if not 0 <= start < to or not 2 <= to < _MOST_NODES + 2:
+        raise RequestError(
+            f"{where}: it has to lead from a state (0, 1: the inputs; 2 ...: the nodes) to a later "
+            f"node, at most {_MOST_NODES + 1}; entries are [operation, from, to]"
+        )
+    return name, start, to
+
+
+def _concat(name: str, values: Sequence[Any]) -> tuple[int, ...]:
+    for position, node in enumerate(values):
+        if type(node) is not int or not 2 <= node < _MOST_NODES + 2:
+            raise RequestError(
+                f"genotype: {name} lists {_shown(node)}: it names nodes, from 2 to "
+                f"{_MOST_NODES + 1}"
+            )
+        if node in values[:position]:
+            raise RequestError(f"genotype: {name} lists node {node} twice: once is enough")
+    return tuple(values)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _read(path: Path, name: str, published: Iterable[str]) -> tuple[str, Path]:
+    """The text of the file that ``name`` means, and the file."""
+    try:
+        if path.is_dir():
+            path = path / "genotype.json"
+            if not path.is_file():
+                raise RequestError(
+                    f"{name} holds no genotype.json: let its search finish, or derive one with "
+                    f"python -m ssfnas.derive --run {name}"
+                )
+        if not path.is_file():
+            raise RequestError(
+                f"no genotype '{name}': it is a file, a run's directory, or one of "
+                f"{', '.join(published)}"
+            )
+        if path.stat().st_size > _LARGEST_FILE:
+            raise RequestError(f"{path} is no genotype: it is larger than {_LARGEST_FILE} bytes")
+        return path.read_text(encoding="utf-8"), path
+    except UnicodeDecodeError:
+        raise RequestError(f"{path} is no genotype: it is not a text in UTF-8") from None
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    try:
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with open(partial, "w", encoding="utf-8") as file:
-                file.write(self.to_json())
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise RequestError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _sequence(value: Any, where: str) -> list[Any] | tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise RequestError(f"genotype, {where}: {value!r} is no list")
-    return value
-
-
-def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _edge(value: Any, cell: str) -> Edge:
-    if not (
-        isinstance(value, list | tuple)
-        and len(value) == 3
-        and isinstance(value[0], str)
-        and _integer(value[1])
-        and _integer(value[2])
-    ):
-        raise RequestError(f"genotype, {cell}: edge {value!r} is not [operation, from, to]")
-    name, source, target = value
-    if not 0 <= source < target or target < 2:
-        raise RequestError(
-            f"genotype, {cell}: edge {list(value)} does not lead from a state to a later node "
-            "(states 0 and 1 are the inputs, nodes count from 2)"
-        )
-    return name, source, target
-
-
-def _node(value: Any, where: str) -> int:
-    if not _integer(value) or value < 2:
-        raise RequestError(f"genotype, {where}: {value!r} is no node (they count from 2)")
-    return int(value)
-
-
-def _ordered(edges: Any, cell: str) -> list[Any]:
-    """Edges (operation, from, to) of the tuples of a text."""
-    lengths = {len(edge) if isinstance(edge, list | tuple) else 0 for edge in edges}
-    if lengths <= {2}:
-        if len(edges) % 2:
-            raise RequestError(f"genotype, {cell}: {len(edges)} edges of form (operation, from): two a node")
-        return [(name, source, 2 + i // 2) for i, (name, source) in enumerate(edges)]
-    if lengths == {3}:
-        return [(name, source, target) for name, target, source in edges]
-    raise RequestError(
-        f"genotype, {cell}: edges are (operation, from) or (operation, to, from), all alike"
-    )
-
-
-def _name(node: ast.expr) -> str | None:
-    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
-
-
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and _name(node.func) in ("range", "list") and not node.keywords:
-        values = [_literal(argument) for argument in node.args]
-        if _name(node.func) == "list" and len(values) == 1 and isinstance(values[0], list | tuple):
-            return values[0]
-        if (
-            _name(node.func) == "range"
-            and 1 <= len(values) <= 2
-            and all(_integer(value) and abs(value) < 1000 for value in values)
-        ):
-            return list(range(*values))
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        raise RequestError("genotype text holds more than names and numbers") from None
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(partial)
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        remedy = "make room on that disk" if error.errno == errno.ENOSPC else "choose another place"
+        raise RequestError(f"cannot write {path}: {reason}: {remedy}") from error

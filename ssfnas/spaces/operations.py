@@ -118,7 +118,7 @@ def make_operation(name: str, channels: int, stride: int, *, searching: bool) ->
     return module
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _try_out(name: str, operation: Operation) -> None:
     channels, size = 8, 9
     # What this draws must not shift the draws of the network that is being built.

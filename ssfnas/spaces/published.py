@@ -1,110 +1,204 @@
-"""Cells that were published, as lists of operations, to be retrained and compared with."""
+"""Published cells, as facts: DARTS (arXiv 1806.09055) and FairDARTS (arXiv 1911.12126)."""
 
 from __future__ import annotations
 
-from ssfnas.spaces.genotype import Genotype
-
-_ALL = (2, 3, 4, 5)
+from ssfnas.spaces.genotype import Edge, Genotype
 
 
-def _pairs(*edges: tuple[str, int]) -> tuple[tuple[str, int, int], ...]:
-    """Two incoming edges (operation, from) a node, in the order of the nodes."""
-    return tuple((name, source, 2 + i // 2) for i, (name, source) in enumerate(edges))
+def _cell(*edges: str) -> tuple[Edge, ...]:
+    """Edges from ``"operation from to"``."""
+    parsed = (edge.split() for edge in edges)
+    return tuple((name, int(start), int(to)) for name, start, to in parsed)
 
 
-def _triples(*edges: tuple[str, int, int]) -> tuple[tuple[str, int, int], ...]:
-    """Edges (operation, to, from), as FairDARTS writes them."""
-    return tuple((name, source, target) for name, target, source in edges)
+def _genotype(normal: tuple[Edge, ...], reduce: tuple[Edge, ...]) -> Genotype:
+    """Every one of them lists all four nodes as output, absent ones included."""
+    return Genotype(normal, (2, 3, 4, 5), reduce, (2, 3, 4, 5))
 
-
-def _cells(
-    normal: tuple[tuple[str, int, int], ...], reduce: tuple[tuple[str, int, int], ...]
-) -> Genotype:
-    return Genotype(normal=normal, normal_concat=_ALL, reduce=reduce, reduce_concat=_ALL)
-
-
-_SEP3, _SEP5, _DIL3, _DIL5 = "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"
-_MAX, _AVG, _SKIP = "max_pool_3x3", "avg_pool_3x3", "skip_connect"
 
 PUBLISHED: dict[str, Genotype] = {
-    # Liu et al., arXiv 1806.09055: first and second order.
-    "DARTS_V1": _cells(
-        _pairs(
-            (_SEP3, 1), (_SEP3, 0), (_SKIP, 0), (_SEP3, 1), (_SKIP, 0), (_SEP3, 1), (_SEP3, 0), (_SKIP, 2)
+    "DARTS_V1": _genotype(
+        _cell(
+            "sep_conv_3x3 1 2",
+            "sep_conv_3x3 0 2",
+            "skip_connect 0 3",
+            "sep_conv_3x3 1 3",
+            "skip_connect 0 4",
+            "sep_conv_3x3 1 4",
+            "sep_conv_3x3 0 5",
+            "skip_connect 2 5",
         ),
-        _pairs(
-            (_MAX, 0), (_MAX, 1), (_SKIP, 2), (_MAX, 0), (_MAX, 0), (_SKIP, 2), (_SKIP, 2), (_AVG, 0)
-        ),
-    ),
-    "DARTS_V2": _cells(
-        _pairs(
-            (_SEP3, 0), (_SEP3, 1), (_SEP3, 0), (_SEP3, 1), (_SEP3, 1), (_SKIP, 0), (_SKIP, 0), (_DIL3, 2)
-        ),
-        _pairs(
-            (_MAX, 0), (_MAX, 1), (_SKIP, 2), (_MAX, 1), (_MAX, 0), (_SKIP, 2), (_SKIP, 2), (_MAX, 1)
-        ),
-    ),
-    # Chu et al., arXiv 1911.12126: seven searches, threshold 0.85.
-    "FairDARTS_a": _cells(
-        _triples((_SEP3, 2, 0), (_SEP5, 2, 1), (_MAX, 4, 0), (_SEP3, 5, 0)),
-        _triples(
-            (_MAX, 2, 0), (_AVG, 2, 1), (_AVG, 3, 0), (_DIL5, 3, 1), (_AVG, 4, 0), (_SEP5, 4, 1),
-            (_SKIP, 5, 0), (_SKIP, 5, 1),
+        _cell(
+            "max_pool_3x3 0 2",
+            "max_pool_3x3 1 2",
+            "skip_connect 2 3",
+            "max_pool_3x3 0 3",
+            "max_pool_3x3 0 4",
+            "skip_connect 2 4",
+            "skip_connect 2 5",
+            "avg_pool_3x3 0 5",
         ),
     ),
-    "FairDARTS_b": _cells(
-        _triples(
-            (_SEP3, 2, 0), (_SEP3, 2, 1), (_SEP3, 3, 1), (_DIL3, 4, 0), (_SEP5, 4, 1), (_DIL5, 5, 1)
+    "DARTS_V2": _genotype(
+        _cell(
+            "sep_conv_3x3 0 2",
+            "sep_conv_3x3 1 2",
+            "sep_conv_3x3 0 3",
+            "sep_conv_3x3 1 3",
+            "sep_conv_3x3 1 4",
+            "skip_connect 0 4",
+            "skip_connect 0 5",
+            "dil_conv_3x3 2 5",
         ),
-        _triples(
-            (_SKIP, 2, 0), (_DIL3, 2, 1), (_SKIP, 3, 0), (_DIL3, 3, 1), (_MAX, 4, 0), (_SEP3, 4, 1),
-            (_SKIP, 5, 2), (_MAX, 5, 0),
-        ),
-    ),
-    "FairDARTS_c": _cells(
-        _triples(
-            (_MAX, 2, 0), (_SEP5, 2, 1), (_DIL3, 4, 0), (_DIL5, 4, 2), (_SKIP, 5, 3), (_SEP3, 5, 0)
-        ),
-        _triples(
-            (_DIL3, 2, 1), (_DIL5, 2, 0), (_DIL3, 3, 0), (_SEP3, 3, 1), (_SEP5, 4, 0), (_SEP5, 4, 3),
-            (_SEP5, 5, 0), (_SKIP, 5, 1),
-        ),
-    ),
-    "FairDARTS_d": _cells(
-        _triples(
-            (_SEP3, 2, 0), (_SEP5, 2, 1), (_DIL3, 3, 1), (_MAX, 3, 0), (_DIL3, 4, 0), (_DIL3, 4, 1),
-            (_SEP3, 5, 0), (_DIL5, 5, 1),
-        ),
-        _triples(
-            (_MAX, 2, 0), (_SEP5, 2, 1), (_AVG, 3, 0), (_DIL5, 3, 2), (_DIL3, 4, 3), (_AVG, 4, 0),
-            (_AVG, 5, 0), (_SKIP, 5, 3),
+        _cell(
+            "max_pool_3x3 0 2",
+            "max_pool_3x3 1 2",
+            "skip_connect 2 3",
+            "max_pool_3x3 1 3",
+            "max_pool_3x3 0 4",
+            "skip_connect 2 4",
+            "skip_connect 2 5",
+            "max_pool_3x3 1 5",
         ),
     ),
-    "FairDARTS_e": _cells(
-        _triples(
-            (_SEP3, 2, 0), (_SEP3, 2, 1), (_DIL3, 4, 1), (_DIL3, 4, 2), (_DIL3, 5, 0), (_DIL5, 5, 1)
+    "FairDARTS_a": _genotype(
+        _cell(
+            "sep_conv_3x3 0 2",
+            "sep_conv_5x5 1 2",
+            "max_pool_3x3 0 4",
+            "sep_conv_3x3 0 5",
         ),
-        _triples(
-            (_MAX, 2, 1), (_MAX, 2, 0), (_MAX, 3, 1), (_MAX, 3, 0), (_SEP5, 4, 1), (_MAX, 4, 0),
-            (_AVG, 5, 0), (_DIL5, 5, 1),
-        ),
-    ),
-    "FairDARTS_f": _cells(
-        _triples(
-            (_MAX, 2, 0), (_SEP3, 2, 1), (_DIL3, 3, 1), (_SEP5, 4, 1), (_SEP3, 5, 0), (_SEP3, 5, 1)
-        ),
-        _triples(
-            (_MAX, 2, 0), (_MAX, 2, 1), (_MAX, 3, 0), (_DIL3, 3, 1), (_DIL3, 4, 2), (_MAX, 4, 0),
-            (_MAX, 5, 0), (_SEP3, 5, 1),
-        ),
-    ),
-    "FairDARTS_g": _cells(
-        _triples(
-            (_SEP3, 2, 0), (_SEP3, 2, 1), (_SKIP, 4, 3), (_SEP5, 4, 1), (_DIL3, 5, 0), (_SEP3, 5, 1)
-        ),
-        _triples(
-            (_AVG, 2, 1), (_SKIP, 2, 0), (_SKIP, 3, 2), (_MAX, 3, 1), (_SEP5, 4, 3), (_MAX, 4, 0),
-            (_DIL3, 5, 1), (_DIL3, 5, 4),
+        _cell(
+            "max_pool_3x3 0 2",
+            "avg_pool_3x3 1 2",
+            "avg_pool_3x3 0 3",
+            "dil_conv_5x5 1 3",
+            "avg_pool_3x3 0 4",
+            "sep_conv_5x5 1 4",
+            "skip_connect 0 5",
+            "skip_connect 1 5",
         ),
     ),
-}  # fmt: skip
+    "FairDARTS_b": _genotype(
+        _cell(
+            "sep_conv_3x3 0 2",
+            "sep_conv_3x3 1 2",
+            "sep_conv_3x3 1 3",
+            "dil_conv_3x3 0 4",
+            "sep_conv_5x5 1 4",
+            "dil_conv_5x5 1 5",
+        ),
+        _cell(
+            "skip_connect 0 2",
+            "dil_conv_3x3 1 2",
+            "skip_connect 0 3",
+            "dil_conv_3x3 1 3",
+            "max_pool_3x3 0 4",
+            "sep_conv_3x3 1 4",
+            "skip_connect 2 5",
+            "max_pool_3x3 0 5",
+        ),
+    ),
+    "FairDARTS_c": _genotype(
+        _cell(
+            "max_pool_3x3 0 2",
+            "sep_conv_5x5 1 2",
+            "dil_conv_3x3 0 4",
+            "dil_conv_5x5 2 4",
+            "skip_connect 3 5",
+            "sep_conv_3x3 0 5",
+        ),
+        _cell(
+            "dil_conv_3x3 1 2",
+            "dil_conv_5x5 0 2",
+            "dil_conv_3x3 0 3",
+            "sep_conv_3x3 1 3",
+            "sep_conv_5x5 0 4",
+            "sep_conv_5x5 3 4",
+            "sep_conv_5x5 0 5",
+            "skip_connect 1 5",
+        ),
+    ),
+    "FairDARTS_d": _genotype(
+        _cell(
+            "sep_conv_3x3 0 2",
+            "sep_conv_5x5 1 2",
+            "dil_conv_3x3 1 3",
+            "max_pool_3x3 0 3",
+            "dil_conv_3x3 0 4",
+            "dil_conv_3x3 1 4",
+            "sep_conv_3x3 0 5",
+            "dil_conv_5x5 1 5",
+        ),
+        _cell(
+            "max_pool_3x3 0 2",
+            "sep_conv_5x5 1 2",
+            "avg_pool_3x3 0 3",
+            "dil_conv_5x5 2 3",
+            "dil_conv_3x3 3 4",
+            "avg_pool_3x3 0 4",
+            "avg_pool_3x3 0 5",
+            "skip_connect 3 5",
+        ),
+    ),
+    "FairDARTS_e": _genotype(
+        _cell(
+            "sep_conv_3x3 0 2",
+            "sep_conv_3x3 1 2",
+            "dil_conv_3x3 1 4",
+            "dil_conv_3x3 2 4",
+            "dil_conv_3x3 0 5",
+            "dil_conv_5x5 1 5",
+        ),
+        _cell(
+            "max_pool_3x3 1 2",
+            "max_pool_3x3 0 2",
+            "max_pool_3x3 1 3",
+            "max_pool_3x3 0 3",
+            "sep_conv_5x5 1 4",
+            "max_pool_3x3 0 4",
+            "avg_pool_3x3 0 5",
+            "dil_conv_5x5 1 5",
+        ),
+    ),
+    "FairDARTS_f": _genotype(
+        _cell(
+            "max_pool_3x3 0 2",
+            "sep_conv_3x3 1 2",
+            "dil_conv_3x3 1 3",
+            "sep_conv_5x5 1 4",
+            "sep_conv_3x3 0 5",
+            "sep_conv_3x3 1 5",
+        ),
+        _cell(
+            "max_pool_3x3 0 2",
+            "max_pool_3x3 1 2",
+            "max_pool_3x3 0 3",
+            "dil_conv_3x3 1 3",
+            "dil_conv_3x3 2 4",
+            "max_pool_3x3 0 4",
+            "max_pool_3x3 0 5",
+            "sep_conv_3x3 1 5",
+        ),
+    ),
+    "FairDARTS_g": _genotype(
+        _cell(
+            "sep_conv_3x3 0 2",
+            "sep_conv_3x3 1 2",
+            "skip_connect 3 4",
+            "sep_conv_5x5 1 4",
+            "dil_conv_3x3 0 5",
+            "sep_conv_3x3 1 5",
+        ),
+        _cell(
+            "avg_pool_3x3 1 2",
+            "skip_connect 0 2",
+            "skip_connect 2 3",
+            "max_pool_3x3 1 3",
+            "sep_conv_5x5 3 4",
+            "max_pool_3x3 0 4",
+            "dil_conv_3x3 1 5",
+            "dil_conv_3x3 4 5",
+        ),
+    ),
+}

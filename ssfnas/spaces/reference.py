@@ -17,7 +17,7 @@ from ssfnas.spaces.relaxations import RELAXATIONS, Relaxation
 
 
 class ReferenceSupernet(nn.Module):
-    """All networks of the DARTS space at once (arXiv 1806.09055, section 2; stem and depth as there).
+    """All networks of the DARTS space at once (arXiv 1806.09055, section 2).
 
     Node j of a cell is s_j = sum over i < j, o of w(i, j, o) * o(s_i); cells of one type share
     their weights w = relaxation(alpha). Plain PyTorch, differentiable twice.

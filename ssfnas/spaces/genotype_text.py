@@ -1,0 +1,157 @@
+"""The Python text of a genotype, as the programs of DARTS and FairDARTS print and store it.
+
+``Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], reduce_concat=[2, 3, 4, 5])``.
+DARTS writes an edge (operation, from), two for each node in order. FairDARTS writes
+(operation, to, from).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssfnas.errors import RequestError
+
+STYLES = ("darts", "fairdarts")
+_FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
+_START = re.compile(r"\bGenotype\s*\(")
+
+
+def write(parts: Mapping[str, Any], style: str | None) -> str:
+    """One line.
+
+    Args:
+        parts: edges (operation, from, to) and concats, by field.
+        style: one of :data:`STYLES`; None: darts where it can say this genotype.
+
+    Raises:
+        RequestError: an unknown style, or darts cannot say it.
+    """
+    if style is None:
+        cells = (parts["normal"], parts["reduce"])
+        style = "darts" if all(_lonely_node(edges) is None for edges in cells) else "fairdarts"
+    if style not in STYLES:
+        raise RequestError(f"no genotype text is called '{style}': it is darts or fairdarts")
+    fields = []
+    for name, values in parts.items():
+        if name.endswith("_concat"):
+            fields.append(f"{name}={_concat(values)}")
+            continue
+        if style == "darts":
+            if (node := _lonely_node(values)) is not None:
+                raise RequestError(
+                    f"node {node} of the {name} cell has not two edges: the darts text has two for "
+                    "each, use fairdarts"
+                )
+            edges = [(op, start) for op, start, _ in sorted(values, key=lambda edge: edge[2])]
+        else:
+            edges = [(op, to, start) for op, start, to in values]
+        fields.append(f"{name}={edges!r}")
+    return f"Genotype({', '.join(fields)})"
+
+
+def _lonely_node(edges: Sequence[tuple[str, int, int]]) -> int | None:
+    """The first node, up to the last that has any edge, without exactly two."""
+    targets = [to for _, _, to in edges]
+    for node in range(2, max(targets, default=1) + 1):
+        if targets.count(node) != 2:
+            return node
+    return None
+
+
+def _concat(nodes: Sequence[int]) -> str:
+    if nodes and list(nodes) == list(range(nodes[0], nodes[-1] + 1)):
+        return f"range({nodes[0]}, {nodes[-1] + 1})"
+    return repr(list(nodes))
+
+
+def read(text: str) -> dict[str, Any]:
+    """The four fields; edges as (operation, from, to).
+
+    Raises:
+        RequestError: no genotype, several, or something in it that is no plain value.
+    """
+    starts = [match.start() for match in _START.finditer(text)]
+    if len(starts) != 1:
+        found = "several genotypes" if starts else "no Genotype(normal=..., ...)"
+        raise RequestError(f"genotype: the text holds {found}: it has to hold one")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text[starts[0] :].strip(), mode="eval").body
+        if not isinstance(tree, ast.Call):
+            raise RequestError("genotype: Genotype(...) has to stand alone")
+        fields = _fields(tree)
+        values = {name: _value(name, node) for name, node in fields.items()}
+    except SyntaxError as error:
+        raise RequestError(f"genotype: not a Python text: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"genotype: not a Python text: {error}") from None
+    for name in ("normal", "reduce"):
+        values[name] = _edges(name, values[name])
+    return values
+
+
+def _fields(call: ast.Call) -> dict[str, ast.expr]:
+    given = [*zip(_FIELDS, call.args, strict=False)]
+    given += [(str(keyword.arg), keyword.value) for keyword in call.keywords]
+    fields = dict(given)
+    if (
+        set(fields) != set(_FIELDS)
+        or len(given) != len(_FIELDS)
+        or len(call.args) + len(call.keywords) != len(_FIELDS)
+    ):
+        raise RequestError(f"genotype: Genotype(...) has to have {', '.join(_FIELDS)}, once each")
+    return {name: fields[name] for name in _FIELDS}
+
+
+def _value(name: str, node: ast.expr) -> Any:
+    """A literal, ``range(...)`` or ``list(range(...))`` with whole numbers."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+        if node.func.id in ("list", "tuple") and len(node.args) == 1:
+            return _value(name, node.args[0])
+        numbers = [ast.literal_eval(argument) for argument in node.args]
+        whole = all(type(number) is int for number in numbers)
+        if node.func.id == "range" and whole and 1 <= len(numbers) <= 3:
+            values = range(*numbers)
+            # Kept as a range: len() fails on the longest, and nothing may unroll it unchecked.
+            if values[1000:]:
+                raise RequestError(f"genotype: {name} is {values}: too long for one cell")
+            return list(values)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        raise RequestError(
+            f"genotype: {name} has to be a list of names and numbers, or range(...); "
+            "nothing else is read"
+        ) from None
+
+
+def _edges(cell: str, edges: Any) -> Any:
+    if not isinstance(edges, (list, tuple)):
+        return edges
+    lengths = {len(edge) if isinstance(edge, (list, tuple)) else 0 for edge in edges}
+    if not lengths <= {2} and not lengths <= {3}:
+        raise RequestError(
+            f"genotype, {cell} cell: edges have to be all (operation, from), or all "
+            "(operation, to, from)"
+        )
+    if lengths == {3}:
+        for op, to, start in edges:
+            if type(to) is not int or type(start) is not int or not 0 <= start < to:
+                raise RequestError(
+                    f"genotype, {cell} cell: edge {(op, to, start)!r:.60} has to be "
+                    "(operation, to, from), with whole numbers and to > from"
+                )
+        return [(op, start, to) for op, to, start in edges]
+    if len(edges) % 2:
+        raise RequestError(
+            f"genotype, {cell} cell: {len(edges)} edges (operation, from): there have to be two "
+            "for each node"
+        )
+    return [(op, start, 2 + position // 2) for position, (op, start) in enumerate(edges)]
