@@ -75,10 +75,9 @@ def draw_cell(genotype: Genotype, cell: str) -> Figure:
     """
     if cell not in CELLS:
         raise RequestError(f"no cell is called '{cell}': it is normal or reduce")
-    genotype = genotype.pruned()
-    edges = genotype.normal if cell == "normal" else genotype.reduce
-    concat = genotype.normal_concat if cell == "normal" else genotype.reduce_concat
-    boxes, wires = _graph(edges, concat)
+    pruned = genotype.pruned()
+    edges = pruned.edges(cell)
+    boxes, wires = _graph(edges, pruned.concat(cell))
     place(boxes, _BETWEEN)
     with drawing():
         return _draw(boxes, wires, _title(cell, genotype.nodes, {to for _, _, to in edges}))
