@@ -14,12 +14,12 @@ def evaluate(config: EvaluateConfig) -> None:
     from ssfnas.data import load_data
     from ssfnas.pictures import report_html
     from ssfnas.plugins import import_plugins
-    from ssfnas.training.distributed import pick_device
+    from ssfnas.training.distributed import start_world
     from ssfnas.training.evaluation import evaluate_network, table
     from ssfnas.training.run import Run
 
     import_plugins(config.plugins)
-    device = pick_device(config.device)
+    device = start_world(config.device).device
     run = Run(config.run)
     options = DataOptions(
         **{f.name: getattr(run.config, f.name) for f in dataclasses.fields(DataOptions)}

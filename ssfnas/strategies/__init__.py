@@ -1,1 +1,22 @@
-"""."""
+"""How to search: strategies, bilevel optimisation, derivation, early stopping."""
+
+from ssfnas.strategies.bilevel import BilevelOptimizer
+from ssfnas.strategies.derivation import DERIVATIONS, derive
+from ssfnas.strategies.early_stopping import STOPPERS, StopDecision
+from ssfnas.strategies.hessian import hessian_top_eigenvalue
+from ssfnas.strategies.random_search import sample_genotype
+from ssfnas.strategies.registry import STRATEGIES, Strategy
+from ssfnas.strategies.regularisers import zero_one_loss
+
+__all__ = [
+    "DERIVATIONS",
+    "STOPPERS",
+    "STRATEGIES",
+    "BilevelOptimizer",
+    "StopDecision",
+    "Strategy",
+    "derive",
+    "hessian_top_eigenvalue",
+    "sample_genotype",
+    "zero_one_loss",
+]

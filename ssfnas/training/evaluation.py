@@ -181,9 +181,6 @@ def table(result: dict[str, Any]) -> str:
     for name, value in last.items():
         if isinstance(value, float):
             lines.append(f"{name:<20} {100 * value:6.2f} %")
-        elif isinstance(value, dict):
-            shown = "  ".join(f"{key} {100 * number:.2f} %" for key, number in value.items())
-            lines.append(f"{name:<20} {shown}")
     if result["best_epoch"] is not None:
         best = result["best_epoch"]
         key = next(name for name in best if name != "epoch")

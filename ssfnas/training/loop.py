@@ -104,7 +104,7 @@ def train(
             try:
                 trainer.run_step()
             except NumericalError as error:
-                kept = store.newest_name()
+                kept = store.files()[0][1].name
                 raise NumericalError(
                     f"step {trainer.step + 1}: {error}; the last good checkpoint is {kept}"
                 ) from None

@@ -33,6 +33,8 @@ def command(text: str, dataset: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", *words, "--seed", "3", "--deterministic", *more]
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def final_state(out: Path) -> dict:

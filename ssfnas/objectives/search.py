@@ -1,0 +1,198 @@
+"""What a search minimises: labels, Barlow Twins, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ssfnas.data import Batch
+from ssfnas.objectives.barlow_twins import BarlowTwins, Projector
+from ssfnas.objectives.classification import CrossEntropy, MultiLabelLoss
+from ssfnas.registry import Registry
+
+
+class SearchObjective(nn.Module):
+    """An objective, with the parameters that only it needs.
+
+    Attributes:
+        views: name of the views that its batches are made of.
+    """
+
+    views: str
+
+    def terms(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Scalars of a batch: ``"loss"``, which is minimised, and detached parts of it."""
+        raise NotImplementedError
+
+
+OBJECTIVES: Registry[Callable[..., SearchObjective]] = Registry("objective")
+
+
+def pooled_features(net: nn.Module, images: Tensor) -> Tensor:
+    """Features [N, F] of images [N, C, H, W] before the classifier."""
+    features: Tensor = net.forward_head(net.forward_features(images), pre_logits=True)
+    return features
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+class Supervised(SearchObjective):
+    """Cross-entropy on the natural distribution; of each label where an image has several.
+
+    Args:
+        multi_label: whether images have several labels.
+    """
+
+    views = "crop_flip"
+
+    def __init__(self, multi_label: bool) -> None:
+        super().__init__()
+        self.criterion: nn.Module = MultiLabelLoss() if multi_label else CrossEntropy()
+
+    def terms(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """``loss`` and ``cross_entropy``, the same."""
+        loss = self.criterion(_at_least_float32(net(batch.views[0])), batch.labels)
+        return {"loss": loss, "cross_entropy": loss.detach()}
+
+
+class SelfSupervised(SearchObjective):
+    """Barlow Twins divided by its width D, without any label (SSF-NAS).
+
+    Divided by D it starts near 1, so that the zero-one loss keeps its weight beside it. Each view
+    is a forward pass of its own, with its own batch statistics.
+
+    Args:
+        num_features: of the pooled features.
+        projector: widths of the projector's layers.
+        lambd: weight of the off-diagonal terms.
+        group: processes whose batches are one batch.
+        generator: of the projector's initial draws.
+    """
+
+    views = "barlow_twins"
+
+    def __init__(
+        self,
+        num_features: int,
+        projector: Sequence[int],
+        lambd: float,
+        group: dist.ProcessGroup | None,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        self.projector = Projector(num_features, projector, group=group, generator=generator)
+        self.criterion = BarlowTwins(lambd, scale=1.0 / projector[-1], group=group)
+
+    def terms(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """``loss`` and ``barlow_twins``, the same."""
+        embeddings = [self.projector(pooled_features(net, view)) for view in batch.views]
+        loss = self.criterion(*embeddings)
+        return {"loss": loss, "barlow_twins": loss.detach()}
+
+
+class Joint(SelfSupervised):
+    """Mean cross-entropy of both views + mu * Barlow Twins / D.
+
+    Args:
+        num_features, projector, lambd, group, generator: see :class:`SelfSupervised`.
+        mu: weight of Barlow Twins.
+        multi_label: whether images have several labels.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        projector: Sequence[int],
+        lambd: float,
+        group: dist.ProcessGroup | None,
+        generator: torch.Generator | None,
+        *,
+        mu: float,
+        multi_label: bool,
+    ) -> None:
+        super().__init__(num_features, projector, lambd, group, generator)
+        self.mu = mu
+        self.classification: nn.Module = MultiLabelLoss() if multi_label else CrossEntropy()
+
+    def terms(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """``loss``, ``cross_entropy`` and ``barlow_twins`` (without mu)."""
+        embeddings, costs = [], []
+        for view in batch.views:
+            features = net.forward_features(view)
+            pooled = net.forward_head(features, pre_logits=True)
+            embeddings.append(self.projector(pooled))
+            logits = net.get_classifier()(pooled)
+            costs.append(self.classification(_at_least_float32(logits), batch.labels))
+        entropy = torch.stack(costs).mean()
+        twins = self.criterion(*embeddings)
+        return {
+            "loss": entropy + self.mu * twins,
+            "cross_entropy": entropy.detach(),
+            "barlow_twins": twins.detach(),
+        }
+
+
+@OBJECTIVES.register("supervised")
+def _supervised(*, multi_label: bool, **options: Any) -> SearchObjective:
+    return Supervised(multi_label)
+
+
+@OBJECTIVES.register("ssl")
+def _ssl(
+    *,
+    num_features: int,
+    projector: Sequence[int],
+    lambd: float,
+    group: dist.ProcessGroup | None,
+    generator: torch.Generator | None,
+    **options: Any,
+) -> SearchObjective:
+    return SelfSupervised(num_features, projector, lambd, group, generator)
+
+
+@OBJECTIVES.register("joint")
+def _joint(
+    *,
+    num_features: int,
+    projector: Sequence[int],
+    lambd: float,
+    mu: float,
+    multi_label: bool,
+    group: dist.ProcessGroup | None,
+    generator: torch.Generator | None,
+    **options: Any,
+) -> SearchObjective:
+    return Joint(
+        num_features, projector, lambd, group, generator, mu=mu, multi_label=multi_label
+    )
+
+
+def make_search_objective(
+    name: str,
+    *,
+    num_features: int,
+    num_classes: int,
+    multi_label: bool,
+    projector: Sequence[int] = (2048, 2048, 2048),
+    lambd: float = 0.0051,
+    mu: float = 1.0,
+    group: dist.ProcessGroup | None = None,
+    generator: torch.Generator | None = None,
+) -> SearchObjective:
+    """The objective of that name; one of the user's takes what it needs of the rest."""
+    return OBJECTIVES.get(name)(
+        num_features=num_features,
+        num_classes=num_classes,
+        multi_label=multi_label,
+        projector=tuple(projector),
+        lambd=lambd,
+        mu=mu,
+        group=group,
+        generator=generator,
+    )

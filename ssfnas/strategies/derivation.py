@@ -1,0 +1,197 @@
+"""From the weights of all operations to the few that a genotype keeps (discretisation)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ssfnas.errors import NumericalError, RequestError
+from ssfnas.registry import Registry
+from ssfnas.spaces import Genotype
+from ssfnas.spaces.cells import CELL_TYPES, cell_edges, nodes_of
+from ssfnas.spaces.genotype import Edge
+
+Table = dict[tuple[int, int], list[tuple[float, str]]]
+"""Edge (from, to) -> (weight, operation) from the strongest on, ``none`` left out."""
+
+Rule = Callable[[Table, int, float], list[Edge]]
+"""``(table, nodes, threshold)`` -> the edges to keep."""
+
+DERIVATIONS: Registry[Rule] = Registry("derivation")
+
+
+@DERIVATIONS.register("darts")
+def two_best(table: Table, nodes: int, threshold: float) -> list[Edge]:
+    """For each node the two incoming edges with the largest weight, the best operation on each.
+
+    arXiv 1806.09055, section 2.4. The threshold has no part in it.
+    """
+    kept: list[Edge] = []
+    for to in range(2, nodes + 2):
+        best = [(*table[start, to][0], start) for start in range(to)]
+        # Sorting is stable: of equal weights the lowest index is first.
+        best.sort(key=lambda entry: -entry[0])
+        kept += [(name, start, to) for _, name, start in best[:2]]
+    return kept
+
+
+@DERIVATIONS.register("threshold")
+def two_best_above(table: Table, nodes: int, threshold: float) -> list[Edge]:
+    """As ``darts``, but only operations with at least the threshold's weight: 0 to 2 a node."""
+    return [
+        (name, start, to)
+        for name, start, to in two_best(table, nodes, threshold)
+        if table[start, to][0][0] >= threshold
+    ]
+
+
+@DERIVATIONS.register("threshold_edge")
+def two_an_edge_above(table: Table, nodes: int, threshold: float) -> list[Edge]:
+    """On every edge up to two operations, each with at least the threshold's weight."""
+    return [
+        (name, start, to)
+        for start, to in cell_edges(nodes)
+        for weight, name in table[start, to][:2]
+        if weight >= threshold
+    ]
+
+
+def derive(
+    weights: Mapping[str, Tensor],
+    operations: Sequence[str],
+    rule: str,
+    threshold: float = 0.85,
+) -> Genotype:
+    """The genotype that a rule reads from the weights of the operations.
+
+    Ties go to the lowest index. ``none`` is never kept. A node that keeps no edge, and whatever only
+    such nodes feed, is left out.
+
+    Args:
+        weights: ``{"normal": [E, O], "reduce": [E, O]}``, after the relaxation; edges in the order
+            of :func:`~ssfnas.spaces.cells.cell_edges`.
+        operations: names of the O columns.
+        rule: a name of :data:`DERIVATIONS`.
+        threshold: smallest weight that the threshold rules keep.
+
+    Raises:
+        RequestError: an unknown rule, tables of a wrong shape, no operation besides ``none``, or a
+            cell that would be empty.
+        NumericalError: a weight is NaN or infinite.
+    """
+    choose = DERIVATIONS.get(rule)
+    parts: dict[str, tuple[Edge, ...]] = {}
+    concats: dict[str, tuple[int, ...]] = {}
+    for cell in CELL_TYPES:
+        table, nodes = _table(cell, weights, operations)
+        edges = choose(table, nodes, threshold)
+        parts[cell], concats[cell] = _reached(edges)
+        if not edges:
+            raise RequestError(_empty(cell, table, rule, threshold))
+    return Genotype(parts["normal"], concats["normal"], parts["reduce"], concats["reduce"])
+
+
+def limit(
+    genotype: Genotype,
+    weights: Mapping[str, Tensor],
+    operations: Sequence[str],
+    fits: Callable[[Genotype], bool],
+) -> Genotype:
+    """Drop operations, the weakest of both cells first, until ``fits`` accepts what is left.
+
+    Of equal weights the last goes first, the reduction cell's before the normal cell's. An operation
+    is passed over where a cell would be empty without it.
+
+    Args:
+        genotype: what :func:`derive` gave for these weights.
+        weights, operations: as for :func:`derive`.
+        fits: whether the network of a genotype is small enough.
+
+    Raises:
+        RequestError: not even the smallest genotype that can be reached fits.
+    """
+    strength = {}
+    for cell in CELL_TYPES:
+        table, _ = _table(cell, weights, operations)
+        for (start, to), entries in table.items():
+            strength.update({(cell, name, start, to): weight for weight, name in entries})
+    current = genotype.pruned()
+    while not fits(current):
+        ranked = [
+            (strength[(cell, *edge)], -order, -position, cell, position)
+            for order, cell in enumerate(CELL_TYPES)
+            for position, edge in enumerate(current.edges(cell))
+        ]
+        for *_, cell, position in sorted(ranked):
+            smaller = _without(current, cell, position)
+            if smaller is not None:
+                current = smaller
+                break
+        else:
+            raise RequestError(
+                "the limits of parameters and multiply-adds cannot be kept: the network is too "
+                "large with a single operation in each cell; raise --max-params and --max-flops, "
+                "or give fewer --channels or --layers"
+            )
+    return current
+
+
+def _without(genotype: Genotype, cell: str, position: int) -> Genotype | None:
+    """The genotype without one edge, or None where that empties the cell."""
+    edges = genotype.edges(cell)
+    kept, concat = _reached([*edges[:position], *edges[position + 1 :]])
+    if not kept:
+        return None
+    parts = {name: genotype.edges(name) for name in CELL_TYPES} | {cell: kept}
+    concats = {name: genotype.concat(name) for name in CELL_TYPES} | {cell: concat}
+    return Genotype(parts["normal"], concats["normal"], parts["reduce"], concats["reduce"])
+
+
+def _reached(edges: Sequence[Edge]) -> tuple[tuple[Edge, ...], tuple[int, ...]]:
+    """The edges that the inputs reach, and the nodes that have any of them."""
+    present = {0, 1}
+    kept: list[Edge] = []
+    for to in sorted({to for _, _, to in edges}):
+        arriving = [edge for edge in edges if edge[2] == to and edge[1] in present]
+        if arriving:
+            present.add(to)
+            kept += arriving
+    return tuple(kept), tuple(sorted(present - {0, 1}))
+
+
+def _table(
+    cell: str, weights: Mapping[str, Tensor], operations: Sequence[str]
+) -> tuple[Table, int]:
+    if cell not in weights:
+        raise RequestError(f"weights of the {cell} cell are missing: give normal and reduce")
+    values = torch.as_tensor(weights[cell]).detach().cpu().double()
+    if values.dim() != 2 or values.shape[1] != len(operations):
+        raise RequestError(
+            f"weights of the {cell} cell have the shape {tuple(values.shape)}: "
+            f"it has to be [edges, {len(operations)}], a column for each operation"
+        )
+    if all(name == "none" for name in operations):
+        raise RequestError("no operation besides 'none': a genotype needs others to keep")
+    nodes = nodes_of(values.shape[0])
+    if not bool(values.isfinite().all()):
+        raise NumericalError(f"a weight of the {cell} cell is NaN or infinite: none can be kept")
+    table: Table = {}
+    for edge, row in zip(cell_edges(nodes), values.tolist(), strict=True):
+        entries = [entry for entry in zip(row, operations, strict=True) if entry[1] != "none"]
+        table[edge] = sorted(entries, key=lambda entry: -entry[0])
+    return table, nodes
+
+
+def _empty(cell: str, table: Table, rule: str, threshold: float) -> str:
+    largest = sorted(
+        ((weight, name, edge) for edge, entries in table.items() for weight, name in entries),
+        key=lambda entry: -entry[0],
+    )[:3]
+    shown = ", ".join(f"{weight:.4f} ({name} {i} -> {j})" for weight, name, (i, j) in largest)
+    return (
+        f"the {cell} cell would be empty: no operation that {rule} picks has a weight of at least "
+        f"the threshold {threshold:g}; the largest weights are {shown}; derive again with a lower "
+        "--threshold, or: python -m ssfnas.derive --run DIR --derive darts"
+    )

@@ -1,0 +1,121 @@
+"""Rules that stop a search before it collapses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ssfnas.config import SearchConfig
+from ssfnas.registry import Registry
+
+
+@dataclass(frozen=True)
+class StopDecision:
+    """That a search stops.
+
+    Attributes:
+        reason: for people.
+        use_epoch: the epoch after which the alphas are still good; 0 is before the first.
+    """
+
+    reason: str
+    use_epoch: int
+
+
+class Stopper(Protocol):
+    """A rule that is asked after each epoch."""
+
+    def update(self, epoch: int, value: float) -> StopDecision | None:
+        """Take the value measured after ``epoch`` (from 1) and say whether to stop."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+
+
+STOPPERS: Registry[Callable[[SearchConfig], Stopper]] = Registry("early stopping rule")
+
+
+class SkipStopper:
+    """Stops when the normal cell would have too many skip connections (DARTS+, arXiv 1909.06035).
+
+    The alphas of the epoch that reached the number are used, as in the source.
+
+    Args:
+        max_skips: skip connections at which to stop.
+        after: epochs before which nothing stops.
+    """
+
+    def __init__(self, max_skips: int, after: int) -> None:
+        self.max_skips, self.after = max_skips, after
+
+    def update(self, epoch: int, value: float) -> StopDecision | None:
+        """``value`` is the number of skip connections in the derived normal cell."""
+        if epoch <= self.after or value < self.max_skips:
+            return None
+        return StopDecision(
+            f"the normal cell has {value:g} skip connections after epoch {epoch} "
+            f"(--max-skips {self.max_skips})",
+            epoch,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing is remembered."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing is remembered."""
+
+
+class HessianStopper:
+    """Stops when the Hessian's top eigenvalue grows (RobustDARTS, arXiv 1909.09656).
+
+    With m(e) the mean over the last ``window`` epochs up to e: stop after epoch e when
+    m(e) > factor * m(e - window), and go back to epoch e - window.
+
+    Args:
+        window: epochs of a mean.
+        factor: growth at which to stop.
+        after: epochs before which nothing stops.
+    """
+
+    def __init__(self, window: int, factor: float, after: int) -> None:
+        self.window, self.factor, self.after = window, factor, after
+        self.values: list[float] = []
+
+    def update(self, epoch: int, value: float) -> StopDecision | None:
+        """``value`` is the eigenvalue after ``epoch``."""
+        self.values.append(float(value))
+        if epoch <= self.after or len(self.values) < 2 * self.window:
+            return None
+        now = math.fsum(self.values[-self.window :]) / self.window
+        before = math.fsum(self.values[-2 * self.window : -self.window]) / self.window
+        if not now > self.factor * before:
+            return None
+        return StopDecision(
+            f"the Hessian's top eigenvalue grew from {before:.4g} to {now:.4g} (means of "
+            f"{self.window} epochs); back to epoch {epoch - self.window}",
+            epoch - self.window,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The values so far."""
+        return {"values": list(self.values)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.values = list(state["values"])
+
+
+@STOPPERS.register("skip")
+def _skip(config: SearchConfig) -> Stopper:
+    return SkipStopper(config.max_skips, config.early_stop_after)
+
+
+@STOPPERS.register("hessian")
+def _hessian(config: SearchConfig) -> Stopper:
+    return HessianStopper(config.hessian_window, config.hessian_factor, config.early_stop_after)
