@@ -46,10 +46,10 @@ def write(parts: Mapping[str, Any], style: str | None) -> str:
                     f"node {node} of the {name} cell has not two edges: the darts text has two for "
                     "each, use fairdarts"
                 )
-            edges = [(op, start) for op, start, _ in sorted(values, key=lambda edge: edge[2])]
+            in_order = sorted(values, key=lambda edge: edge[2])
+            fields.append(f"{name}={[(op, start) for op, start, _ in in_order]!r}")
         else:
-            edges = [(op, to, start) for op, start, to in values]
-        fields.append(f"{name}={edges!r}")
+            fields.append(f"{name}={[(op, to, start) for op, start, to in values]!r}")
     return f"Genotype({', '.join(fields)})"
 
 

@@ -66,8 +66,8 @@ def derive(
 ) -> Genotype:
     """The genotype that a rule reads from the weights of the operations.
 
-    Ties go to the lowest index. ``none`` is never kept. A node that keeps no edge, and whatever only
-    such nodes feed, is left out.
+    Ties go to the lowest index. ``none`` is never kept. A node that keeps no edge, and whatever
+    only such nodes feed, is left out.
 
     Args:
         weights: ``{"normal": [E, O], "reduce": [E, O]}``, after the relaxation; edges in the order
@@ -86,9 +86,10 @@ def derive(
     concats: dict[str, tuple[int, ...]] = {}
     for cell in CELL_TYPES:
         table, nodes = _table(cell, weights, operations)
-        edges = choose(table, nodes, threshold)
-        parts[cell], concats[cell] = _reached(edges)
-        if not edges:
+        # In the weights' own precision: 0.9 in fp32 is less than 0.9.
+        smallest = float(torch.as_tensor(threshold, dtype=weights[cell].dtype))
+        parts[cell], concats[cell] = _reached(choose(table, nodes, smallest))
+        if not parts[cell]:
             raise RequestError(_empty(cell, table, rule, threshold))
     return Genotype(parts["normal"], concats["normal"], parts["reduce"], concats["reduce"])
 
@@ -101,8 +102,8 @@ def limit(
 ) -> Genotype:
     """Drop operations, the weakest of both cells first, until ``fits`` accepts what is left.
 
-    Of equal weights the last goes first, the reduction cell's before the normal cell's. An operation
-    is passed over where a cell would be empty without it.
+    Of equal weights the last goes first, the reduction cell's before the normal cell's. An
+    operation is passed over where a cell would be empty without it.
 
     Args:
         genotype: what :func:`derive` gave for these weights.
