@@ -6,7 +6,7 @@ from torchvision.transforms.autoaugment import AutoAugment, AutoAugmentPolicy
 
 from ssfnas.data import make_views
 from ssfnas.data.policies import CIFAR10_POLICY, magnitudes
-from ssfnas.data.policy_operations import FILL, NAMES, OPERATIONS
+from ssfnas.data.policy_operations import FILL, NAMES, OPERATIONS, SIGNED
 
 NEAREST = InterpolationMode.NEAREST
 OTHER_NAMES = {
@@ -135,11 +135,9 @@ def test_auto_contrast_stretches_to_all_levels():
     assert result[0, :, :, 0].tolist() == [[0, 51, 255], [85, 170, 204]]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*sorted(SIGNED), "identity", "posterise"])
 def test_the_weakest_magnitude_leaves_the_image(name):
     images = some_images((33, 31), 3)
-    if name in ("auto_contrast", "equalise", "invert", "solarise"):
-        pytest.skip("has no magnitude that leaves the image")
     weakest = magnitudes(10, shear=1, translate=(9, 9), rotate=90, blend=0.9, bits=4)[:, 0]
     result = OPERATIONS[name](images, weakest[NAMES.index(name)].expand(len(images)))
     assert torch.equal(result, images)

@@ -1,0 +1,280 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssfnas.data import ImageStream, channel_statistics, make_views
+from ssfnas.data.decoding import FolderImages
+from ssfnas.data.folder import read_folder
+from ssfnas.data.resizing import resize_square
+from ssfnas.errors import RequestError
+
+
+def draw(path, size=(8, 8), mode="RGB", seed=0, **options):
+    """An image of noise at ``path``; its pixels."""
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    shape = (*size, channels) if channels > 1 else size
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return pixels
+
+
+def some_folder(root, train=(5, 3), test=(2, 1), **options):
+    seed = 0
+    for part, counts in (("train", train), ("test", test)):
+        for label, count in enumerate(counts):
+            for number in range(count):
+                draw(root / part / f"class{label}" / f"{number}.png", seed=seed, **options)
+                seed += 1
+    return root
+
+
+def refused(root, **options):
+    with pytest.raises(RequestError) as caught:
+        read_folder(root, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_train_and_test_folders_are_read_as_they_are(tmp_path):
+    root = tmp_path / "birds"
+    pixels = {}
+    for part, name, number in (
+        ("train", "tit", 0),
+        ("train", "finch", 0),
+        ("train", "finch", 1),
+        ("test", "tit", 0),
+        ("valid", "finch", 0),
+    ):
+        key = (part, name, number)
+        pixels[key] = draw(root / part / name / f"{number}.png", (6, 9), seed=len(pixels))
+    (root / "train" / "finch" / "notes.txt").write_text("not an image")
+    (root / "train" / ".hidden").mkdir()
+    draw(root / "train" / "finch" / "._0.png")
+    parts = read_folder(root)
+    assert parts.name == "birds"
+    assert parts.class_names == ("finch", "tit")
+    assert parts.train.labels.tolist() == [0, 0, 1]
+    assert np.array_equal(parts.train.images[1].numpy(), pixels["train", "finch", 1])
+    assert np.array_equal(parts.test.images[0].numpy(), pixels["test", "tit", 0])
+    assert parts.test.labels.tolist() == [1]
+    assert parts.validation.labels.tolist() == [0]
+    assert parts.train.image_size == (6, 9)
+
+
+def test_folders_of_one_level_are_split_class_by_class(tmp_path):
+    seen = {}
+    for name, count in (("a", 10), ("b", 4), ("c", 1)):
+        for number in range(count):
+            pixels = draw(tmp_path / name / f"{number}.png", seed=len(seen))
+            seen[pixels.tobytes()] = name
+    parts = read_folder(tmp_path)
+    assert parts.train.class_counts(3) == [8, 3, 1]
+    assert parts.test.class_counts(3) == [2, 1, 0]
+    together = [
+        image.numpy().tobytes() for part in (parts.train, parts.test) for image in part.images
+    ]
+    assert sorted(together) == sorted(seen)
+    again, other = read_folder(tmp_path), read_folder(tmp_path, seed=1)
+    assert torch.equal(again.test.images, parts.test.images)
+    assert not torch.equal(other.test.images, parts.test.images)
+
+
+def test_images_are_found_at_any_depth(tmp_path):
+    root = some_folder(tmp_path)
+    draw(root / "train" / "class1" / "deeper" / "still" / "x.png")
+    assert read_folder(root).train.class_counts(2) == [5, 4]
+
+
+def test_grey_stays_grey_only_where_all_are(tmp_path):
+    root = some_folder(tmp_path, mode="L")
+    grey = read_folder(root)
+    assert grey.train.in_channels == 1
+    pixels = draw(root / "test" / "class1" / "colour.png")
+    colour = read_folder(root)
+    assert colour.train.in_channels == 3
+    assert torch.equal(colour.train.images, grey.train.images.expand(-1, -1, -1, 3))
+    assert np.array_equal(colour.test.images[-1].numpy(), pixels)
+
+
+def test_transparency_palettes_and_bits_are_decoded(tmp_path):
+    root = some_folder(tmp_path)
+    pixels = draw(root / "train" / "class1" / "a.png", mode="RGBA")
+    palette = Image.new("P", (8, 8), 3)
+    palette.putpalette([value for level in range(256) for value in (level, 2 * level % 256, 7)])
+    palette.save(root / "train" / "class1" / "b.png")
+    Image.new("1", (8, 8), 1).save(root / "train" / "class1" / "c.png")
+    images = read_folder(root).train.images[-3:]
+    assert np.array_equal(images[0].numpy(), pixels[..., :3])
+    assert images[1].flatten(0, 1).unique(dim=0).tolist() == [[3, 6, 7]]
+    assert images[2].unique().tolist() == [255]
+
+
+def test_images_are_turned_upright(tmp_path):
+    root = some_folder(tmp_path, train=(2, 2), test=(1, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    pixels = draw(root / "train" / "class1" / "x.png", exif=exif)
+    image = read_folder(root).train.images[-1].numpy()
+    assert np.array_equal(image, np.rot90(pixels, -1))
+    draw(root / "train" / "class1" / "x.png", (4, 16), exif=exif)
+    assert "x.png: 4 x 16 pixels" in refused(root)
+
+
+def test_images_of_several_sizes_need_one_to_be_given(tmp_path):
+    root = some_folder(tmp_path)
+    pixels = draw(root / "train" / "class1" / "z.png", (12, 20))
+    message = refused(root)
+    assert "z.png: 20 x 12 pixels" in message
+    assert "--image-size" in message
+    parts = read_folder(root, image_size=8)
+    assert parts.train.image_size == (8, 8)
+    expected = resize_square(torch.from_numpy(pixels)[None], 8)
+    assert torch.equal(parts.train.images[-1:], expected)
+
+
+def test_resizing_keeps_the_middle_and_its_proportions():
+    ramp = torch.arange(0, 240, 2, dtype=torch.uint8).expand(60, 120)[None, :, :, None]
+    small = resize_square(ramp, 30)
+    assert small.shape == (1, 30, 30, 1)
+    # Half the size: columns 30 ... 90 of the image, two at a time, far from its edges.
+    expected = torch.arange(30) * 4 + 61
+    assert (small[0, 15, :, 0].int() - expected).abs().max() <= 1
+    assert resize_square(ramp, 60).shape == (1, 60, 60, 1)
+    same = torch.zeros(2, 5, 5, 3, dtype=torch.uint8)
+    assert resize_square(same, 5) is same
+
+
+def test_layouts_that_are_none_are_told(tmp_path):
+    assert "no class folders" in refused(tmp_path)
+    draw(tmp_path / "only" / "a.png")
+    assert "only the class 'only'" in refused(tmp_path) or "single image" in refused(tmp_path)
+    draw(tmp_path / "other" / "a.png")
+    assert "single image" in refused(tmp_path)
+    (tmp_path / "void").mkdir()
+    assert str(tmp_path / "void") in refused(tmp_path)
+
+
+def test_parts_that_do_not_fit_are_told(tmp_path):
+    root = some_folder(tmp_path)
+    (root / "train" / "class9").mkdir()
+    assert str(root / "train" / "class9") in refused(root)
+    (root / "train" / "class9").rmdir()
+    draw(root / "test" / "class7" / "a.png")
+    assert "'class7' has no training images" in refused(root)
+    (root / "test" / "class7" / "a.png").unlink()
+    (root / "test" / "class7").rmdir()
+    (root / "test").rename(root / "tests")
+    assert "no test folder" in refused(root)
+    (root / "test").mkdir()
+    assert str(root / "test") in refused(root)
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "empty"])
+def test_damaged_images_are_named(tmp_path, damage):
+    root = some_folder(tmp_path)
+    path = root / "train" / "class0" / "3.png"
+    content = path.read_bytes()
+    path.write_bytes({"text": b"hello", "cut": content[: len(content) // 2], "empty": b""}[damage])
+    assert f"{path}: cannot be decoded" in refused(root)
+
+
+def test_deep_images_are_refused(tmp_path):
+    root = some_folder(tmp_path)
+    path = root / "train" / "class0" / "x.png"
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(path)
+    message = refused(root)
+    assert str(path) in message
+    assert "8 bits" in message
+
+
+def lazy_and_resident(root, **options):
+    lazy = read_folder(root, in_memory_bytes=0, **options)
+    resident = read_folder(root, **options)
+    assert isinstance(lazy.train.images, FolderImages)
+    assert isinstance(resident.train.images, torch.Tensor)
+    return lazy, resident
+
+
+@pytest.mark.parametrize("image_size", [None, 6])
+def test_images_left_in_their_files_are_the_same(tmp_path, image_size):
+    lazy, resident = lazy_and_resident(some_folder(tmp_path), image_size=image_size)
+    assert torch.equal(lazy.train.images.decoded(), resident.train.images)
+    assert lazy.train.image_size == resident.train.image_size
+    assert lazy.train.in_channels == 3
+    indices = torch.tensor([4, 0, 7])
+    assert torch.equal(lazy.train.gather(indices), resident.train.gather(indices))
+    some, same = lazy.train.subset(indices), resident.train.subset(indices)
+    assert torch.equal(some.images.decoded(), same.images)
+    assert torch.equal(some.labels, same.labels)
+    assert channel_statistics(lazy.train) == channel_statistics(resident.train)
+    assert lazy.train.lazy
+    assert not resident.train.lazy
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streams_of_files_are_those_of_memory(tmp_path, workers):
+    lazy, resident = lazy_and_resident(some_folder(tmp_path, train=(9, 6)))
+    views = make_views("barlow_twins", image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3)
+    state = torch.get_rng_state()
+
+    def stream(images, workers):
+        return ImageStream(
+            images,
+            torch.arange(15),
+            4,
+            views,
+            seed=1,
+            device="cpu",
+            num_classes=2,
+            mixup=0.5,
+            world_size=2,
+            rank=1,
+            workers=workers,
+            dtype=torch.float64,
+            chunk=4,
+        )
+
+    ours, theirs = stream(lazy.train, workers), stream(resident.train, 0)
+
+    def same(batches):
+        for _ in range(batches):
+            one, other = ours.next(), theirs.next()
+            assert torch.equal(one.indices, other.indices)
+            assert torch.equal(one.labels, other.labels)
+            assert all(torch.equal(x, y) for x, y in zip(one.views, other.views, strict=True))
+
+    same(6)
+    for batches in (ours, theirs):
+        batches.load_state_dict({**batches.state_dict(), "position": 3})
+    same(4)
+    ours.close()
+    same(2)
+    ours.close()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_damaged_later_is_named(tmp_path, workers):
+    lazy, _ = lazy_and_resident(some_folder(tmp_path))
+    path = lazy.train.images.paths[2]
+    path.write_bytes(path.read_bytes()[:60])
+    views = make_views("none", image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3)
+    batches = ImageStream(
+        lazy.train, torch.arange(8), 8, views, seed=0, device="cpu", workers=workers
+    )
+    with pytest.raises(RequestError) as caught:
+        batches.next()
+    batches.close()
+    assert str(caught.value).startswith(f"{path}: cannot be decoded")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_of_another_size_later_is_named(tmp_path):
+    lazy, _ = lazy_and_resident(some_folder(tmp_path))
+    path = lazy.train.images.paths[1]
+    draw(path, (9, 8))
+    with pytest.raises(RequestError, match="8 x 9 pixels"):
+        lazy.train.gather(torch.tensor([1]))
