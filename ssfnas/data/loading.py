@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -69,7 +70,8 @@ def decoded_batches(
         images: where they come from.
         rows: the positions of a batch of that number.
         start: the first batch.
-        workers: processes that decode ahead; 0: decoded here when asked for.
+        workers: processes that decode ahead, at most one a processor; 0: decoded here when asked
+            for.
         pin: whether they are put where a GPU fetches them quickly.
 
     Raises:
@@ -78,7 +80,7 @@ def decoded_batches(
     loader: DataLoader[Tensor] = DataLoader(
         _Decoded(images),
         batch_sampler=_Batches(rows, start),  # type: ignore[arg-type]
-        num_workers=workers,
+        num_workers=min(workers, os.cpu_count() or 1),
         collate_fn=_as_they_are,
         worker_init_fn=_ignore_signals,
         pin_memory=pin,

@@ -12,7 +12,7 @@ from ssfnas.data.views import VIEWS, CropFlip, Parameters, to_float
 
 _IDENTITY = NAMES.index("identity")
 
-# The 25 sub-policies that AutoAugment found on CIFAR-10 (Cubuk et al., 2019, table 7): twice an
+# The 25 sub-policies that AutoAugment found on CIFAR-10 (Cubuk et al., 2019): twice an
 # operation, its probability in tenths, and the number of its magnitude.
 CIFAR10_POLICY = (
     (("invert", 1, 7), ("contrast", 2, 6)),

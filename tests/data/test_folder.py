@@ -1,3 +1,7 @@
+import multiprocessing
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -254,6 +258,28 @@ def test_streams_of_files_are_those_of_memory(tmp_path, workers):
     same(2)
     ours.close()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_is_left_to_the_parent(tmp_path, number):
+    lazy, resident = lazy_and_resident(some_folder(tmp_path))
+    views = make_views("crop_flip", image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3)
+    ours, theirs = (
+        ImageStream(part.train, torch.arange(8), 4, views, seed=0, device="cpu", workers=1, chunk=4)
+        for part in (lazy, resident)
+    )
+    before = set(multiprocessing.active_children())
+    batches = [ours.next()]
+    started = set(multiprocessing.active_children()) - before
+    assert len(started) == 1
+    for process in started:
+        os.kill(process.pid, number)
+    batches += [ours.next() for _ in range(12)]
+    assert all(process.is_alive() for process in started)
+    for batch in batches:
+        assert torch.equal(batch.views[0], theirs.next().views[0])
+    ours.close()
+    assert not any(process.is_alive() for process in started)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
