@@ -215,7 +215,7 @@ def _edge(cell: str, edge: Any) -> Edge:
     if not isinstance(edge, (list, tuple)) or len(edge) != 3:
         raise RequestError(f"{where} has to be [operation, from, to]")
     name, start, to = edge
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or not name.isprintable():
         raise RequestError(f"{where}: the operation has to be a name")
     if type(start) is not int or type(to) is not int:
         raise RequestError(f"{where}: from and to have to be whole numbers")
