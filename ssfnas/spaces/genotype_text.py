@@ -17,6 +17,7 @@ from ssfnas.errors import RequestError
 
 STYLES = ("darts", "fairdarts")
 _FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
+_LONGEST_RANGE = 1000
 _START = re.compile(r"\bGenotype\s*\(")
 
 
@@ -111,16 +112,16 @@ def _fields(call: ast.Call) -> dict[str, ast.expr]:
 
 
 def _value(name: str, node: ast.expr) -> Any:
-    """A literal, ``range(...)`` or ``list(range(...))`` with whole numbers."""
+    """A literal, ``range(...)`` of whole numbers, or a list of that."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         if node.func.id in ("list", "tuple") and len(node.args) == 1:
             return _value(name, node.args[0])
-        numbers = [ast.literal_eval(argument) for argument in node.args]
-        whole = all(type(number) is int for number in numbers)
-        if node.func.id == "range" and whole and 1 <= len(numbers) <= 3:
-            values = range(*numbers)
-            # Kept as a range: len() fails on the longest, and nothing may unroll it unchecked.
-            if values[1000:]:
+        numbers = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        bounds = [number for number in numbers if type(number) is int]
+        if node.func.id == "range" and len(bounds) == len(node.args) and 1 <= len(bounds) <= 3:
+            values = range(*bounds)
+            # len() fails on the longest ranges, which are quickly written.
+            if values[_LONGEST_RANGE:]:
                 raise RequestError(f"genotype: {name} is {values}: too long for one cell")
             return list(values)
     try:

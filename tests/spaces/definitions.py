@@ -89,7 +89,7 @@ def operation(
         return torch.zeros_like(x)[:, :, ::stride, ::stride]
     if name == "skip_connect":
         return x if stride == 1 else factorized_reduce(x, parameters, affine)
-    kind, _, kernel = name.split("_", 2)
+    kind = name.split("_")[0]
     if name.endswith("pool_3x3"):
         y = pool(x, kind, stride)
         return batch_norm(y) if searching else y
