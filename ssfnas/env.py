@@ -7,7 +7,6 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ssfnas.commandline import main as run_command
 from ssfnas.environment import commit, package_versions, processor
@@ -68,12 +67,12 @@ def _backends() -> Iterator[tuple[str, str]]:
     try:
         from ssfnas.ops import backends
 
-        found: Any = backends()
+        found = backends()
     except Exception as error:
         yield "backends fail", _reason(error)
         return
-    for name, state in found.items():
-        yield f"backend {name}", "available" if state in (None, True, "") else str(state)
+    for name, reason in found.items():
+        yield f"backend {name}", reason or "available"
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 from collections.abc import Iterable
@@ -19,7 +21,7 @@ from ssfnas.errors import RequestError
 _TIMEOUT = timedelta(hours=2)
 
 
-@dataclass(frozen=True)
+@dataclass
 class World:
     """One process among those that train together.
 
@@ -75,9 +77,12 @@ class World:
         return json.loads(bytes(data.tolist()).decode())
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group; nothing is communicated afterwards."""
         if self.group is not None and dist.is_initialized():
+            # A group that something still refers to when Python ends aborts the process at random.
+            self.group = None
             dist.destroy_process_group()
+            atexit.register(gc.collect)
 
 
 def start_world(device: str = "auto") -> World:

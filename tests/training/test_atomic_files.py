@@ -23,7 +23,7 @@ def failing(code: int):
 
 
 def _open_full(*arguments):
-    return _FullFile(open(*arguments))  # noqa: SIM115
+    return _FullFile(open(*arguments))
 
 
 class _FullFile:
