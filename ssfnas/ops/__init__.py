@@ -1,5 +1,18 @@
-"""The hot path as functions: a reference each, and the fastest form that fits."""
+"""The hot path as functions: for each a reference, and the fastest form that can run here."""
 
 from ssfnas.ops.barlow_twins_loss import barlow_twins_loss, barlow_twins_loss_reference
+from ssfnas.ops.mixed_norm_sum import mixed_norm_sum, mixed_norm_sum_reference
+from ssfnas.ops.mixed_sum import mixed_sum, mixed_sum_reference
+from ssfnas.ops.selection import BackendError, backend, backends
 
-__all__ = ["barlow_twins_loss", "barlow_twins_loss_reference"]
+__all__ = [
+    "BackendError",
+    "backend",
+    "backends",
+    "barlow_twins_loss",
+    "barlow_twins_loss_reference",
+    "mixed_norm_sum",
+    "mixed_norm_sum_reference",
+    "mixed_sum",
+    "mixed_sum_reference",
+]

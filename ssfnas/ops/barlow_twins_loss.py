@@ -9,9 +9,26 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssfnas.errors import RequestError
 from ssfnas.ops.collectives import gather_rows
+from ssfnas.ops.layout import accumulator
+from ssfnas.ops.selection import (
+    choose,
+    primitive,
+    requested,
+    wants_reference,
+    without_autocast,
+)
+from ssfnas.ops.torch_barlow_twins import is_dual
 
 METHODS = ("auto", "primal", "dual")
+_OP = "barlow_twins_loss"
+
+
+def standardized(z: Tensor, eps: float = 1e-5) -> Tensor:
+    """Columns of z [N, D] with mean 0 and biased variance 1 over the rows, at least in float32."""
+    z = z.to(accumulator(z.dtype))
+    return (z - z.mean(0)) / (z.var(0, correction=0) + eps).sqrt()
 
 
 def barlow_twins_loss_reference(
@@ -24,109 +41,16 @@ def barlow_twins_loss_reference(
     method: str = "auto",
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """The definition: differentiable any number of times; see :func:`barlow_twins_loss`.
+    """The definition of :func:`barlow_twins_loss`, differentiable any number of times.
 
-    ``method`` is accepted and changes nothing.
+    ``method`` is checked and changes nothing.
     """
-    check(z1, z2, method, group)
-    if group is not None:
-        z1, z2 = gather_rows(z1, group), gather_rows(z2, group)
-    n, d = z1.shape
-
-    def standardized(z: Tensor) -> Tensor:
-        z = z if z.dtype == torch.float64 else z.float()
-        return (z - z.mean(0)) / (z.var(0, correction=0) + eps).sqrt()
-
-    with torch.autocast(z1.device.type, enabled=False):
-        c = standardized(z1).T @ standardized(z2) / n
+    z1, z2 = _whole_batch(z1, z2, method, group)
+    with without_autocast(z1):
+        c = standardized(z1, eps).T @ standardized(z2, eps) / len(z1)
         on_diagonal = (c.diagonal() - 1).square().sum()
-        off_diagonal = c.square().sum() - c.diagonal().square().sum()
+        off_diagonal = (c - c.diagonal().diag()).square().sum()
         return scale * (on_diagonal + lambd * off_diagonal)
-
-
-def check(z1: Tensor, z2: Tensor, method: str, group: dist.ProcessGroup | None) -> None:
-    """Raise ``ValueError`` for embeddings that have no Barlow Twins loss."""
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}: it is one of {', '.join(METHODS)}")
-    if z1.ndim != 2 or z1.shape != z2.shape or z1.dtype != z2.dtype or z1.device != z2.device:
-        raise ValueError(
-            "embeddings are two tensors [N, D] of one shape, dtype and device, not "
-            f"{list(z1.shape)} {z1.dtype} on {z1.device} and {list(z2.shape)} {z2.dtype} on "
-            f"{z2.device}"
-        )
-    if not z1.is_floating_point():
-        raise ValueError(f"embeddings are floating point, not {z1.dtype}")
-    if len(z1) < 2 and group is None:
-        raise ValueError(
-            f"Barlow Twins compares images within a batch: it needs at least 2, not {len(z1)}"
-        )
-
-
-def _standardize(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Standardised columns of z [N, D], and the reciprocal deviations [D]."""
-    z = z if z.dtype == torch.float64 else z.float()
-    variance, mean = torch.var_mean(z, dim=0, correction=0)
-    rstd = (variance + eps).rsqrt()
-    return (z - mean) * rstd, rstd
-
-
-def _standardize_backward(gradient: Tensor, standardized: Tensor, rstd: Tensor) -> Tensor:
-    along = (gradient * standardized).mean(0)
-    return (gradient - gradient.mean(0) - standardized * along) * rstd
-
-
-class _BarlowTwinsLoss(torch.autograd.Function):
-    """Forward and backward by formula.
-
-    dual: with K1 = Z1 Z1', K2 = Z2 Z2', d = diag(Z1' Z2) / N,
-        loss = sum (d - 1)^2 + lambd (<K1, K2> / N^2 - sum d^2), as ||Z1' Z2||^2 = tr(K1 K2);
-        dZ1 = (2 lambd / N^2) K2 Z1 + Z2 e / N, e = 2 (d - 1) - 2 lambd d; dZ2 alike.
-    primal: C = Z1' Z2 / N and its derivative M, dZ1 = Z2 M' / N, dZ2 = Z1 M / N.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, z1: Tensor, z2: Tensor, lambd: float, eps: float, dual: bool) -> Tensor:
-        a, rstd_a = _standardize(z1, eps)
-        b, rstd_b = _standardize(z2, eps)
-        n = len(a)
-        if dual:
-            d = (a * b).sum(0) / n
-            k1, k2 = a @ a.T, b @ b.T
-            squares = (k1 * k2).sum() / n**2
-            extra = (k1, k2, d)
-        else:
-            c = a.T @ b / n
-            d = c.diagonal()
-            squares = c.square().sum()
-            extra = (c,)
-        ctx.save_for_backward(a, b, rstd_a, rstd_b, *extra)
-        ctx.lambd, ctx.dual, ctx.dtype = lambd, dual, z1.dtype
-        return (d - 1).square().sum() + lambd * (squares - d.square().sum())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, rstd_a, rstd_b, *extra = ctx.saved_tensors
-        n, lambd = len(a), ctx.lambd
-        if ctx.dual:
-            k1, k2, d = extra
-            e = (2 * (d - 1) - 2 * lambd * d) / n
-            da = torch.addmm(b * e, k2, a, alpha=2 * lambd / n**2)
-            db = torch.addmm(a * e, k1, b, alpha=2 * lambd / n**2)
-        else:
-            (c,) = extra
-            d = c.diagonal()
-            m = (2 * lambd / n) * c
-            m.diagonal().copy_(2 * (d - 1) / n)
-            da, db = b @ m.T, a @ m
-        da = _standardize_backward(da, a, rstd_a) * gradient
-        db = _standardize_backward(db, b, rstd_b) * gradient
-        return da.to(ctx.dtype), db.to(ctx.dtype), None, None, None
-
-
-def choose_method(n: int, d: int) -> str:
-    """``dual`` where its 8 N^2 D operations are fewer than the primal form's 6 N D^2."""
-    return "dual" if 4 * n < 3 * d else "primal"
 
 
 def barlow_twins_loss(
@@ -146,28 +70,181 @@ def barlow_twins_loss(
 
     Args:
         z1, z2: embeddings [N, D] of two views, N at least 2; float16, bfloat16, float32 or float64.
+            Everything is computed in float32 at least, under autocast as well.
         lambd: weight of the off-diagonal terms.
         scale: factor of the whole.
         eps: added to each variance.
         method: ``"primal"`` builds C [D, D], ``"dual"`` two [N, N] matrices in its place, with the
-            same value; ``"auto"`` takes the one with fewer operations.
+            same value; ``"auto"`` takes the one with fewer operations (dual where N < 3 D / 4).
         group: processes whose rows, in the order of their ranks, are one batch; numbers of rows may
-            differ. Every process gets the loss of the whole; its gradients are right once they are
-            averaged over the processes.
+            differ. Every process gets the loss of the whole, has to weigh it alike, and gets
+            gradients that are right once they are averaged over the processes.
 
     Returns:
         A scalar, float32, or float64 for float64 embeddings. Differentiable once; the reference is
         differentiable any number of times.
 
     Raises:
-        ValueError: shapes, dtypes or devices differ, or there is a single row.
+        RequestError: shapes, dtypes or devices differ, or there are fewer than two rows.
+        BackendError: a backend was asked for by name and cannot take these tensors.
 
     Source: Zbontar et al., arXiv 2103.03230; the dual form follows from ||Z1' Z2||^2 = tr(K1 K2).
     """
-    check(z1, z2, method, group)
+    if wants_reference():
+        return barlow_twins_loss_reference(
+            z1, z2, lambd=lambd, scale=scale, eps=eps, method=method, group=group
+        )
+    z1, z2 = _whole_batch(z1, z2, method, group)
+    if torch.compiler.is_compiling():
+        loss = _forward_op(z1, z2, lambd, eps, _method(z1, method), requested())[0]
+    else:
+        loss = _BarlowTwinsLoss.apply(
+            z1, z2, lambd, eps, _method(z1, method), choose(_OP, (z1, z2), requested())
+        )
+    return loss if scale == 1 else scale * loss
+
+
+def _method(z: Tensor, method: str) -> str:
+    return "dual" if is_dual(z.shape[0], z.shape[1], method) else "primal"
+
+
+def _whole_batch(
+    z1: Tensor, z2: Tensor, method: str, group: dist.ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """The embeddings of all processes, checked."""
+    if method not in METHODS:
+        raise RequestError(f"{_OP}: method is '{method}': it is one of {', '.join(METHODS)}")
+    if z1.dim() != 2 or z1.shape != z2.shape or z1.shape[1] == 0:
+        raise RequestError(
+            f"{_OP}: embeddings have the shapes {list(z1.shape)} and {list(z2.shape)}: both have "
+            "to be [N, D], N images and D dimensions"
+        )
+    if z1.dtype != z2.dtype or not z1.is_floating_point():
+        raise RequestError(
+            f"{_OP}: embeddings are {z1.dtype} and {z2.dtype}: both have to be of one floating "
+            "dtype"
+        )
+    if z1.device != z2.device:
+        raise RequestError(
+            f"{_OP}: embeddings are on {z1.device} and {z2.device}: both have to be on one device"
+        )
     if group is not None:
-        z1, z2 = gather_rows(z1, group), gather_rows(z2, group)
-    if method == "auto":
-        method = choose_method(*z1.shape)
-    with torch.autocast(z1.device.type, enabled=False):
-        return scale * _BarlowTwinsLoss.apply(z1, z2, lambd, eps, method == "dual")
+        # One gathering for both: [n, 2 D] in place of twice [n, D].
+        both = gather_rows(torch.cat([z1, z2], dim=1), group, replicated=True)
+        z1, z2 = both.chunk(2, dim=1)
+    if z1.shape[0] < 2:
+        raise RequestError(
+            f"{_OP}: the batch has {z1.shape[0]} image(s): correlations over a batch need at "
+            "least 2"
+        )
+    return z1, z2
+
+
+class _BarlowTwinsLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, z1: Tensor, z2: Tensor, lambd: float, eps: float, method: str, name: str
+    ) -> Tensor:
+        with without_autocast(z1):
+            loss, saved = primitive(name, "barlow_twins_forward")(
+                z1.contiguous(), z2.contiguous(), lambd, eps, method
+            )
+        ctx.name, ctx.lambd = name, lambd
+        ctx.save_for_backward(*saved[:-1])
+        result: Tensor = loss
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with without_autocast(grad):
+            dz1, dz2 = primitive(ctx.name, "barlow_twins_backward")(
+                (*ctx.saved_tensors, ctx.lambd), grad
+            )
+        needs = ctx.needs_input_grad
+        return dz1 if needs[0] else None, dz2 if needs[1] else None, None, None, None, None
+
+
+# The op returns the loss and what its gradient needs: mean, rstd [2, D], e [D] and the matrix.
+@torch.library.custom_op(
+    "ssfnas::barlow_twins_loss",
+    mutates_args=(),
+    schema="(Tensor z1, Tensor z2, float lambd, float eps, str method, str backend) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _forward_op(
+    z1: Tensor, z2: Tensor, lambd: float, eps: float, method: str, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    name = choose(_OP, (z1, z2), backend)
+    with without_autocast(z1):
+        loss, saved = primitive(name, "barlow_twins_forward")(
+            z1.contiguous(), z2.contiguous(), lambd, eps, method
+        )
+    _, _, mean, rstd, e, matrix, _ = saved
+    return loss, mean, rstd, e, matrix
+
+
+@_forward_op.register_fake
+def _(
+    z1: Tensor, z2: Tensor, lambd: float, eps: float, method: str, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n, d = z1.shape
+    dtype = accumulator(z1.dtype)
+    shapes: list[tuple[Any, ...]] = [(), (2, d), (2, d), (d,)]
+    shapes.append((2, n, n) if method == "dual" else (d, d))
+    loss, mean, rstd, e, matrix = (z1.new_empty(shape, dtype=dtype) for shape in shapes)
+    return loss, mean, rstd, e, matrix
+
+
+@torch.library.custom_op(
+    "ssfnas::barlow_twins_loss_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor z1, Tensor z2, Tensor mean, Tensor rstd, Tensor e, "
+    "Tensor matrix, float lambd, str backend) -> (Tensor, Tensor)",
+)
+def _backward_op(
+    grad: Tensor,
+    z1: Tensor,
+    z2: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    e: Tensor,
+    matrix: Tensor,
+    lambd: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    name = choose(_OP, (z1, z2), backend)
+    saved = (z1.contiguous(), z2.contiguous(), mean, rstd, e, matrix, lambd)
+    with without_autocast(z1):
+        dz1, dz2 = primitive(name, "barlow_twins_backward")(saved, grad)
+    return dz1, dz2
+
+
+@_backward_op.register_fake
+def _(
+    grad: Tensor,
+    z1: Tensor,
+    z2: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    e: Tensor,
+    matrix: Tensor,
+    lambd: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return z1.new_empty(z1.shape), z2.new_empty(z2.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    z1, z2, ctx.lambd, _, _, ctx.backend = inputs
+    ctx.save_for_backward(z1, z2, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _op_backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    dz1, dz2 = _backward_op(grad, *ctx.saved_tensors, ctx.lambd, ctx.backend)
+    needs = ctx.needs_input_grad
+    return dz1 if needs[0] else None, dz2 if needs[1] else None, None, None, None, None
+
+
+_forward_op.register_autograd(_op_backward, setup_context=_setup_context)

@@ -1,7 +1,8 @@
-"""Collective operations with gradients.
+"""Collective operations with gradients, differentiable any number of times.
 
 The convention of the whole package: each process backpropagates its own loss, and gradients are
-*averaged* over the processes afterwards.
+*averaged* over the processes afterwards, which makes them those of the losses' mean. So a gradient
+here is the sum of what every process has for a value.
 """
 
 from __future__ import annotations
@@ -23,45 +24,48 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
+        return all_reduce_sum(gradients[0], ctx.group), None
 
 
 def all_reduce_sum(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Sum of ``x`` over the processes, whose gradient is the sum of theirs."""
+    """Sum of ``x`` over the processes of the group, on each of them."""
     result: Tensor = _SumOverProcesses.apply(x, group)
     return result
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, replicated: bool) -> Tensor:
+        ctx.group, ctx.replicated = group, replicated
         size, rank = dist.get_world_size(group), dist.get_rank(group)
         rows = torch.tensor([len(x)], device=x.device)
-        counts = [torch.zeros_like(rows) for _ in range(size)]
+        counts = [torch.empty_like(rows) for _ in range(size)]
         dist.all_gather(counts, rows, group=group)
         lengths = [int(count) for count in counts]
         ctx.start, ctx.rows = sum(lengths[:rank]), len(x)
-        most = max(lengths)
-        padded = x.new_zeros(most, *x.shape[1:])
+        padded = x.new_zeros(max(lengths), *x.shape[1:])
         padded[: len(x)] = x
         parts = [torch.empty_like(padded) for _ in range(size)]
         dist.all_gather(parts, padded, group=group)
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=ctx.group)
-        return total[ctx.start : ctx.start + ctx.rows], None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        own = slice(ctx.start, ctx.start + ctx.rows)
+        if ctx.replicated:
+            return gradients[0][own] * dist.get_world_size(ctx.group), None, None
+        return all_reduce_sum(gradients[0], ctx.group)[own], None, None
 
 
-def gather_rows(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+def gather_rows(x: Tensor, group: dist.ProcessGroup, *, replicated: bool = False) -> Tensor:
     """Rows of all processes, in the order of their ranks; numbers of rows may differ.
 
-    The gradient of a row is the sum of what every process has for it.
+    Args:
+        x: [n, ...]; sizes but the first, and dtypes, are those of every process.
+        group: the processes.
+        replicated: every process computes the same from the result, and weighs it alike in its
+            loss. Then the backward pass communicates nothing: the sum of gradients over processes
+            is that of this one times their number.
     """
-    result: Tensor = _GatherRows.apply(x, group)
+    result: Tensor = _GatherRows.apply(x, group, replicated)
     return result

@@ -1,0 +1,81 @@
+"""What the sums ask of the tensors that they are given, and how they bring them to one layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssfnas.errors import RequestError
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """What sums over tensors of ``dtype`` are kept in: float32, and float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """The order of a dense copy of ``x``: channels_last where it is that, or a slice of that."""
+    if x.dim() != 4 or x.is_contiguous():
+        return torch.contiguous_format
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    strides = x.stride()
+    # A slice of a channels_last tensor is in its order, with gaps.
+    slice_of_it = x.shape[1] > 1 and strides[1] == 1 and strides[3] > 1 and strides[2] > 1
+    return torch.channels_last if slice_of_it else torch.contiguous_format
+
+
+def in_one_layout(xs: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors, dense and in the order of the first; itself where a tensor is that already."""
+    order = memory_format(xs[0])
+    return [x.contiguous(memory_format=order) for x in xs]
+
+
+def checked(op: str, xs: Sequence[Tensor], weights: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The K tensors in one dtype, and their weights in the dtype of sums over them.
+
+    Under autocast tensors of several dtypes are brought to the widest, as a sum of them would be.
+
+    Raises:
+        RequestError: no tensors, shapes, dtypes or devices that differ, or not one weight each.
+    """
+    xs = list(xs)
+    if not xs:
+        raise RequestError(f"{op}: there is nothing to sum: give at least one tensor")
+    first = xs[0]
+    if weights.dim() != 1 or weights.shape[0] != len(xs):
+        raise RequestError(
+            f"{op}: weights have the shape {list(weights.shape)}: {len(xs)} tensors need "
+            f"[{len(xs)}]"
+        )
+    for k, x in enumerate(xs):
+        if x.shape != first.shape:
+            raise RequestError(
+                f"{op}: tensor {k} has the shape {list(x.shape)} and tensor 0 "
+                f"{list(first.shape)}: all have to have one"
+            )
+        if x.device != first.device:
+            raise RequestError(
+                f"{op}: tensor {k} is on {x.device} and tensor 0 on {first.device}: all have to be "
+                "on one device"
+            )
+        if not x.is_floating_point():
+            raise RequestError(f"{op}: tensor {k} is {x.dtype}: it has to be floating point")
+    if weights.device != first.device:
+        raise RequestError(
+            f"{op}: weights are on {weights.device} and tensors on {first.device}: both have to be "
+            "on one device"
+        )
+    if not weights.is_floating_point():
+        raise RequestError(f"{op}: weights are {weights.dtype}: they have to be floating point")
+    if any(x.dtype != first.dtype for x in xs):
+        if not torch.is_autocast_enabled(first.device.type):
+            named = ", ".join(str(x.dtype) for x in xs)
+            raise RequestError(f"{op}: tensors are {named}: all have to have one dtype")
+        widest = first.dtype
+        for x in xs[1:]:
+            widest = torch.promote_types(widest, x.dtype)
+        xs = [x.to(widest) for x in xs]
+    return xs, weights.to(accumulator(xs[0].dtype))

@@ -1,0 +1,178 @@
+"""Which implementation computes an op: the fastest that can run here, or the one asked for."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssfnas.errors import RequestError
+
+AUTO = "auto"
+REFERENCE = "reference"
+VARIABLE = "SSFNAS_BACKEND"
+
+# From the fastest to the slowest where they run as they should: Triton's interpreter on a CPU is
+# for tests, so nobody gets it without asking.
+_ORDER = {"cuda": ("triton", "native", "torch"), "cpu": ("native", "torch")}
+_MODULES = {
+    "torch": "ssfnas.ops.torch_backend",
+    "native": "ssfnas.ops.native",
+    "triton": "ssfnas.kernels",
+}
+_PRIMITIVES = {
+    "mixed_sum": ("mixed_sum_forward", "mixed_sum_backward"),
+    "mixed_norm_sum": (
+        "norm_statistics",
+        "norm_sum_forward",
+        "norm_sum_reduce",
+        "norm_sum_apply",
+    ),
+    "barlow_twins_loss": ("barlow_twins_forward", "barlow_twins_backward"),
+}
+
+_forced: str | None = None
+
+
+class BackendError(RequestError, RuntimeError):
+    """A backend was asked for that is not known, or cannot run here or on these tensors."""
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Compute the ops with one backend inside a ``with`` block, or in a decorated function.
+
+    It holds for all threads of the process, and goes before the environment variable
+    ``SSFNAS_BACKEND``, which takes the same names. Code compiled by ``torch.compile`` keeps the
+    backend under which it was traced, until it is called under another ``backend(...)``.
+
+    Args:
+        name: ``"torch"``, ``"native"`` or ``"triton"``; ``"auto"`` for the fastest that can run;
+            ``"reference"`` for the plain definitions, which are differentiable any number of times.
+
+    Raises:
+        BackendError: there is no such backend, or it cannot run on this machine. One that cannot
+            take the tensors of a call raises it then.
+    """
+    global _forced
+    _checked(name, f"backend('{name}')")
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def backends() -> dict[str, str | None]:
+    """Each backend's name, with the reason why it cannot run on this machine, or None if it can."""
+    return {name: why_unavailable(name) for name in _MODULES}
+
+
+def requested() -> str:
+    """The backend that :func:`backend` or the environment asks for, by default ``"auto"``."""
+    if _forced is not None:
+        return _forced
+    return os.environ.get(VARIABLE) or AUTO
+
+
+def wants_reference() -> bool:
+    """Whether the plain definitions are asked for."""
+    return requested() == REFERENCE
+
+
+def choose(op: str, tensors: Sequence[Tensor], name: str = AUTO) -> str:
+    """The backend that computes ``op`` on these tensors.
+
+    Args:
+        op: ``"mixed_sum"``, ``"mixed_norm_sum"`` or ``"barlow_twins_loss"``.
+        tensors: those that are summed, or the two embeddings; one dtype, one device.
+        name: what was asked for.
+
+    Raises:
+        BackendError: a backend was asked for by name and cannot take these tensors.
+    """
+    if name != AUTO:
+        _checked(name, f"{VARIABLE}={name}")
+        reason = why_unsupported(name, op, tensors)
+        if reason is not None:
+            raise BackendError(f"backend '{name}' cannot compute {op} here: {reason}")
+        return name
+    # Fake and other wrapped tensors have no memory that a kernel could read.
+    if all(type(x) is Tensor or type(x) is nn.Parameter for x in tensors):
+        for candidate in _ORDER.get(tensors[0].device.type, ()):
+            if candidate == "torch" or why_unsupported(candidate, op, tensors) is None:
+                return candidate
+    return "torch"
+
+
+def primitive(name: str, function: str) -> Callable[..., Any]:
+    """The function of that name of a backend that can run."""
+    return _primitives(name)[function]
+
+
+@functools.cache
+def why_unavailable(name: str) -> str | None:
+    """Why the backend cannot run in this process, or None if it can."""
+    module = _module(name)
+    if isinstance(module, str):
+        return module
+    reason: str | None = module.unavailable()
+    return reason
+
+
+def why_unsupported(name: str, op: str, tensors: Sequence[Tensor]) -> str | None:
+    """Why the backend cannot compute ``op`` on these tensors, or None if it can."""
+    reason = why_unavailable(name)
+    if reason is not None:
+        return reason
+    if not _has(name, op):
+        return f"it has no {op}"
+    module = _module(name)
+    assert isinstance(module, ModuleType)
+    unsupported: str | None = module.unsupported(op, tensors)
+    return unsupported
+
+
+@functools.cache
+def _module(name: str) -> ModuleType | str:
+    """The backend's module, or why it cannot be imported."""
+    try:
+        return importlib.import_module(_MODULES[name])
+    except ImportError as error:
+        return f"{_MODULES[name]} cannot be imported ({error})"
+
+
+@functools.cache
+def _has(name: str, op: str) -> bool:
+    return all(function in _primitives(name) for function in _PRIMITIVES[op])
+
+
+@functools.cache
+def _primitives(name: str) -> dict[str, Callable[..., Any]]:
+    module = _module(name)
+    names = [function for functions in _PRIMITIVES.values() for function in functions]
+    found = {function: getattr(module, function, None) for function in names}
+    return {function: value for function, value in found.items() if value is not None}
+
+
+def _checked(name: str, where: str) -> None:
+    if name in (AUTO, REFERENCE):
+        return
+    if name not in _MODULES:
+        known = ", ".join((AUTO, *_MODULES, REFERENCE))
+        raise BackendError(f"{where}: there is no such backend: it is one of {known}")
+    reason = why_unavailable(name)
+    if reason is not None:
+        raise BackendError(f"{where}: the backend cannot run here: {reason}")
+
+
+def without_autocast(x: Tensor) -> torch.autocast:
+    """A context in which operations on the device of ``x`` keep the dtypes that they are given."""
+    return torch.autocast(x.device.type, enabled=False)
