@@ -23,7 +23,7 @@ def make_deterministic() -> None:
 def computing_place(device: torch.device) -> dict[str, Any]:
     """What the bits of a result depend on besides the seed: kind of device and threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"device": name, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
 
 
 def warn_of_another_place(saved: dict[str, Any], device: torch.device) -> None:
