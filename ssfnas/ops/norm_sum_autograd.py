@@ -1,0 +1,308 @@
+"""The autograd of :mod:`ssfnas.ops.mixed_norm_sum`: which passes are made, and what comes between.
+
+The formulas stand in the docstring of that module; a backend only makes the passes over tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ssfnas.errors import RequestError
+from ssfnas.ops.layout import in_one_layout, memory_format
+from ssfnas.ops.norm_statistics import (
+    group_statistics,
+    local_statistics,
+    only_normalised,
+    reciprocal_deviations,
+)
+from ssfnas.ops.selection import choose, primitive, without_autocast
+
+OP = "mixed_norm_sum"
+
+# What the gradient of the statistics is: none, one of the inputs, or one of its own.
+CONSTANT, OWN, GIVEN = "constant", "own", "given"
+
+
+class Plan(NamedTuple):
+    """How a normalised sum is computed, besides its tensors."""
+
+    name: str
+    normalize: tuple[bool, ...]
+    through: str
+    eps: float
+    group: dist.ProcessGroup | None
+
+
+class MixedNormSum(torch.autograd.Function):
+    """(plan, weights, mean, var, *zs) -> (out, mean, var, count); statistics given, or None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, plan: Plan, weights: Tensor, mean: Tensor | None, var: Tensor | None, *zs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One pass for the statistics where they are not given, one for the sum."""
+        inputs = in_one_layout(zs)
+        out, mean, var, rstd, count = _forward(plan, inputs, weights, mean, var)
+        ctx.plan = plan
+        ctx.save_for_backward(weights, mean, rstd, count, *inputs)
+        # Given statistics are returned as copies: outputs must not be inputs.
+        returned = (mean.clone(), var.clone())
+        ctx.mark_non_differentiable(*returned, count)
+        return out, *returned, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """One pass for the reductions, one for the gradients of the inputs."""
+        weights, mean, rstd, count, *zs = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        dzs, dweights, dmean, dvar = _backward(
+            ctx.plan, grad, zs, weights, mean, rstd, count, needs[4:], needs[1]
+        )
+        return (
+            None,
+            dweights,
+            dmean if needs[2] else None,
+            dvar if needs[3] else None,
+            *dzs,
+        )
+
+
+def _forward(
+    plan: Plan, zs: Sequence[Tensor], weights: Tensor, mean: Tensor | None, var: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """out, mean, var, rstd [K, C] and the number of values of a channel."""
+    name, normalize, _, eps, group = plan
+    values = values_of(zs[0])
+    count = weights.new_full((), values)
+    with without_autocast(zs[0]):
+        if mean is None or var is None:
+            mean, var = local_statistics(name, zs, normalize, weights.dtype)
+        else:
+            mean, var = only_normalised(mean, var, normalize)
+        if group is not None:
+            mean, var, count = group_statistics(mean, var, values, normalize, group)
+            if values <= 1:
+                check_count(count, normalize)
+        rstd = reciprocal_deviations(var, normalize, eps)
+        a = weights[:, None] * rstd
+        out = primitive(name, "norm_sum_forward")(zs, a, -(a * mean).sum(0))
+    return out, mean, var, rstd, count
+
+
+def _backward(
+    plan: Plan,
+    grad: Tensor,
+    zs: Sequence[Tensor],
+    weights: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    count: Tensor,
+    needs_z: Sequence[bool],
+    needs_weights: bool,
+) -> tuple[list[Tensor | None], Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of the inputs, the weights, and given statistics."""
+    name, normalize, through, _, group = plan
+    grad = grad.contiguous(memory_format=memory_format(zs[0]))
+    dweights = dmean = dvar = None
+    with without_autocast(grad):
+        a = weights[:, None] * rstd
+        q = torch.zeros_like(a)
+        r = torch.zeros_like(a)
+        own = through == OWN and any(
+            needed and normalized for needed, normalized in zip(needs_z, normalize, strict=True)
+        )
+        # Every process of a group has to take part in the sums, whatever it needs itself.
+        own = own or (through == OWN and group is not None and any(normalize))
+        if needs_weights or own or through == GIVEN:
+            s0, s1 = primitive(name, "norm_sum_reduce")(grad, zs, mean, rstd)
+            if needs_weights:
+                # Of this process alone: gradients of weights are averaged over processes later.
+                dweights = s1.sum(1)
+            if through == GIVEN:
+                dmean = -a * s0
+                dvar = -0.5 * a * rstd * s1
+                for k, normalized in enumerate(normalize):
+                    if not normalized:
+                        dmean[k].zero_()
+                        dvar[k].zero_()
+            if own:
+                if group is not None:
+                    sums = torch.cat([s0[None], s1])
+                    dist.all_reduce(sums, group=group)
+                    s0, s1 = sums[0], sums[1:]
+                q = -a * rstd * s1 / count
+                r = -a * s0 / count - q * mean
+                for k, normalized in enumerate(normalize):
+                    if not normalized:
+                        q[k].zero_()
+                        r[k].zero_()
+        if not any(needs_z):
+            return [None] * len(zs), dweights, dmean, dvar
+        dzs = primitive(name, "norm_sum_apply")(grad, zs, a, q, r, needs_z)
+    return dzs, dweights, dmean, dvar
+
+
+def values_of(z: Tensor) -> int:
+    """How many values of one channel there are (M)."""
+    count = z.shape[0]
+    for size in z.shape[2:]:
+        count *= size
+    return count
+
+
+def check_count(count: Tensor, normalize: Sequence[bool]) -> None:
+    """Refuse a group that has a single value of each channel."""
+    if any(normalize) and count.item() <= 1:
+        raise RequestError(single_value(None))
+
+
+def single_value(shape: torch.Size | None) -> str:
+    """The message for a variance of one value, in tensors of that shape or over all processes."""
+    where = "over all processes" if shape is None else f"in tensors of the shape {list(shape)}"
+    return (
+        f"{OP}: one value a channel {where}: in training a variance needs at least 2; enlarge the "
+        "batch, or pass training=False and stats"
+    )
+
+
+@torch.library.custom_op(
+    "ssfnas::mixed_norm_sum",
+    mutates_args=(),
+    schema="(Tensor[] zs, Tensor weights, Tensor? mean, Tensor? var, bool[] normalize, "
+    "str through, float eps, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def mixed_norm_sum_op(
+    zs: Sequence[Tensor],
+    weights: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    normalize: Sequence[bool],
+    through: str,
+    eps: float,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The op that torch.compile sees: (out, mean, var, rstd); it traces no further."""
+    zs = in_one_layout(zs)
+    plan = Plan(choose(OP, zs, backend), tuple(normalize), through, eps, None)
+    out, new_mean, new_var, rstd, _ = _forward(plan, zs, weights, mean, var)
+    # What an op returns must not be what it was given.
+    new_mean = new_mean.clone() if new_mean is mean else new_mean
+    new_var = new_var.clone() if new_var is var else new_var
+    return out, new_mean, new_var, rstd
+
+
+@mixed_norm_sum_op.register_fake
+def _(
+    zs: Sequence[Tensor],
+    weights: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    normalize: Sequence[bool],
+    through: str,
+    eps: float,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    out = torch.empty_like(zs[0], memory_format=memory_format(zs[0]))
+    rows = [weights.new_empty(len(zs), zs[0].shape[1]) for _ in range(3)]
+    return out, rows[0], rows[1], rows[2]
+
+
+@torch.library.custom_op(
+    "ssfnas::mixed_norm_sum_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor[] zs, Tensor weights, Tensor mean, Tensor rstd, "
+    "bool[] normalize, str through, bool[] needs_z, bool needs_weights, str backend) -> "
+    "(Tensor[], Tensor, Tensor, Tensor)",
+)
+def _backward_op(
+    grad: Tensor,
+    zs: Sequence[Tensor],
+    weights: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    normalize: Sequence[bool],
+    through: str,
+    needs_z: Sequence[bool],
+    needs_weights: bool,
+    backend: str,
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    zs = in_one_layout(zs)
+    plan = Plan(choose(OP, zs, backend), tuple(normalize), through, 0.0, None)
+    count = weights.new_full((), values_of(zs[0]))
+    dzs, *rest = _backward(plan, grad, zs, weights, mean, rstd, count, needs_z, needs_weights)
+    # An op cannot return None: what nobody wants is empty.
+    dweights, dmean, dvar = (weights.new_empty(0) if value is None else value for value in rest)
+    return [grad.new_empty(0) if dz is None else dz for dz in dzs], dweights, dmean, dvar
+
+
+@_backward_op.register_fake
+def _(
+    grad: Tensor,
+    zs: Sequence[Tensor],
+    weights: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    normalize: Sequence[bool],
+    through: str,
+    needs_z: Sequence[bool],
+    needs_weights: bool,
+    backend: str,
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    order = memory_format(zs[0])
+    dzs = [
+        torch.empty_like(zs[0], memory_format=order) if needed else grad.new_empty(0)
+        for needed in needs_z
+    ]
+    given = mean.shape if through == GIVEN else (0,)
+    return (
+        dzs,
+        weights.new_empty(len(zs) if needs_weights else 0),
+        weights.new_empty(given),
+        weights.new_empty(given),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    zs, weights, _, _, ctx.normalize, ctx.through, _, ctx.backend = inputs
+    _, mean, var, rstd = output
+    ctx.save_for_backward(weights, mean, rstd, *zs)
+    ctx.mark_non_differentiable(mean, var, rstd)
+
+
+def _op_backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
+    weights, mean, rstd, *zs = ctx.saved_tensors
+    needs_z, needs_weights, needs_mean, needs_var, *_rest = ctx.needs_input_grad
+    if isinstance(needs_z, bool):
+        needs_z = [needs_z] * len(zs)
+    dzs, dweights, dmean, dvar = _backward_op(
+        grad,
+        zs,
+        weights,
+        mean,
+        rstd,
+        ctx.normalize,
+        ctx.through,
+        list(needs_z),
+        needs_weights,
+        ctx.backend,
+    )
+    return (
+        [dz if needed else None for dz, needed in zip(dzs, needs_z, strict=True)],
+        dweights if needs_weights else None,
+        dmean if needs_mean else None,
+        dvar if needs_var else None,
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+mixed_norm_sum_op.register_autograd(_op_backward, setup_context=_setup_context)
