@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssfnas.errors import RequestError
+from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.collectives import gather_rows
 from ssfnas.ops.layout import accumulator
 from ssfnas.ops.selection import (
@@ -17,7 +18,6 @@ from ssfnas.ops.selection import (
     primitive,
     requested,
     wants_reference,
-    without_autocast,
 )
 from ssfnas.ops.torch_barlow_twins import is_dual
 

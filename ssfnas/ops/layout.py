@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssfnas.errors import RequestError
+from ssfnas.ops.autocast import autocasts
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -71,7 +72,7 @@ def checked(op: str, xs: Sequence[Tensor], weights: Tensor) -> tuple[list[Tensor
     if not weights.is_floating_point():
         raise RequestError(f"{op}: weights are {weights.dtype}: they have to be floating point")
     if any(x.dtype != first.dtype for x in xs):
-        if not torch.is_autocast_enabled(first.device.type):
+        if not autocasts(first):
             named = ", ".join(str(x.dtype) for x in xs)
             raise RequestError(f"{op}: tensors are {named}: all have to have one dtype")
         widest = first.dtype

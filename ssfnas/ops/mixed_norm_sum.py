@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssfnas.errors import RequestError
+from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.collectives import all_reduce_sum
 from ssfnas.ops.layout import checked
 from ssfnas.ops.norm_sum_autograd import (
@@ -36,7 +37,7 @@ from ssfnas.ops.norm_sum_autograd import (
     single_value,
     values_of,
 )
-from ssfnas.ops.selection import choose, requested, wants_reference, without_autocast
+from ssfnas.ops.selection import choose, requested, wants_reference
 
 Stats = tuple[Tensor, Tensor]
 Normalised = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.layout import accumulator, checked, in_one_layout, memory_format
 from ssfnas.ops.selection import (
     choose,
     primitive,
     requested,
     wants_reference,
-    without_autocast,
 )
 
 _OP = "mixed_sum"

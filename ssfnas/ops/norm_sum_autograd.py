@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssfnas.errors import RequestError
+from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.layout import in_one_layout, memory_format
 from ssfnas.ops.norm_statistics import (
     group_statistics,
@@ -21,7 +22,7 @@ from ssfnas.ops.norm_statistics import (
     only_normalised,
     reciprocal_deviations,
 )
-from ssfnas.ops.selection import choose, primitive, without_autocast
+from ssfnas.ops.selection import choose, primitive
 
 OP = "mixed_norm_sum"
 

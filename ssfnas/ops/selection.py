@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ssfnas.errors import RequestError
@@ -171,8 +170,3 @@ def _checked(name: str, where: str) -> None:
     reason = why_unavailable(name)
     if reason is not None:
         raise BackendError(f"{where}: the backend cannot run here: {reason}")
-
-
-def without_autocast(x: Tensor) -> torch.autocast:
-    """A context in which operations on the device of ``x`` keep the dtypes that they are given."""
-    return torch.autocast(x.device.type, enabled=False)
