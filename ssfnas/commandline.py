@@ -356,6 +356,10 @@ def _overrule(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
     for first, second in _ALTERNATIVES:
         if first in stronger and second not in stronger:
             values.pop(second, None)
+    if "dataset" in stronger:
+        # A preset's ratio is meant for the preset's data: nobody's own are cut down unasked.
+        for name in ("imbalance_ratio", "profile"):
+            values.pop(name, None)
     values.update(stronger)
 
 

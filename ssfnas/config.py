@@ -81,7 +81,10 @@ class DataOptions:
         None, "resize images to this many pixels a side; absent: as they are", minimum=8
     )
     data_seed: int = option(
-        0, "which images a long-tailed subset keeps (0: the LDAM subset most papers use)", minimum=0
+        0,
+        "which images a long-tailed subset keeps (0: the LDAM subset most papers use)",
+        minimum=0,
+        maximum=2**32 - 1,
     )
 
 
@@ -183,6 +186,7 @@ class SearchConfig(DataOptions, RunOptions):
     projector: list[int] = option(
         [2048, 2048, 2048],
         "widths of the projector's layers",
+        minimum=1,
         only_if={"objective": ("ssl", "joint")},
     )
     derive: str = option(
@@ -241,7 +245,11 @@ class DeriveConfig:
 
     run: str = option("", "directory of the search", required=True)
     out: str | None = option(None, "file to write; absent: genotype.json in the run directory")
-    epoch: int | None = option(None, "use the alphas after this epoch; absent: the last", minimum=0)
+    epoch: int | None = option(
+        None,
+        "use the alphas after this epoch; absent: the last, or the one that early stopping went back to",
+        minimum=0,
+    )
     derive: str = option("threshold", "the rule", choices=("darts", "threshold", "threshold_edge"))
     threshold: float = option(
         0.85,
@@ -341,7 +349,7 @@ class RetrainConfig(DataOptions, RunOptions):
     pretrain_batch_size: int = option(256, "images a step of the pre-training", minimum=2)
     pretrain_lr: float = option(0.3, "first learning rate of the pre-training (LARS)", above=0)
     pretrain_weight_decay: float = option(1e-4, "decay of the pre-training", minimum=0)
-    projector: list[int] = option([2048, 2048, 2048], "widths of the projector's layers")
+    projector: list[int] = option([2048, 2048, 2048], "widths of the projector's layers", minimum=1)
     lambd: float = option(0.0051, "weight of Barlow Twins' off-diagonal terms", minimum=0)
     bt_mixup: float = option(
         0.0, "weight s of Mixed Barlow Twins' term (4 in its paper); 0: none", minimum=0

@@ -33,7 +33,7 @@ def derive_again(config: DeriveConfig) -> None:
         )
     arrays = run.alphas
     epochs = len(arrays["weights_normal"]) - 1
-    epoch = epochs if config.epoch is None else config.epoch
+    epoch = int(arrays["use_epoch"]) if config.epoch is None else config.epoch
     if epoch > epochs:
         raise RequestError(f"--epoch {epoch}: {config.run} has alphas after epochs 0 to {epochs}")
     operations = tuple(str(name) for name in arrays["operations"])

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ssfnas.training.distributed import World
+
 
 class RunningMeans:
     """Means of named scalars since the last :meth:`pop`."""
@@ -27,14 +29,17 @@ class RunningMeans:
                 self._counts[name] = 1
 
     def values(self) -> dict[str, float]:
-        """The means so far."""
+        """The means so far on this process."""
         return {name: float(self._sums[name]) / self._counts[name] for name in self._sums}
 
-    def pop(self) -> dict[str, float]:
-        """The means so far, then start anew."""
-        means = self.values()
-        self.__init__()  # type: ignore[misc]
-        return means
+    def pop(self, world: World) -> dict[str, float]:
+        """The means so far over all processes, then start anew."""
+        names = list(self._sums)
+        means = torch.zeros(len(names), dtype=torch.float64)
+        if names:
+            means = world.mean(torch.stack([self._sums[n] / self._counts[n] for n in names]))
+        self._sums, self._counts = {}, {}
+        return dict(zip(names, means.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, dict[str, Tensor] | dict[str, int]]:
         """Sums and counts, for a checkpoint in the middle of an epoch."""

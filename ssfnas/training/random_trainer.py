@@ -146,7 +146,7 @@ class RandomSearchTrainer:
         """Score the sample on D_alpha."""
         self.scores.append(self._score())
         self.stream.close()
-        return {**self.means.pop(), "sample": self.sample, "score": self.scores[-1]}
+        return {**self.means.pop(self.world), "sample": self.sample, "score": self.scores[-1]}
 
     @torch.no_grad()
     def _score(self) -> float:

@@ -76,6 +76,8 @@ def _check(config: RetrainConfig, session: Session) -> None:
                 f"--{name.replace('_', '-')} {size} cannot be shared by {session.world.size} "
                 f"processes: use a multiple of {session.world.size}"
             )
+    if config.pretrain_epochs > 0 and not config.projector:
+        raise RequestError("--projector names no layer: give widths such as 2048,2048,2048")
     if config.batch_size // session.world.size < 2:
         raise RequestError(
             f"--batch-size {config.batch_size}: batch normalisation needs at least 2 images a process"

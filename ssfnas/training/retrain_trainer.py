@@ -100,7 +100,7 @@ class RetrainTrainer:
         phase = self.phases[number]
         if step == 0:
             phase.begin()
-            self.means.pop()
+            self.means.pop(self.world)
         terms = phase.run_step(step)
         self.means.add({f"{phase.name}/{name}": value for name, value in terms.items()})
         if self.average is not None and phase.name != "pretrain":
@@ -119,7 +119,7 @@ class RetrainTrainer:
         """Means of the losses, and every so often the test part."""
         number, step = self._place(self.step - 1)
         phase = self.phases[number]
-        values: dict[str, Any] = {"phase": phase.name, **self.means.pop()}
+        values: dict[str, Any] = {"phase": phase.name, **self.means.pop(self.world)}
         values["lr"] = phase.updater.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
         epoch = -(-(step + 1) // phase.steps_per_epoch)
         due = epoch % self.config.evaluate_every == 0 or step + 1 == phase.total_steps

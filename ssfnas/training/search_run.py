@@ -66,7 +66,11 @@ def run_search(config: SearchConfig) -> Run | None:
 
 
 def _check(config: SearchConfig, session: Session) -> None:
-    if config.objective in ("ssl", "joint") and config.batch_size < 2:
+    if config.objective not in ("ssl", "joint"):
+        return
+    if not config.projector:
+        raise RequestError("--projector names no layer: give widths such as 2048,2048,2048")
+    if config.batch_size < 2:
         raise RequestError(
             f"--batch-size {config.batch_size} with --objective {config.objective}: Barlow Twins "
             "compares images within a batch, so it needs at least 2"
@@ -116,8 +120,10 @@ def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:
 
 
 def alpha_arrays(trainer: SearchTrainer) -> dict[str, Any]:
-    """Alphas and weights after each epoch (row 0: before the first), and the operations' names."""
+    """Alphas and weights after each epoch (row 0: before the first), the operations' names, and which epoch counts."""
     arrays: dict[str, Any] = {"operations": np.array(trainer.operations)}
+    last = len(trainer.alpha_history) - 1
+    arrays["use_epoch"] = np.array(last if trainer.use_epoch is None else trainer.use_epoch)
     epochs = range(len(trainer.alpha_history))
     for cell in ("normal", "reduce"):
         arrays[cell] = np.stack([trainer.alpha_history[e][cell].numpy() for e in epochs])

@@ -194,7 +194,7 @@ class SearchTrainer:
     def end_epoch(self) -> dict[str, Any]:
         """Record the alphas, measure the features, and ask the stopping criterion."""
         self.alpha_history.append(self._alphas())
-        values: dict[str, Any] = self.means.pop()
+        values: dict[str, Any] = self.means.pop(self.world)
         values["lr"] = self.weight_optimizer.param_groups[0]["lr"]
         weights = self.edge_weights()
         for cell, table in weights.items():

@@ -160,3 +160,9 @@ def test_metrics_are_one_json_object_a_line(small_npz, tmp_path):
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 1
     assert json.loads(lines[0])["step"] == 1
+
+
+def test_random_search_needs_a_step_a_sample(small_npz, tmp_path):
+    config = tiny_search(small_npz, tmp_path / "run", strategy="random", samples=3, steps=2)
+    with pytest.raises(RequestError, match="--samples 3 .* 2 steps"):
+        run_search(config)

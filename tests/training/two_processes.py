@@ -33,6 +33,8 @@ def main(result: str, kind: str, dataset: str, steps: int, changes: dict[str, An
         trainer = make(config, load_data(config), world, torch.float64)
     logged = []
     for _ in range(steps):
+        if trainer.finished:
+            break
         trainer.run_step()
         if trainer.epoch_ended:
             logged.append(trainer.end_epoch())
