@@ -1,0 +1,143 @@
+"""Every kernel compiles for the GPUs that we name, at the sizes of a search, without spilling."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compile_ahead import Compiled, compile_ahead
+from torch import Tensor
+
+from ssfnas import kernels
+
+pytestmark = pytest.mark.compiler
+
+ARCHITECTURES = pytest.mark.parametrize("capability", [80, 90], ids=["sm_80", "sm_90"])
+# What a program may take of a processor's shared memory without asking: kernels stay below.
+SHARED_LIMIT = 96 * 1024
+SLOW = pytest.mark.slow
+CELL = (128, 16, 32, 32)
+WIDE = (128, 144, 8, 8)
+ODD = (96, 33, 7, 7)
+
+
+def tensor(*shape: int, dtype: torch.dtype, channels_last: bool = False) -> Tensor:
+    x = torch.empty(*shape, dtype=dtype, device="meta")
+    return x.to(memory_format=torch.channels_last) if channels_last else x
+
+
+def check(compiled: list[Compiled], expected: set[str]) -> None:
+    assert {kernel.name for kernel in compiled} == expected
+    for kernel in compiled:
+        assert kernel.spilled == 0, f"{kernel.name}: {kernel.spilled} bytes spilled"
+        assert kernel.registers <= 255
+        assert kernel.shared <= SHARED_LIMIT
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize(
+    ("count", "dtype"),
+    [
+        (7, torch.bfloat16),
+        pytest.param(1, torch.float32, marks=SLOW),
+        pytest.param(14, torch.float16, marks=SLOW),
+        pytest.param(35, torch.bfloat16, marks=SLOW),
+        pytest.param(35, torch.float32, marks=SLOW),
+        pytest.param(35, torch.float64, marks=SLOW),
+    ],
+    ids=str,
+)
+def test_mixed_sum(capability, count, dtype, monkeypatch):
+    xs = [tensor(*CELL, dtype=dtype) for _ in range(count)]
+    weights = tensor(count, dtype=accumulator(dtype))
+    forward = compile_ahead(lambda: kernels.mixed_sum_forward(xs, weights), capability, monkeypatch)
+    check(forward, {"_forward_kernel"})
+    # Loads of 16 bytes show that the compiler knows how the tensors are aligned.
+    assert "ld.global.v4.b32" in forward[0].ptx or "ld.global.v2.b64" in forward[0].ptx
+    backward = compile_ahead(
+        lambda: kernels.mixed_sum_backward(xs[0], xs, weights, [True] * count, True),
+        capability,
+        monkeypatch,
+    )
+    check(backward, {"_backward_kernel", "_sum_partials_kernel"})
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize(
+    ("shape", "count", "dtype", "channels_last"),
+    [
+        (CELL, 7, torch.bfloat16, True),
+        (CELL, 7, torch.bfloat16, False),
+        pytest.param(CELL, 7, torch.float32, True, marks=SLOW),
+        pytest.param(CELL, 7, torch.float64, True, marks=SLOW),
+        pytest.param(CELL, 7, torch.float64, False, marks=SLOW),
+        pytest.param(WIDE, 14, torch.float16, True, marks=SLOW),
+        pytest.param(WIDE, 14, torch.float32, False, marks=SLOW),
+        pytest.param(ODD, 5, torch.bfloat16, True, marks=SLOW),
+        pytest.param(ODD, 5, torch.float32, False, marks=SLOW),
+        pytest.param((128, 1, 32, 32), 1, torch.float32, False, marks=SLOW),
+        pytest.param(CELL, 35, torch.bfloat16, True, marks=SLOW),
+        pytest.param(WIDE, 35, torch.bfloat16, True, marks=SLOW),
+        pytest.param(CELL, 35, torch.bfloat16, False, marks=SLOW),
+    ],
+    ids=str,
+)
+def test_mixed_norm_sum(capability, shape, count, dtype, channels_last, monkeypatch):
+    zs = [tensor(*shape, dtype=dtype, channels_last=channels_last) for _ in range(count)]
+    a = tensor(count, shape[1], dtype=accumulator(dtype))
+    flags = [k != 1 for k in range(count)]
+
+    def call() -> None:
+        kernels.norm_statistics(zs, flags)
+        kernels.norm_sum_forward(zs, a, a[0])
+        kernels.norm_sum_reduce(zs[0], zs, a, a)
+        kernels.norm_sum_apply(zs[0], zs, a, a, a, [True] * count)
+
+    check(
+        compile_ahead(call, capability, monkeypatch),
+        {
+            "_statistics_kernel",
+            "_merge_kernel",
+            "_forward_kernel",
+            "_reduce_kernel",
+            "_sum_partials_kernel",
+            "_apply_kernel",
+        },
+    )
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize(
+    ("size", "dtype", "method"),
+    [
+        ((256, 2048), torch.float32, "dual"),
+        ((2048, 2048), torch.float32, "primal"),
+        pytest.param((256, 2048), torch.bfloat16, "dual", marks=SLOW),
+        pytest.param((2048, 2048), torch.bfloat16, "primal", marks=SLOW),
+        pytest.param((256, 2048), torch.float64, "dual", marks=SLOW),
+        pytest.param((2048, 2048), torch.float64, "primal", marks=SLOW),
+        pytest.param((33, 70), torch.float16, "dual", marks=SLOW),
+        pytest.param((33, 1), torch.float32, "primal", marks=SLOW),
+        pytest.param((1, 33), torch.float32, "dual", marks=SLOW),
+    ],
+    ids=str,
+)
+def test_barlow_twins(capability, size, dtype, method, monkeypatch):
+    z = tensor(*size, dtype=dtype)
+
+    def call() -> None:
+        loss, saved = kernels.barlow_twins_forward(z, z, 0.0051, 1e-5, method)
+        kernels.barlow_twins_backward(saved, loss)
+
+    check(
+        compile_ahead(call, capability, monkeypatch),
+        {"_statistics_kernel", "_loss_kernel", "_destandardise_kernel"}
+        | (
+            {"_gram_kernel", "_combine_kernel", "_dual_gradient_kernel"}
+            if method == "dual"
+            else {"_correlation_kernel", "_primal_gradient_kernel"}
+        ),
+    )
