@@ -12,6 +12,7 @@ from ssfnas.errors import RequestError
 from ssfnas.objectives import CosineClassifier
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import DerivedNetwork, Genotype
+from ssfnas.spaces.initialisation import initial_draws
 
 
 def build_network(
@@ -75,25 +76,21 @@ def _timm_model(
         raise RequestError(
             f"--genotype '{genotype_given}' has no effect with --model {config.model}"
         )
-    sizes = {"img_size": image_size}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config, "network"))
+    problem: Exception | None = None
+    # Some models take the size as an argument, some would refuse it.
+    for more in ({}, {"img_size": image_size}):
         try:
-            net = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
+            with initial_draws(generator(config.seed, "network")):
+                net = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **more)
             _try_forward(net, in_channels, image_size)
-        except Exception:
-            torch.manual_seed(seed_of(config, "network"))
-            try:
-                net = timm.create_model(
-                    name, num_classes=num_classes, in_chans=in_channels, **sizes
-                )
-                _try_forward(net, in_channels, image_size)
-            except Exception as error:
-                raise RequestError(
-                    f"--model {config.model} cannot take images of {image_size[0]}x{image_size[1]} "
-                    f"pixels with {in_channels} channel(s): {error}; --image-size resizes"
-                ) from error
-    return net
+        except Exception as error:
+            problem = problem or error
+        else:
+            return net
+    raise RequestError(
+        f"--model {config.model} cannot take images of {image_size[0]}x{image_size[1]} pixels with "
+        f"{in_channels} channel(s): {problem}; --image-size resizes"
+    ) from problem
 
 
 def _try_forward(net: nn.Module, in_channels: int, image_size: tuple[int, int]) -> None:

@@ -19,6 +19,7 @@ from ssfnas.objectives import (
 )
 from ssfnas.ops import barlow_twins_loss
 from ssfnas.seeding import derive_seed, generator
+from ssfnas.spaces.initialisation import initial_draws
 from ssfnas.training.distributed import World
 from ssfnas.training.networks import classifier_of, features_of, pooled
 from ssfnas.training.precision import autocast
@@ -243,8 +244,7 @@ class LabelPhase:
     def begin(self) -> None:
         """Draw a fresh classifier where it is trained anew on a frozen backbone."""
         if self.retrains_classifier:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive_seed(self.config.seed, "crt"))
+            with initial_draws(generator(self.config.seed, "crt")):
                 for module in classifier_of(self.net).modules():
                     if hasattr(module, "reset_parameters"):
                         module.reset_parameters()

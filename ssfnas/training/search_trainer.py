@@ -137,7 +137,7 @@ class SearchTrainer:
             clip=config.clip,
             average=None if world.size == 1 else lambda grads: average_gradients(grads, world),
             scaler=scaler,
-            frozen=lambda: frozen_statistics(self.net),
+            frozen=lambda: frozen_statistics(self.net, self.objective),
         )
         self.steps_per_epoch = self.weight_stream.steps_per_epoch
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
@@ -244,7 +244,7 @@ class SearchTrainer:
         batch = stream.next()
         stream.close()
         net.train()
-        with frozen_statistics(net):
+        with frozen_statistics(net, objective):
             return float(
                 hessian_top_eigenvalue(
                     lambda: objective.terms(net, batch)["loss"],
