@@ -1,18 +1,19 @@
 """What is minimised: cross-entropy and its long-tailed kin, Barlow Twins, both."""
 
-from ssfnas.objectives.barlow_twins import BarlowTwins, Projector, mixed_barlow_twins
+from ssfnas.objectives.barlow_twins import BarlowTwins
 from ssfnas.objectives.classification import (
     LOSSES,
-    ClassBalancedCrossEntropy,
-    CosineClassifier,
+    ClassificationLoss,
     CrossEntropy,
-    FocalLoss,
-    LDAMLoss,
     LogitAdjustedCrossEntropy,
-    MultiLabelLoss,
-    effective_number_weights,
     make_loss,
 )
+from ssfnas.objectives.focal import FocalLoss
+from ssfnas.objectives.ldam import CosineClassifier, LDAMLoss
+from ssfnas.objectives.mixed_barlow_twins import mixed_barlow_twins
+from ssfnas.objectives.multi_label import MultiLabelLoss
+from ssfnas.objectives.projector import Projector
+from ssfnas.objectives.reweighting import ClassBalancedCrossEntropy, effective_number_weights
 from ssfnas.objectives.search import OBJECTIVES, SearchObjective, make_search_objective
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "OBJECTIVES",
     "BarlowTwins",
     "ClassBalancedCrossEntropy",
+    "ClassificationLoss",
     "CosineClassifier",
     "CrossEntropy",
     "FocalLoss",

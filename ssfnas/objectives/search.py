@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ssfnas.data import Batch
-from ssfnas.objectives.barlow_twins import BarlowTwins, Projector
-from ssfnas.objectives.classification import CrossEntropy, MultiLabelLoss
+from ssfnas.objectives.barlow_twins import BarlowTwins
+from ssfnas.objectives.classification import CrossEntropy
+from ssfnas.objectives.multi_label import MultiLabelLoss
+from ssfnas.objectives.projector import Projector
 from ssfnas.registry import Registry
+
+
+class Network(Protocol):
+    """What objectives ask of a network; timm's names."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits [N, C] of images [N, channels, H, W]."""
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Features [N, F, h, w]."""
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits [N, C]; with ``pre_logits`` the pooled features [N, F] that they are made of."""
+
+    def get_classifier(self) -> nn.Module:
+        """The layer from pooled features to logits."""
 
 
 class SearchObjective(nn.Module):
@@ -24,22 +42,16 @@ class SearchObjective(nn.Module):
 
     views: str
 
-    def terms(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, net: Network, batch: Batch) -> dict[str, Tensor]:
         """Scalars of a batch: ``"loss"``, which is minimised, and detached parts of it."""
         raise NotImplementedError
 
+    def set_group(self, group: dist.ProcessGroup | None) -> None:
+        """Take the batches of these processes for one batch; None: that of this one alone."""
+
 
 OBJECTIVES: Registry[Callable[..., SearchObjective]] = Registry("objective")
-
-
-def pooled_features(net: nn.Module, images: Tensor) -> Tensor:
-    """Features [N, F] of images [N, C, H, W] before the classifier."""
-    features: Tensor = net.forward_head(net.forward_features(images), pre_logits=True)
-    return features
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype.itemsize < 4 else x
+"""Builders by name: called with all arguments of :func:`make_search_objective` by keyword."""
 
 
 class Supervised(SearchObjective):
@@ -55,9 +67,9 @@ class Supervised(SearchObjective):
         super().__init__()
         self.criterion: nn.Module = MultiLabelLoss() if multi_label else CrossEntropy()
 
-    def terms(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, net: Network, batch: Batch) -> dict[str, Tensor]:
         """``loss`` and ``cross_entropy``, the same."""
-        loss = self.criterion(_at_least_float32(net(batch.views[0])), batch.labels)
+        loss = self.criterion(net(batch.views[0]), batch.labels)
         return {"loss": loss, "cross_entropy": loss.detach()}
 
 
@@ -89,9 +101,17 @@ class SelfSupervised(SearchObjective):
         self.projector = Projector(num_features, projector, group=group, generator=generator)
         self.criterion = BarlowTwins(lambd, scale=1.0 / projector[-1], group=group)
 
-    def terms(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def set_group(self, group: dist.ProcessGroup | None) -> None:
+        """Take the batches of these processes for one batch; None: that of this one alone."""
+        self.projector.set_group(group)
+        self.criterion.group = group
+
+    def terms(self, net: Network, batch: Batch) -> dict[str, Tensor]:
         """``loss`` and ``barlow_twins``, the same."""
-        embeddings = [self.projector(pooled_features(net, view)) for view in batch.views]
+        embeddings = []
+        for view in batch.views:
+            features = net.forward_features(view)
+            embeddings.append(self.projector(net.forward_head(features, pre_logits=True)))
         loss = self.criterion(*embeddings)
         return {"loss": loss, "barlow_twins": loss.detach()}
 
@@ -120,7 +140,7 @@ class Joint(SelfSupervised):
         self.mu = mu
         self.classification: nn.Module = MultiLabelLoss() if multi_label else CrossEntropy()
 
-    def terms(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, net: Network, batch: Batch) -> dict[str, Tensor]:
         """``loss``, ``cross_entropy`` and ``barlow_twins`` (without mu)."""
         embeddings, costs = [], []
         for view in batch.views:
@@ -128,7 +148,7 @@ class Joint(SelfSupervised):
             pooled = net.forward_head(features, pre_logits=True)
             embeddings.append(self.projector(pooled))
             logits = net.get_classifier()(pooled)
-            costs.append(self.classification(_at_least_float32(logits), batch.labels))
+            costs.append(self.classification(logits, batch.labels))
         entropy = torch.stack(costs).mean()
         twins = self.criterion(*embeddings)
         return {
@@ -168,9 +188,7 @@ def _joint(
     generator: torch.Generator | None,
     **options: Any,
 ) -> SearchObjective:
-    return Joint(
-        num_features, projector, lambd, group, generator, mu=mu, multi_label=multi_label
-    )
+    return Joint(num_features, projector, lambd, group, generator, mu=mu, multi_label=multi_label)
 
 
 def make_search_objective(

@@ -14,6 +14,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+class SharedGroup:
+    """Holds a process group in a module: copies of the module share it, as it cannot be copied."""
+
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
+        self.group = group
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedGroup:
+        return self
+
+
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:

@@ -1,0 +1,99 @@
+"""Label-distribution-aware margins (LDAM), and the classifier that they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssfnas.objectives.classification import (
+    LOSSES,
+    ClassificationLoss,
+    at_least_float32,
+    positive_counts,
+)
+from ssfnas.ops.autocast import without_autocast
+
+
+class LDAMLoss(ClassificationLoss):
+    """Cross-entropy of scaled cosines, the true class' lowered by a margin ~ n_c^(-1/4).
+
+    l_c = -log(e^(s (z_c - m_c)) / (e^(s (z_c - m_c)) + sum_{j != c} e^(s z_j))).
+
+    Args:
+        class_counts: training images of each class, each above 0.
+        max_margin: m of the smallest class.
+        scale: s; logits are cosines, as :class:`CosineClassifier` gives them.
+
+    Raises:
+        RequestError: a class has no images.
+
+    Source: Cao et al., arXiv 1906.07413.
+    """
+
+    margins: Tensor
+
+    def __init__(
+        self, class_counts: Sequence[float], max_margin: float = 0.5, scale: float = 30.0
+    ) -> None:
+        super().__init__()
+        margins = positive_counts(class_counts, "ldam") ** -0.25
+        self.register_buffer("margins", max_margin * margins / margins.max(), persistent=False)
+        self.scale = scale
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        """Cost of each class [N, C]: with the margin taken from that class alone."""
+        own = self.scale * (logits - self.margins.to(logits.dtype))
+        return F.softplus(_log_sum_of_others(self.scale * logits) - own)
+
+
+def _log_sum_of_others(z: Tensor) -> Tensor:
+    """log sum_{j != c} e^(z_j) for every c [N, C], from running sums on both sides of c.
+
+    The sum of all less e^(z_c) would cancel where class c is almost certain.
+    """
+    least = torch.full_like(z[:, :1], torch.finfo(z.dtype).min)
+    before = torch.cat([least, torch.logcumsumexp(z, dim=1)[:, :-1]], dim=1)
+    reverse = torch.logcumsumexp(z.flip(1), dim=1)[:, :-1]
+    after = torch.cat([least, reverse], dim=1).flip(1)
+    return torch.logaddexp(before, after)
+
+
+class CosineClassifier(nn.Module):
+    """Cosines between features and class vectors, the head that LDAM wants.
+
+    Args:
+        in_features: F.
+        num_classes: C.
+        seed: of the initial class vectors.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, seed: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, in_features))
+        self.seed = seed
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the class vectors, the same each time."""
+        draws = torch.Generator().manual_seed(self.seed)
+        with torch.no_grad():
+            values = torch.randn(self.weight.shape, generator=draws)
+            self.weight.copy_(F.normalize(values, dim=1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Cosines [N, C] of features [N, F], of at least float32: LDAM multiplies them by 30."""
+        features = at_least_float32(features)
+        with without_autocast(features):
+            weight = F.normalize(at_least_float32(self.weight), dim=1)
+            return F.linear(F.normalize(features, dim=1), weight.to(features.dtype))
+
+
+@LOSSES.register("ldam")
+def _ldam(
+    class_counts: Sequence[float], *, max_margin: float, scale: float, **options: Any
+) -> nn.Module:
+    return LDAMLoss(class_counts, max_margin, scale)
