@@ -1,0 +1,1 @@
+"""Kernels against their references: ``python -m benchmarks``, or pytest-benchmark suites."""

@@ -1,0 +1,142 @@
+"""What is measured: one op at one size, forward and backward, with what it moves and computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ssfnas import ops
+from ssfnas.seeding import generator
+
+Inputs = list[Tensor]
+Function = Callable[[Inputs], Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op at one size.
+
+    Attributes:
+        op: ``"mixed_sum"``, ``"mixed_norm_sum"`` or ``"barlow_twins_loss"``.
+        label: the size, for people.
+        dtype: of the tensors that are summed or compared.
+        make: draws a fresh set of inputs on a device from a number; all of them want gradients.
+        function: the op, as dispatched by ``ssfnas.ops``.
+        reference: its definition.
+        bytes_moved: what forward and backward together have to move, at the least: a model.
+        operations: multiplications and additions, 0 where memory is what counts.
+    """
+
+    op: str
+    label: str
+    dtype: torch.dtype
+    make: Callable[[torch.device, int], Inputs]
+    function: Function
+    reference: Function
+    bytes_moved: int
+    operations: int = 0
+
+    @property
+    def name(self) -> str:
+        """Op, size and dtype in one line."""
+        return f"{self.op} {self.label} {str(self.dtype).removeprefix('torch.')}"
+
+
+def _sum_inputs(
+    shape: Sequence[int],
+    count: int,
+    dtype: torch.dtype,
+    channels_last: bool,
+    device: torch.device,
+    number: int,
+) -> Inputs:
+    rng = generator(number, "benchmark", device=str(device))
+    xs = [torch.randn(*shape, generator=rng, device=device).to(dtype) for _ in range(count)]
+    if channels_last:
+        xs = [x.contiguous(memory_format=torch.channels_last) for x in xs]
+    weights = torch.rand(count, generator=rng, device=device)
+    return [x.requires_grad_() for x in (*xs, weights)]
+
+
+def _feature_inputs(
+    size: Sequence[int], dtype: torch.dtype, device: torch.device, number: int
+) -> Inputs:
+    rng = generator(number, "benchmark", device=str(device))
+    z1, noise = (torch.randn(*size, generator=rng, device=device) for _ in range(2))
+    return [z.to(dtype).requires_grad_() for z in (z1, z1 + noise)]
+
+
+def _mixed_sum(inputs: Inputs, op: Callable[..., Tensor]) -> Tensor:
+    return op(inputs[:-1], inputs[-1])
+
+
+def _barlow_twins(inputs: Inputs, op: Callable[..., Tensor]) -> Tensor:
+    return op(*inputs)
+
+
+def _sum_case(
+    op: str, shape: Sequence[int], count: int, dtype: torch.dtype, channels_last: bool
+) -> Case:
+    function, reference, passes = {
+        "mixed_sum": (ops.mixed_sum, ops.mixed_sum_reference, 3 * count + 2),
+        "mixed_norm_sum": (ops.mixed_norm_sum, ops.mixed_norm_sum_reference, 5 * count + 3),
+    }[op]
+    layout = "NHWC" if channels_last else "NCHW"
+    return Case(
+        op=op,
+        label=f"K={count} {'x'.join(map(str, shape))} {layout}",
+        dtype=dtype,
+        make=partial(_sum_inputs, shape, count, dtype, channels_last),
+        function=partial(_mixed_sum, op=function),
+        reference=partial(_mixed_sum, op=reference),
+        bytes_moved=passes * torch.Size(shape).numel() * dtype.itemsize,
+    )
+
+
+def _barlow_case(size: tuple[int, int], dtype: torch.dtype) -> Case:
+    n, d = size
+    return Case(
+        op="barlow_twins_loss",
+        label=f"N={n} D={d}",
+        dtype=dtype,
+        make=partial(_feature_inputs, size, dtype),
+        function=partial(_barlow_twins, op=ops.barlow_twins_loss),
+        reference=partial(_barlow_twins, op=ops.barlow_twins_loss_reference),
+        # Both views are read forward, read again backward, and their gradients written.
+        bytes_moved=6 * n * d * dtype.itemsize,
+        operations=min(8 * n * n * d, 6 * n * d * d),
+    )
+
+
+def cases(op: str, *, quick: bool = False) -> list[Case]:
+    """Sizes of the search (batch 128, 16 channels and their reductions) and a sweep over K.
+
+    Args:
+        op: which op.
+        quick: a few small sizes, for a look at whether everything runs.
+    """
+    if op == "barlow_twins_loss":
+        if quick:
+            return [_barlow_case((32, 128), torch.float32), _barlow_case((64, 32), torch.float32)]
+        sizes = [(128, 2048), (256, 2048), (128, 8192), (256, 8192), (2048, 2048), (2048, 8192)]
+        rounded = [_barlow_case((256, 2048), torch.bfloat16)]
+        return [_barlow_case(size, torch.float32) for size in sizes] + rounded
+    if quick:
+        return [_sum_case(op, (4, 16, 16, 16), count, torch.float32, False) for count in (2, 7)]
+    first, second, third = (128, 16, 32, 32), (128, 32, 16, 16), (128, 64, 8, 8)
+    sweep = [_sum_case(op, first, k, torch.bfloat16, True) for k in (2, 7, 14, 21, 28, 35)]
+    others = [
+        _sum_case(op, first, 7, torch.float32, False),
+        _sum_case(op, first, 35, torch.float32, False),
+        _sum_case(op, first, 35, torch.bfloat16, False),
+        _sum_case(op, second, 35, torch.bfloat16, True),
+        _sum_case(op, third, 35, torch.bfloat16, True),
+    ]
+    return sweep + others
+
+
+OPS = ("mixed_sum", "mixed_norm_sum", "barlow_twins_loss")

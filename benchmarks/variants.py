@@ -1,0 +1,80 @@
+"""Ways to compute a case, and whether each is right: a wrong one is not timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Case, Inputs
+from ssfnas import ops
+
+EAGER, COMPILED = "reference, eager", "reference, compiled"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a case: ``run(inputs)`` gives the output and all gradients."""
+
+    name: str
+    run: Callable[[Inputs], list[Tensor]]
+
+
+class WrongResultError(RuntimeError):
+    """A variant's error is larger than its dtype explains."""
+
+
+def _with_gradients(forward: Callable[[Inputs], Tensor], inputs: Inputs) -> list[Tensor]:
+    out = forward(inputs)
+    grad = torch.ones_like(out) if out.dim() == 0 else inputs[0].detach()
+    return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
+
+
+def variants(case: Case, device: torch.device, *, compiled: bool = True) -> list[Variant]:
+    """The reference in eager mode and compiled, and every backend that runs on this device."""
+    found = [Variant(EAGER, lambda inputs: _with_gradients(case.reference, inputs))]
+    if compiled:
+        # Sizes are fixed, and each case is compiled for itself.
+        torch.compiler.reset()
+        quick = torch.compile(case.reference, dynamic=False, fullgraph=True)
+        found.append(Variant(COMPILED, lambda inputs: _with_gradients(quick, inputs)))
+    for name, reason in ops.backends().items():
+        if reason is None and not (name == "triton" and device.type == "cpu"):
+            found.append(_of_backend(case, name))
+    return found
+
+
+def _of_backend(case: Case, name: str) -> Variant:
+    def run(inputs: Inputs) -> list[Tensor]:
+        with ops.backend(name):
+            return _with_gradients(case.function, inputs)
+
+    return Variant(name, run)
+
+
+def check(case: Case, chosen: Variant, inputs: Inputs) -> None:
+    """Refuse a variant whose error exceeds twice that of the reference, plus a tiny constant.
+
+    Truth is the reference in float64.
+
+    Raises:
+        WrongResultError: names the result (0: the output, then gradients) and both errors.
+    """
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    truth = _with_gradients(case.reference, exact)
+    plain = _with_gradients(case.reference, inputs)
+    found = chosen.run(inputs)
+    tiny = 16 * torch.finfo(torch.float32).eps
+    for place, (x, y, t) in enumerate(zip(found, plain, truth, strict=True)):
+        mine, own = _error(x, t), _error(y, t)
+        if not mine <= 2 * own + tiny:
+            raise WrongResultError(
+                f"{case.name}: {chosen.name}: result {place} has error {mine:.1e}, the reference "
+                f"in its dtype {own:.1e}"
+            )
+
+
+def _error(x: Tensor, truth: Tensor) -> float:
+    return float((x.double() - truth).norm() / truth.norm().clamp_min(1e-30))
