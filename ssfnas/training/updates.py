@@ -52,14 +52,8 @@ class Updater:
             loss.backward()
         else:
             self.scaler.scale(loss).backward()
-        gradients = []
-        for parameter in self.parameters:
-            if parameter.grad is None and self.world.size > 1:
-                parameter.grad = torch.zeros_like(parameter)
-            if parameter.grad is not None:
-                gradients.append(parameter.grad)
-        if self.world.size > 1:
-            average_gradients(gradients, self.world)
+        # A parameter without a gradient has none on any process: all run the same graph.
+        average_gradients([parameter.grad for parameter in self.parameters], self.world)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.clip > 0:
