@@ -247,7 +247,7 @@ class DeriveConfig:
     out: str | None = option(None, "file to write; absent: genotype.json in the run directory")
     epoch: int | None = option(
         None,
-        "use the alphas after this epoch; absent: the last, or the one that early stopping went back to",
+        "use the alphas after this epoch; absent: the last, or where early stopping went back to",
         minimum=0,
     )
     derive: str = option("threshold", "the rule", choices=("darts", "threshold", "threshold_edge"))

@@ -38,7 +38,7 @@ class Registry(Generic[Entry]):
         return enter
 
     def get(self, name: str) -> Entry:
-        """The entry of that name; an unknown name is a :class:`RequestError` that lists the known."""
+        """The entry of that name; for an unknown one a :class:`RequestError` lists the known."""
         if name not in self._entries:
             close = difflib.get_close_matches(name, self._entries, n=1)
             hint = f" (did you mean '{close[0]}'?)" if close else ""

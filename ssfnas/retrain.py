@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         RetrainConfig,
         retrain,
         prog="ssfnas.retrain",
-        description="Train a derived network, or a baseline, on long-tailed images and evaluate it.",
+        description="Train a derived network, or a baseline, on long-tailed images; evaluate it.",
         argv=argv,
     )
 

@@ -61,9 +61,8 @@ class DataCard:
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, dict) or any(name not in values for name in names):
             raise RequestError("data.json is damaged: it does not hold " + ", ".join(names))
-        return cls(
-            **{
-                name: tuple(values[name]) if isinstance(values[name], list) else values[name]
-                for name in names
-            }
-        )
+        plain: dict[str, Any] = {
+            name: tuple(values[name]) if isinstance(values[name], list) else values[name]
+            for name in names
+        }
+        return cls(**plain)

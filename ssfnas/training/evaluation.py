@@ -13,8 +13,8 @@ from ssfnas.data import ImageData, ImageSet, load_data
 from ssfnas.errors import RequestError
 from ssfnas.spaces import count_multiply_adds, count_parameters
 from ssfnas.training.data_card import DataCard
+from ssfnas.training.features import classifier_of
 from ssfnas.training.monitor import pooled_features
-from ssfnas.training.networks import classifier_of
 from ssfnas.training.posthoc import TAUS, adjust_logits, normalize_classifier
 from ssfnas.training.prediction import measure, predict
 from ssfnas.training.probe import apply_linear_probe, fit_linear_probe
@@ -176,7 +176,8 @@ def table(result: dict[str, Any]) -> str:
     """The headline metrics of :func:`evaluate_network` as lines for people."""
     last = result["last_epoch"]
     lines = [
-        f"parameters   {result['parameters']:,}, {result['multiply_adds'] / 1e6:.1f} M multiply-adds"
+        f"parameters   {result['parameters']:,}",
+        f"multiply-adds {result['multiply_adds'] / 1e6:.1f} M",
     ]
     for name, value in last.items():
         if isinstance(value, float):

@@ -47,6 +47,9 @@ class Trainer(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken."""
 
+    def close(self) -> None:
+        """Release the processes that decode images."""
+
 
 def resume(trainer: Trainer, store: CheckpointStore, log: RunLog | None) -> bool:
     """Load the latest good checkpoint, and cut the logs back to it; whether there was one."""

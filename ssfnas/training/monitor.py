@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ssfnas.data import ImageData, ImageSet, iterate
 from ssfnas.seeding import generator
+from ssfnas.training.features import pooled
 from ssfnas.training.knn import knn_accuracy
 
 BANK = 4096
@@ -43,7 +44,7 @@ def pooled_features(
         for x, y in iterate(
             images, batch_size, mean=data.mean, std=data.std, device=device, dtype=dtype
         ):
-            features.append(net.forward_head(net.forward_features(x), pre_logits=True))
+            features.append(pooled(net, x))
             labels.append(y)
     finally:
         net.train(training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from ssfnas.objectives import CosineClassifier
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import DerivedNetwork, Genotype
 from ssfnas.spaces.initialisation import initial_draws
+from ssfnas.training.features import classifier_of, features_of
 
 
 def build_network(
@@ -69,8 +71,8 @@ def _timm_model(
         close = timm.list_models(f"*{name}*")[:3] if name else []
         hint = f" (close: {', '.join(close)})" if close else ""
         raise RequestError(
-            f"--model '{config.model}' is not known{hint}: it is derived, or timm:NAME with a model "
-            "of timm such as timm:resnet18"
+            f"--model '{config.model}' is not known{hint}: it is derived, or timm:NAME with a "
+            "model of timm such as timm:resnet18"
         )
     if genotype_given := config.genotype:
         raise RequestError(
@@ -78,7 +80,8 @@ def _timm_model(
         )
     problem: Exception | None = None
     # Some models take the size as an argument, some would refuse it.
-    for more in ({}, {"img_size": image_size}):
+    sizes: tuple[dict[str, Any], ...] = ({}, {"img_size": image_size})
+    for more in sizes:
         try:
             with initial_draws(generator(config.seed, "network")):
                 net = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **more)
@@ -109,32 +112,15 @@ def seed_of(config: RetrainConfig, purpose: str) -> int:
     return derive_seed(config.seed, purpose)
 
 
-def features_of(net: nn.Module) -> int:
-    """Number of pooled features that the classifier sees."""
-    return int(net.num_features if not hasattr(net, "head_hidden_size") else net.head_hidden_size)
-
-
-def classifier_of(net: nn.Module) -> nn.Module:
-    """The last layer, from features to logits."""
-    classifier: nn.Module = net.get_classifier()
-    return classifier
-
-
 def replace_classifier(net: nn.Module, classifier: nn.Module) -> None:
     """Put ``classifier`` in the last layer's place."""
     old = classifier_of(net)
-    for name, module in net.named_modules():
+    for module in net.modules():
         for child_name, child in module.named_children():
             if child is old:
                 setattr(module, child_name, classifier)
                 return
     raise RequestError(f"{type(net).__name__} has no classifier that can be replaced")
-
-
-def pooled(net: nn.Module, x: Tensor) -> Tensor:
-    """Features [N, F] before the classifier, for images [N, C, H, W]."""
-    features: Tensor = net.forward_head(net.forward_features(x), pre_logits=True)
-    return features
 
 
 def logits_of(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:

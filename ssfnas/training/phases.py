@@ -19,9 +19,10 @@ from ssfnas.objectives import (
 )
 from ssfnas.ops import barlow_twins_loss
 from ssfnas.seeding import derive_seed, generator
+from ssfnas.spaces import DerivedNetwork
 from ssfnas.spaces.initialisation import initial_draws
 from ssfnas.training.distributed import World
-from ssfnas.training.networks import classifier_of, features_of, pooled
+from ssfnas.training.features import classifier_of, features_of, pooled
 from ssfnas.training.precision import autocast
 from ssfnas.training.schedules import cosine, set_learning_rate
 from ssfnas.training.updates import Updater
@@ -246,8 +247,8 @@ class LabelPhase:
         if self.retrains_classifier:
             with initial_draws(generator(self.config.seed, "crt")):
                 for module in classifier_of(self.net).modules():
-                    if hasattr(module, "reset_parameters"):
-                        module.reset_parameters()
+                    if callable(reset := getattr(module, "reset_parameters", None)):
+                        reset()
 
     def _outputs(self, images: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
         if self.classifier_only:
@@ -256,7 +257,7 @@ class LabelPhase:
                 features = pooled(self.net, images)
             return classifier_of(self.net)(features), None
         self.net.train()
-        if hasattr(self.net, "set_drop_path"):
+        if isinstance(self.net, DerivedNetwork):
             epoch = step // self.steps_per_epoch
             self.net.set_drop_path(
                 self.config.drop_path * epoch / self.epochs,

@@ -30,8 +30,8 @@ class RandomSearchTrainer:
     """Trains uniformly drawn genotypes one after the other and keeps the best.
 
     Each gets an equal share of the search's steps on D_w, at the search's own width and depth, and
-    is scored by the objective's loss on D_alpha (at most 32 batches, the same for all). One epoch is
-    one sample.
+    is scored by the objective's loss on D_alpha (at most 32 batches, the same for all). One epoch
+    is one sample.
 
     Args:
         config: the search's, with ``strategy: random``.

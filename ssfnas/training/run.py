@@ -74,7 +74,7 @@ class Run:
 
     @property
     def alphas(self) -> dict[str, np.ndarray]:
-        """Arrays of ``alphas.npz``: ``normal`` and ``reduce`` [epochs + 1, E, O] and the weights."""
+        """``alphas.npz``: ``normal`` and ``reduce`` [epochs + 1, E, O], and their weights."""
         return self.directory.read_npz("alphas.npz")
 
     @property

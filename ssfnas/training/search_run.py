@@ -35,8 +35,8 @@ def run_search(config: SearchConfig) -> Run | None:
         The run; None with ``dry_run``, which writes nothing.
 
     Raises:
-        RequestError: the request is wrong, and nothing was written; or no operation of a cell passes
-            the threshold, and everything but the genotype was.
+        RequestError: the request is wrong, and nothing was written; or no operation of a cell
+            passes the threshold, and everything but the genotype was.
         NumericalError: a loss became NaN or infinite.
         Interrupted: a signal came; the state is saved.
     """
@@ -55,13 +55,13 @@ def run_search(config: SearchConfig) -> Run | None:
             session.say(_describe(trainer))
             session.say(str(predict(make, config, session.world.size)))
             return None
-        trainer, directory = run_training(session, "search", make)
-        assert isinstance(trainer, SearchTrainer | RandomSearchTrainer)
+        searched, directory = run_training(session, "search", make)
+        assert isinstance(searched, SearchTrainer | RandomSearchTrainer)
         if directory is None:
-            trainer.genotype()  # fails on every process where it fails on the main one
+            searched.genotype()  # fails on every process where it fails on the main one
             return Run(str(config.out))
         with directory:
-            _finish(trainer, directory, session)
+            _finish(searched, directory, session)
         return Run(directory.path)
 
 
@@ -120,7 +120,7 @@ def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:
 
 
 def alpha_arrays(trainer: SearchTrainer) -> dict[str, Any]:
-    """Alphas and weights after each epoch (row 0: before the first), the operations' names, and which epoch counts."""
+    """What ``alphas.npz`` holds: alphas and weights after each epoch, row 0 before the first."""
     arrays: dict[str, Any] = {"operations": np.array(trainer.operations)}
     last = len(trainer.alpha_history) - 1
     arrays["use_epoch"] = np.array(last if trainer.use_epoch is None else trainer.use_epoch)

@@ -21,10 +21,24 @@ COMMANDS = {
     "evaluate": evaluate.main,
     "report": report.main,
 }
-TINY = (
-    "--channels 2 --layers 3 --nodes 2 --projector 8,8 --batch-size 8 --steps 1 --device cpu "
-    "--derive darts"
-).split()
+TINY = [
+    "--channels",
+    "2",
+    "--layers",
+    "3",
+    "--nodes",
+    "2",
+    "--projector",
+    "8,8",
+    "--batch-size",
+    "8",
+    "--steps",
+    "1",
+    "--device",
+    "cpu",
+    "--derive",
+    "darts",
+]
 
 
 def refused(capsys, command: str, *words: str) -> str:
@@ -93,9 +107,7 @@ def test_a_class_without_images_and_labels_out_of_range(capsys, tmp_path):
     gap = write_npz(tmp_path / "gap.npz", (8, 0, 8))
     line = search_on(capsys, gap, tmp_path)
     assert "class 1" in line or "'1'" in line
-    far = write_npz(
-        tmp_path / "far.npz", (8, 8), test_labels=np.full(8, 7, np.int64)
-    )
+    far = write_npz(tmp_path / "far.npz", (8, 8), test_labels=np.full(8, 7, np.int64))
     assert "7" in search_on(capsys, far, tmp_path)
     negative = write_npz(tmp_path / "neg.npz", (8, 8), train_labels=np.full(16, -1, np.int64))
     assert "-1" in search_on(capsys, negative, tmp_path)
@@ -144,7 +156,9 @@ def test_an_output_folder_in_use_read_only_or_not_a_runs(capsys, small_npz, tmp_
     assert "--channels" in line
 
 
-@pytest.mark.skipif(os.geteuid() != 0 and not Path("/dev/full").exists(), reason="needs a full disk")
+@pytest.mark.skipif(
+    os.geteuid() != 0 and not Path("/dev/full").exists(), reason="needs a full disk"
+)
 def test_a_full_disk(small_npz, tmp_path):
     """With files limited to 200 kB a checkpoint cannot be written: one line, no partial file."""
     out = tmp_path / "out"
@@ -224,12 +238,12 @@ def test_derive_and_evaluate_refuse_the_other_kind_of_run(capsys, small_npz, tmp
     capsys.readouterr()
     assert "search" in refused(capsys, "evaluate", "--run", out)
     assert "--epoch 9" in refused(capsys, "derive", "--run", out, "--epoch", "9")
-    line = refused(
-        capsys, "derive", "--run", out, "--derive", "threshold", "--threshold", "0.999"
-    )
+    line = refused(capsys, "derive", "--run", out, "--derive", "threshold", "--threshold", "0.999")
     assert "0.999" in line
     before = (out / "genotype.json").read_bytes()
-    assert "max" in refused(capsys, "derive", "--run", out, "--derive", "darts", "--max-params", "1")
+    assert "max" in refused(
+        capsys, "derive", "--run", out, "--derive", "darts", "--max-params", "1"
+    )
     assert (out / "genotype.json").read_bytes() == before
 
 

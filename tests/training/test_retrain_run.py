@@ -16,7 +16,7 @@ from ssfnas.errors import RequestError
 from ssfnas.spaces import Genotype, count_parameters
 from ssfnas.training.data_card import DataCard
 from ssfnas.training.distributed import World
-from ssfnas.training.networks import classifier_of
+from ssfnas.training.features import classifier_of
 from ssfnas.training.prediction import measure, predict
 from ssfnas.training.retrain_run import run_retrain
 from ssfnas.training.retrain_trainer import RetrainTrainer
@@ -109,9 +109,7 @@ def test_the_moving_average_of_the_weights_is_their_exponential_mean(small_npz, 
         expected = weight if expected is None else 0.75 * expected + 0.25 * weight
     kept = trainer.average.module.get_classifier().weight
     torch.testing.assert_close(kept.double(), expected, rtol=1e-6, atol=1e-7)
-    trainer_again = run_retrain(
-        tiny_retrain(small_npz, tmp_path / "run", ema=0.75, epochs=1)
-    )
+    trainer_again = run_retrain(tiny_retrain(small_npz, tmp_path / "run", ema=0.75, epochs=1))
     assert "ema" in trainer_again.evaluation
     torch.testing.assert_close(
         load(tmp_path / "run").network("ema").get_classifier().weight, kept, rtol=0, atol=0
@@ -120,9 +118,7 @@ def test_the_moving_average_of_the_weights_is_their_exponential_mean(small_npz, 
 
 def test_a_timm_model_is_a_baseline(small_npz, tmp_path):
     run = run_retrain(
-        tiny_retrain(
-            small_npz, tmp_path / "run", genotype=None, model="timm:resnet10t", epochs=1
-        )
+        tiny_retrain(small_npz, tmp_path / "run", genotype=None, model="timm:resnet10t", epochs=1)
     )
     assert run.evaluation["parameters"] > 1e6
     assert not (run.path / "genotype.json").exists()
@@ -176,7 +172,7 @@ def test_a_damaged_or_foreign_weight_file_is_refused(small_npz, tmp_path):
     file = run.path / "model.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
-    with pytest.raises(RequestError, match="model.safetensors"):
+    with pytest.raises(RequestError, match=r"model\.safetensors"):
         load(run.path).network()
     file.unlink()
     with pytest.raises(RequestError, match="not finished"):

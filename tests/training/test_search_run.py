@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -59,7 +60,9 @@ def test_one_seed_is_one_search(small_npz, tmp_path):
 
 
 def test_random_search_keeps_the_sample_with_the_lowest_loss(small_npz, tmp_path):
-    config = tiny_search(small_npz, tmp_path / "run", strategy="random", samples=3, steps=6, epochs=1)
+    config = tiny_search(
+        small_npz, tmp_path / "run", strategy="random", samples=3, steps=6, epochs=1
+    )
     run = run_search(config)
     scores = [entry["score"] for entry in run.metrics]
     assert len(scores) == 3
@@ -96,7 +99,7 @@ def test_second_order_and_early_stopping_by_the_hessian_run(small_npz, tmp_path)
     run = run_search(config)
     values = [entry["hessian/top_eigenvalue"] for entry in run.metrics]
     assert all(np.isfinite(values))
-    grown = any(b > 1.0001 * a for a, b in zip(values, values[1:], strict=False))
+    grown = any(b > 1.0001 * a for a, b in pairwise(values))
     assert (len(values) < 4) == grown or values[-1] > 1.0001 * values[-2]
 
 
@@ -164,5 +167,5 @@ def test_metrics_are_one_json_object_a_line(small_npz, tmp_path):
 
 def test_random_search_needs_a_step_a_sample(small_npz, tmp_path):
     config = tiny_search(small_npz, tmp_path / "run", strategy="random", samples=3, steps=2)
-    with pytest.raises(RequestError, match="--samples 3 .* 2 steps"):
+    with pytest.raises(RequestError, match=r"--samples 3 .* 2 steps"):
         run_search(config)

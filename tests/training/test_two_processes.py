@@ -40,9 +40,7 @@ def run(processes: int, result: Path, kind: str, dataset: Path, steps: int, chan
             }
         words = [str(SCRIPT), str(result), kind, str(dataset), str(steps), json.dumps(changes)]
         started.append(
-            subprocess.Popen(
-                [sys.executable, *words], env=env, stderr=subprocess.PIPE, text=True
-            )
+            subprocess.Popen([sys.executable, *words], env=env, stderr=subprocess.PIPE, text=True)
         )
     for process in started:
         _, errors = process.communicate(timeout=240)
