@@ -37,6 +37,7 @@ class _SumOverProcesses(torch.autograd.Function):
         return all_reduce_sum(gradients[0], ctx.group), None
 
 
+@torch.compiler.disable
 def all_reduce_sum(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Sum of ``x`` over the processes of the group, on each of them."""
     result: Tensor = _SumOverProcesses.apply(x, group)
@@ -67,6 +68,7 @@ class _GatherRows(torch.autograd.Function):
         return all_reduce_sum(gradients[0], ctx.group)[own], None, None
 
 
+@torch.compiler.disable
 def gather_rows(x: Tensor, group: dist.ProcessGroup, *, replicated: bool = False) -> Tensor:
     """Rows of all processes, in the order of their ranks; numbers of rows may differ.
 

@@ -194,11 +194,18 @@ def mixed_norm_sum(
         plan = Plan(
             choose(OP, zs, requested()), normalize, through, eps, group if training else None
         )
-        *result, count = MixedNormSum.apply(plan, weights, mean, var, *zs)
+        *result, count = _eager(plan, weights, mean, var, *zs)
     if not return_stats:
         out: Tensor = result[0]
         return out
     return result[0], result[1], result[2], count
+
+
+@torch.compiler.disable
+def _eager(plan: Plan, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The autograd function; compiled code breaks here where processes have to communicate."""
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = MixedNormSum.apply(plan, *tensors)
+    return result
 
 
 def _checked(

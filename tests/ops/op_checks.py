@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssfnas.kernels.support import interpreting
 from ssfnas.ops import backend, backends
 from ssfnas.ops.selection import why_unsupported
 
@@ -84,6 +85,9 @@ def assert_as_exact(
     """
     kept = found.dtype if found.dtype == torch.float64 else torch.float32
     unit = _UNITS[found.dtype] / 2 + _UNITS[kept] * math.sqrt(length) / 2
+    if found.dtype == torch.bfloat16 and interpreting() and not found.is_cuda:
+        # Triton's interpreter cuts bfloat16 off where a GPU rounds to nearest.
+        unit += _UNITS[found.dtype] / 2
     norm = (truth if size is None else size).detach().norm().item()
     error, allowed = absolute_error(found, truth), 2 * absolute_error(own, truth) + unit * norm
     assert error <= allowed, f"{what}: error {error:.2e}, allowed {allowed:.2e}"

@@ -179,3 +179,30 @@ def test_low_precision_under_autocast_when_compiled():
     for value, other in zip(compiled(xs, weights), both(xs, weights), strict=True):
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, other)
+
+
+@pytest.fixture
+def group(tmp_path):
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def test_compiled_code_breaks_only_to_communicate(group):
+    torch._dynamo.reset()
+    inputs = leaves((3, 4, 5, 2), 3)
+
+    def shared(zs, weights):
+        out = mixed_norm_sum([z.exp() for z in zs], weights, group=group).sin()
+        z1, z2 = (z.flatten(1) for z in zs[:2])
+        return out + barlow_twins_loss(z1, z2, group=group)
+
+    def alone(zs, weights):
+        out = mixed_norm_sum([z.exp() for z in zs], weights).sin()
+        return out + barlow_twins_loss(zs[0].flatten(1), zs[1].flatten(1))
+
+    compiled = torch.compile(shared, backend="aot_eager")
+    for value, other in zip(gradients(compiled, inputs), gradients(alone, inputs), strict=True):
+        torch.testing.assert_close(value, other)

@@ -1,0 +1,334 @@
+"""The primitives in C++ and CUDA C++ (csrc/), on raw memory: what is handed over is checked here.
+
+On processors results do not depend on the number of threads, which is PyTorch's. On GPUs a call
+enqueues kernels on PyTorch's current stream and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssfnas.errors import RequestError
+from ssfnas.ops.layout import accumulator, memory_format
+
+try:
+    # After torch, whose OpenMP it then shares: two would fight for the cores.
+    from ssfnas import _C
+
+    _WHY: str | None = None
+except ImportError as error:
+    _WHY = (
+        "ssfnas._C is not built: install ssfnas again where there is a C++ compiler "
+        f"(pip install -v says what it finds; {error})"
+    )
+
+__all__ = [
+    "mixed_sum_backward",
+    "mixed_sum_forward",
+    "norm_statistics",
+    "norm_sum_apply",
+    "norm_sum_forward",
+    "norm_sum_reduce",
+    "unavailable",
+    "unsupported",
+]
+
+# In the order of Dtype in csrc/primitives.h.
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+def unavailable() -> str | None:
+    """Why native code cannot run in this process, or None if it can."""
+    return _WHY
+
+
+def unsupported(op: str, tensors: Sequence[Tensor]) -> str | None:
+    """Why ``op`` cannot run on these tensors, or None if it can.
+
+    Args:
+        op: ``"mixed_sum"`` or ``"mixed_norm_sum"``.
+        tensors: the tensors that are summed; one dtype, one device.
+    """
+    if _WHY is not None:
+        return _WHY
+    device, dtype = tensors[0].device, tensors[0].dtype
+    if dtype not in _DTYPES:
+        return f"dtype {dtype} is none of {', '.join(str(known) for known in _DTYPES)}"
+    if device.type == "cpu":
+        return None
+    if device.type != "cuda":
+        return f"native code takes tensors of processors and NVIDIA GPUs, not of '{device}'"
+    if len(tensors) > _C.max_inputs > 0:
+        return f"{len(tensors)} tensors are more than the {_C.max_inputs} that one kernel takes"
+    return _why_not_on_gpu(device.index)
+
+
+@functools.cache
+def _why_not_on_gpu(index: int) -> str | None:
+    built = _C.cuda_architectures.split()
+    if not built:
+        return "ssfnas._C was built without CUDA"
+    if torch.version.hip is not None:
+        return "native code is for NVIDIA GPUs"
+    major, minor = torch.cuda.get_device_capability(index)
+    for name in built:
+        kind, _, number = name.partition("_")
+        # Numbers that end in a letter are for one GPU alone.
+        exact = not number.isdigit()
+        of = (int(number.rstrip("abcdefghijklmnopqrstuvwxyz")[:-1]), int(number.rstrip("af")[-1]))
+        if kind == "sm" and of[0] == major and (of[1] == minor if exact else of[1] <= minor):
+            return None
+        if kind == "compute" and not exact and of <= (major, minor):
+            return None
+    return (
+        f"ssfnas._C was built for {', '.join(built)}, and this GPU has {major}.{minor}: name it in "
+        "TORCH_CUDA_ARCH_LIST when installing"
+    )
+
+
+def mixed_sum_forward(xs: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """sum_k w_k x_k, in the dtype and layout of ``xs[0]``.
+
+    Args:
+        xs: K tensors of one shape and dtype.
+        weights: [K], float32 (float64 for float64 tensors).
+    """
+    xs = _in_layout_of(xs[0], xs)
+    first = xs[0]
+    weights = _values(weights, first, (len(xs),))
+    out = torch.empty_like(first)
+    if out.numel() != 0:
+        _C.mixed_sum_forward(
+            *_place(first), _addresses(xs), weights.data_ptr(), out.data_ptr(), out.numel()
+        )
+    return out
+
+
+def mixed_sum_backward(
+    grad: Tensor,
+    xs: Sequence[Tensor],
+    weights: Tensor,
+    needs_x: Sequence[bool],
+    needs_weights: bool,
+) -> tuple[list[Tensor | None], Tensor | None]:
+    """dx_k = w_k grad where wanted, and dw_k = <grad, x_k> [K] where wanted.
+
+    Args:
+        grad: gradient of the sum.
+        xs: the K tensors; only the first is looked at where the weights need no gradient.
+        weights: [K].
+        needs_x: which tensors want a gradient.
+        needs_weights: whether the weights do.
+
+    Returns:
+        K gradients in the dtype and layout of ``xs[0]``, and [K] in float32 (float64).
+    """
+    count, first = len(xs), xs[0]
+    xs = _in_layout_of(first, xs) if needs_weights else []
+    (grad,) = _in_layout_of(first, [grad])
+    weights = _values(weights, grad, (count,))
+    dxs = [torch.empty_like(grad) if needed else None for needed in needs_x]
+    if len(dxs) != count:
+        raise RequestError(f"mixed_sum: {len(dxs)} flags for {count} tensors")
+    dweights = weights.new_zeros(count) if needs_weights else None
+    if grad.numel() == 0 or not (needs_weights or any(needs_x)):
+        return dxs, dweights
+    partials = None
+    if needs_weights and grad.is_cuda:
+        size = _C.mixed_sum_partials(_DTYPES[grad.dtype], grad.numel(), count)
+        partials = torch.empty(size, dtype=weights.dtype, device=grad.device)
+    _C.mixed_sum_backward(
+        *_place(grad),
+        grad.data_ptr(),
+        _addresses(xs),
+        weights.data_ptr(),
+        _addresses(dxs),
+        _address(dweights),
+        grad.numel(),
+        _address(partials),
+    )
+    return dxs, dweights
+
+
+def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance [K, C] of each channel, in float32 (float64).
+
+    Args:
+        zs: K tensors [N, C, ...] of one shape and dtype.
+        normalize: which are wanted; the others are not read, and get 0 and 1.
+
+    A block's variance is computed around its own mean, and blocks are merged by the formula of
+    Chan, Golub and LeVeque (1983).
+    """
+    zs = _in_layout_of(zs[0], zs)
+    first, extent = zs[0], _extent(zs[0])
+    mean = torch.empty(len(zs), extent[1], dtype=accumulator(first.dtype), device=first.device)
+    var = torch.empty_like(mean)
+    if first.numel() == 0:
+        # Of nothing, as PyTorch has it.
+        for k, wanted in enumerate(normalize):
+            mean[k], var[k] = (math.nan, math.nan) if wanted else (0, 1)
+        return mean, var
+    partials = _norm_partials(zs, extent, len(zs), mean.dtype)
+    wanted_addresses = [
+        z.data_ptr() if wanted else 0 for z, wanted in zip(zs, normalize, strict=True)
+    ]
+    _C.norm_statistics(
+        *_place(first),
+        wanted_addresses,
+        extent,
+        mean.data_ptr(),
+        var.data_ptr(),
+        _address(partials),
+    )
+    return mean, var
+
+
+def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """sum_k a_kc z_k + b_c, in the dtype and layout of ``zs[0]``.
+
+    Args:
+        zs: K tensors [N, C, ...] of one shape and dtype.
+        a: [K, C], and b: [C], float32 (float64 for float64 tensors).
+    """
+    zs = _in_layout_of(zs[0], zs)
+    first, extent = zs[0], _extent(zs[0])
+    a = _values(a, first, (len(zs), extent[1]))
+    b = _values(b, first, (extent[1],))
+    out = torch.empty_like(first)
+    if out.numel() != 0:
+        _C.norm_sum_forward(
+            *_place(first), _addresses(zs), extent, a.data_ptr(), b.data_ptr(), out.data_ptr()
+        )
+    return out
+
+
+def norm_sum_reduce(
+    grad: Tensor, zs: Sequence[Tensor], mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor]:
+    """S0 [C] = sum grad and S1 [K, C] = sum grad (z_k - mean_k) rstd_k, in float32 (float64).
+
+    Args:
+        grad: [N, C, ...].
+        zs: K tensors of its shape and dtype.
+        mean: [K, C], and rstd: [K, C].
+    """
+    zs = _in_layout_of(zs[0], zs)
+    first, extent = zs[0], _extent(zs[0])
+    (grad,) = _in_layout_of(first, [grad])
+    mean = _values(mean, first, (len(zs), extent[1]))
+    rstd = _values(rstd, first, (len(zs), extent[1]))
+    s0, s1 = mean.new_zeros(extent[1]), torch.zeros_like(mean)
+    if first.numel() != 0:
+        partials = _norm_partials([grad, *zs], extent, len(zs) + 1, mean.dtype)
+        _C.norm_sum_reduce(
+            *_place(first),
+            grad.data_ptr(),
+            _addresses(zs),
+            extent,
+            mean.data_ptr(),
+            rstd.data_ptr(),
+            s0.data_ptr(),
+            s1.data_ptr(),
+            _address(partials),
+        )
+    return s0, s1
+
+
+def norm_sum_apply(
+    grad: Tensor,
+    zs: Sequence[Tensor],
+    p: Tensor,
+    q: Tensor,
+    r: Tensor,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """dz_k = p_kc grad + q_kc z_k + r_kc where wanted, in the dtype and layout of ``zs[0]``.
+
+    Args:
+        grad: [N, C, ...].
+        zs: K tensors of its shape and dtype.
+        p, q, r: [K, C], float32 (float64 for float64 tensors).
+        needs: which gradients are wanted.
+    """
+    zs = _in_layout_of(zs[0], zs)
+    first, extent = zs[0], _extent(zs[0])
+    (grad,) = _in_layout_of(first, [grad])
+    p, q, r = (_values(values, first, (len(zs), extent[1])) for values in (p, q, r))
+    dzs = [torch.empty_like(z) if needed else None for z, needed in zip(zs, needs, strict=True)]
+    if first.numel() != 0 and any(needs):
+        _C.norm_sum_apply(
+            *_place(first),
+            grad.data_ptr(),
+            _addresses(zs),
+            extent,
+            p.data_ptr(),
+            q.data_ptr(),
+            r.data_ptr(),
+            _addresses(dzs),
+        )
+    return dzs
+
+
+def _place(x: Tensor) -> tuple[int, int, int]:
+    """Device, threads or stream, and dtype, as the native code wants them."""
+    dtype = _DTYPES[x.dtype]
+    if x.is_cuda:
+        return x.device.index, torch.cuda.current_stream(x.device).cuda_stream, dtype
+    return -1, torch.get_num_threads(), dtype
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _addresses(xs: Sequence[Tensor | None]) -> list[int]:
+    return [0 if x is None else x.data_ptr() for x in xs]
+
+
+def _in_layout_of(first: Tensor, xs: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors, dense in the order of the first; raw memory is read, so this is no courtesy."""
+    order, shape, dtype, device = memory_format(first), first.shape, first.dtype, first.device
+    for x in xs:
+        if x.shape != shape or x.dtype != dtype or x.device != device:
+            raise RequestError(
+                f"native code got {list(x.shape)} {x.dtype} on {x.device} beside {list(shape)} "
+                f"{dtype} on {device}: all tensors have to be alike"
+            )
+    return [x.contiguous(memory_format=order) for x in xs]
+
+
+def _values(values: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Weights or coefficients, dense, in the dtype of sums, on the device of ``like``."""
+    if values.shape != shape or values.device != like.device:
+        raise RequestError(
+            f"native code got coefficients {list(values.shape)} on {values.device}: "
+            f"{list(shape)} on {like.device} fit"
+        )
+    return values.to(accumulator(like.dtype)).contiguous()
+
+
+def _extent(x: Tensor) -> tuple[int, int, int]:
+    """A dense tensor [N, C, ...] as memory (outer, channels, inner)."""
+    samples, channels = x.shape[:2]
+    places = math.prod(x.shape[2:])
+    if places == 1 or memory_format(x) is torch.channels_last:
+        return samples * places, channels, 1
+    return samples, channels, places
+
+
+def _norm_partials(
+    tensors: Sequence[Tensor], extent: tuple[int, int, int], rows: int, dtype: torch.dtype
+) -> Tensor | None:
+    """Room for a GPU's sums over blocks, two for each row and channel of a block."""
+    first = tensors[0]
+    if not first.is_cuda:
+        return None
+    aligned = all(x.data_ptr() % 16 == 0 for x in tensors)
+    size = _C.norm_partials(_DTYPES[first.dtype], rows, *extent, aligned)
+    return torch.empty(size, dtype=dtype, device=first.device)
