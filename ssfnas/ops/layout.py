@@ -51,13 +51,16 @@ def checked(op: str, xs: Sequence[Tensor], weights: Tensor) -> tuple[list[Tensor
             f"{op}: weights have the shape {list(weights.shape)}: {len(xs)} tensors need "
             f"[{len(xs)}]"
         )
+    shape, device, dtype = first.shape, first.device, first.dtype
     for k, x in enumerate(xs):
-        if x.shape != first.shape:
+        if x.shape == shape and x.device == device and x.dtype == dtype and k > 0:
+            continue
+        if x.shape != shape:
             raise RequestError(
                 f"{op}: tensor {k} has the shape {list(x.shape)} and tensor 0 "
                 f"{list(first.shape)}: all have to have one"
             )
-        if x.device != first.device:
+        if x.device != device:
             raise RequestError(
                 f"{op}: tensor {k} is on {x.device} and tensor 0 on {first.device}: all have to be "
                 "on one device"
@@ -71,7 +74,7 @@ def checked(op: str, xs: Sequence[Tensor], weights: Tensor) -> tuple[list[Tensor
         )
     if not weights.is_floating_point():
         raise RequestError(f"{op}: weights are {weights.dtype}: they have to be floating point")
-    if any(x.dtype != first.dtype for x in xs):
+    if any(x.dtype != dtype for x in xs):
         if not autocasts(first):
             named = ", ".join(str(x.dtype) for x in xs)
             raise RequestError(f"{op}: tensors are {named}: all have to have one dtype")

@@ -49,13 +49,14 @@ class MixedNormSum(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One pass for the statistics where they are not given, one for the sum."""
         inputs = in_one_layout(zs)
-        out, mean, var, rstd, count = _forward(plan, inputs, weights, mean, var)
+        out, new_mean, new_var, rstd, count = _forward(plan, inputs, weights, mean, var)
+        # What is returned must not be what was given.
+        new_mean = new_mean.clone() if new_mean is mean else new_mean
+        new_var = new_var.clone() if new_var is var else new_var
         ctx.plan = plan
-        ctx.save_for_backward(weights, mean, rstd, count, *inputs)
-        # Given statistics are returned as copies: outputs must not be inputs.
-        returned = (mean.clone(), var.clone())
-        ctx.mark_non_differentiable(*returned, count)
-        return out, *returned, count
+        ctx.save_for_backward(weights, new_mean, rstd, count, *inputs)
+        ctx.mark_non_differentiable(new_mean, new_var, count)
+        return out, new_mean, new_var, count
 
     @staticmethod
     @once_differentiable
@@ -114,8 +115,7 @@ def _backward(
     dweights = dmean = dvar = None
     with without_autocast(grad):
         a = weights[:, None] * rstd
-        q = torch.zeros_like(a)
-        r = torch.zeros_like(a)
+        q = r = torch.zeros_like(a)
         own = through == OWN and any(
             needed and normalized for needed, normalized in zip(needs_z, normalize, strict=True)
         )
