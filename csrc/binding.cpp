@@ -1,0 +1,188 @@
+// Python's view of the primitives: addresses and sizes as integers. ssfnas/ops/native.py is the
+// only caller, and checks dtypes, layouts and sizes before it hands out an address.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "instruction_sets.h"
+#ifdef SSFNAS_HAS_CUDA
+#include "cuda_primitives.h"
+#endif
+
+namespace py = pybind11;
+
+namespace ssfnas {
+namespace {
+
+using Addresses = std::vector<std::uintptr_t>;
+
+void* pointer(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+std::vector<void*> pointers(const Addresses& addresses) {
+  std::vector<void*> result;
+  result.reserve(addresses.size());
+  for (const std::uintptr_t address : addresses) result.push_back(pointer(address));
+  return result;
+}
+
+// Where a primitive runs: on the processor with so many threads, or on a GPU's stream.
+struct Place {
+  int device;            // -1 for the processor
+  std::int64_t threads;  // or the handle of the stream
+};
+
+int chosen_set = -1;
+
+const ProcessorPrimitives& processor() {
+  int count = 0;
+  const ProcessorPrimitives* sets = instruction_sets(&count);
+  return sets[chosen_set < 0 ? count - 1 : chosen_set];
+}
+
+std::vector<std::string> names_of_sets() {
+  int count = 0;
+  const ProcessorPrimitives* sets = instruction_sets(&count);
+  std::vector<std::string> names;
+  for (int i = 0; i < count; ++i) names.emplace_back(sets[i].name);
+  return names;
+}
+
+void choose_set(const std::string& name) {
+  const std::vector<std::string> names = names_of_sets();
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (names[i] == name) {
+      chosen_set = static_cast<int>(i);
+      return;
+    }
+  }
+  throw std::invalid_argument("this processor cannot run the instruction set '" + name + "'");
+}
+
+void check_count(std::size_t found, std::size_t count, const char* what) {
+  if (found != count)
+    throw std::invalid_argument(std::string(what) + ": not one address for each tensor");
+}
+
+#ifdef SSFNAS_HAS_CUDA
+#define SSFNAS_RUN(function, args, place)                                      \
+  if ((place).device < 0)                                                      \
+    processor().function(args, static_cast<int>((place).threads));             \
+  else                                                                         \
+    cuda::function(args, (place).device, reinterpret_cast<void*>((place).threads))
+#else
+#define SSFNAS_RUN(function, args, place)                                      \
+  if ((place).device >= 0) throw std::runtime_error("built without CUDA");     \
+  processor().function(args, static_cast<int>((place).threads))
+#endif
+
+void mixed_sum_forward(int device, std::int64_t threads, int dtype, const Addresses& xs,
+                       std::uintptr_t weights, std::uintptr_t out, std::int64_t length) {
+  const py::gil_scoped_release released;
+  const std::vector<void*> x = pointers(xs);
+  const MixedSumForward args{static_cast<Dtype>(dtype), static_cast<std::int64_t>(x.size()),
+                             length, x.data(), pointer(weights), pointer(out)};
+  const Place place{device, threads};
+  SSFNAS_RUN(mixed_sum_forward, args, place);
+}
+
+void mixed_sum_backward(int device, std::int64_t threads, int dtype, std::uintptr_t grad,
+                        const Addresses& xs, std::uintptr_t weights, const Addresses& dxs,
+                        std::uintptr_t dweights, std::int64_t length, std::uintptr_t partials) {
+  if (dweights != 0) check_count(xs.size(), dxs.size(), "mixed_sum_backward");
+  const py::gil_scoped_release released;
+  const std::vector<void*> x = pointers(xs), dx = pointers(dxs);
+  const MixedSumBackward args{static_cast<Dtype>(dtype), static_cast<std::int64_t>(dx.size()),
+                              length, pointer(grad), x.data(), pointer(weights), dx.data(),
+                              pointer(dweights), pointer(partials)};
+  const Place place{device, threads};
+  SSFNAS_RUN(mixed_sum_backward, args, place);
+}
+
+Extent extent_of(const std::vector<std::int64_t>& sizes) {
+  if (sizes.size() != 3) throw std::invalid_argument("an extent is (outer, channels, inner)");
+  return {sizes[0], sizes[1], sizes[2]};
+}
+
+using Sizes = std::vector<std::int64_t>;
+
+void norm_statistics(int device, std::int64_t threads, int dtype, const Addresses& zs,
+                     const Sizes& extent, std::uintptr_t mean, std::uintptr_t var,
+                     std::uintptr_t partials) {
+  const Extent sizes = extent_of(extent);
+  const py::gil_scoped_release released;
+  const std::vector<void*> z = pointers(zs);
+  const NormStatistics args{static_cast<Dtype>(dtype), static_cast<std::int64_t>(z.size()), sizes,
+                            z.data(), pointer(mean), pointer(var), pointer(partials)};
+  const Place place{device, threads};
+  SSFNAS_RUN(norm_statistics, args, place);
+}
+
+void norm_sum_forward(int device, std::int64_t threads, int dtype, const Addresses& zs,
+                      const Sizes& extent, std::uintptr_t a, std::uintptr_t b,
+                      std::uintptr_t out) {
+  const Extent sizes = extent_of(extent);
+  const py::gil_scoped_release released;
+  const std::vector<void*> z = pointers(zs);
+  const NormSumForward args{static_cast<Dtype>(dtype), static_cast<std::int64_t>(z.size()), sizes,
+                            z.data(), pointer(a), pointer(b), pointer(out)};
+  const Place place{device, threads};
+  SSFNAS_RUN(norm_sum_forward, args, place);
+}
+
+void norm_sum_reduce(int device, std::int64_t threads, int dtype, std::uintptr_t grad,
+                     const Addresses& zs, const Sizes& extent, std::uintptr_t mean,
+                     std::uintptr_t rstd, std::uintptr_t s0, std::uintptr_t s1,
+                     std::uintptr_t partials) {
+  const Extent sizes = extent_of(extent);
+  const py::gil_scoped_release released;
+  const std::vector<void*> z = pointers(zs);
+  const NormSumReduce args{static_cast<Dtype>(dtype), static_cast<std::int64_t>(z.size()), sizes,
+                           pointer(grad), z.data(), pointer(mean), pointer(rstd), pointer(s0),
+                           pointer(s1), pointer(partials)};
+  const Place place{device, threads};
+  SSFNAS_RUN(norm_sum_reduce, args, place);
+}
+
+void norm_sum_apply(int device, std::int64_t threads, int dtype, std::uintptr_t grad,
+                    const Addresses& zs, const Sizes& extent, std::uintptr_t p, std::uintptr_t q,
+                    std::uintptr_t r, const Addresses& dzs) {
+  check_count(zs.size(), dzs.size(), "norm_sum_apply");
+  const Extent sizes = extent_of(extent);
+  const py::gil_scoped_release released;
+  const std::vector<void*> z = pointers(zs), dz = pointers(dzs);
+  const NormSumApply args{static_cast<Dtype>(dtype), static_cast<std::int64_t>(z.size()), sizes,
+                          pointer(grad), z.data(), pointer(p), pointer(q), pointer(r), dz.data()};
+  const Place place{device, threads};
+  SSFNAS_RUN(norm_sum_apply, args, place);
+}
+
+}  // namespace
+}  // namespace ssfnas
+
+PYBIND11_MODULE(_C, m) {
+  using namespace ssfnas;
+  m.doc() = "Sums over candidates in C++ and CUDA; ssfnas.ops.native is the way to call them.";
+  m.def("mixed_sum_forward", &mixed_sum_forward);
+  m.def("mixed_sum_backward", &mixed_sum_backward);
+  m.def("norm_statistics", &norm_statistics);
+  m.def("norm_sum_forward", &norm_sum_forward);
+  m.def("norm_sum_reduce", &norm_sum_reduce);
+  m.def("norm_sum_apply", &norm_sum_apply);
+  m.def("instruction_sets", &names_of_sets, "Those that this processor can run; the fastest last.");
+  m.def("instruction_set", [] { return std::string(processor().name); });
+  m.def("choose_instruction_set", &choose_set);
+#ifdef SSFNAS_HAS_CUDA
+  m.attr("cuda_architectures") = SSFNAS_CUDA_ARCHITECTURES;
+  m.attr("max_inputs") = cuda::MAX_INPUTS;
+  m.def("mixed_sum_partials", &cuda::mixed_sum_partials);
+  m.def("norm_partials", &cuda::norm_partials);
+#else
+  m.attr("cuda_architectures") = "";
+  m.attr("max_inputs") = 0;
+#endif
+}

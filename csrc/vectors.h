@@ -1,0 +1,170 @@
+// Vectors of 64 bytes in the arithmetic of sums, and loads and stores of all dtypes.
+//
+// Only for files that are compiled once for each instruction set: everything lives in the
+// namespace of that set and nothing of the standard library is used, since the linker keeps one of
+// several copies of an inline function, and might keep one that the processor cannot run.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#ifndef SSFNAS_ISA
+#error "define SSFNAS_ISA as the namespace of the instruction set"
+#endif
+
+#define SSFNAS_INLINE static inline __attribute__((always_inline))
+
+namespace ssfnas {
+namespace SSFNAS_ISA {
+
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef double Doubles __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef int32_t Masks __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+template <class T>
+struct Kept {  // what sums over T are kept in
+  using Scalar = float;
+  using Vector = Floats;
+};
+template <>
+struct Kept<double> {
+  using Scalar = double;
+  using Vector = Doubles;
+};
+template <class T>
+using Scalar = typename Kept<T>::Scalar;
+template <class T>
+using Vector = typename Kept<T>::Vector;
+template <class T>
+constexpr int lanes = sizeof(Vector<T>) / sizeof(Scalar<T>);
+
+SSFNAS_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+SSFNAS_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+SSFNAS_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class V>
+SSFNAS_INLINE V raw_load(const void* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof(V));
+  return v;
+}
+
+template <class V>
+SSFNAS_INLINE void raw_store(void* to, V v) {
+  __builtin_memcpy(to, &v, sizeof(V));
+}
+
+SSFNAS_INLINE Words chosen(Masks mask, Words yes, Words no) {
+  return ((Words)mask & yes) | (~(Words)mask & no);
+}
+
+// --- to the arithmetic of sums
+
+SSFNAS_INLINE Floats widened(Halves bits, bfloat16) {
+  return (Floats)(__builtin_convertvector(bits, Words) << 16);
+}
+
+SSFNAS_INLINE Floats widened(Halves bits, float16) {
+  const Words half = __builtin_convertvector(bits, Words);
+  const Words magnitude = (half & 0x7fff) << 13;
+  const Words exponent = magnitude & (0x7c00u << 13);
+  // Exponents are biased by 15 in half precision and by 127 in single precision.
+  Words result = magnitude + (112u << 23);
+  result = chosen((Masks)(exponent == (0x7c00u << 13)), result + (112u << 23), result);
+  // A subnormal number has no leading one: give it one, and take it off as a number.
+  const Floats one = (Floats)(Words{} + (113u << 23));
+  const Words subnormal = (Words)((Floats)(magnitude + (113u << 23)) - one);
+  result = chosen((Masks)(exponent == 0), subnormal, result);
+  return (Floats)(result | ((half & 0x8000) << 16));
+}
+
+// --- and back, to the nearest, ties to even
+
+SSFNAS_INLINE Halves narrowed(Floats v, bfloat16) {
+  const Words bits = (Words)v;
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Words nan = (bits >> 16) | 0x40;
+  return __builtin_convertvector(chosen((Masks)(v != v), nan, rounded), Halves);
+}
+
+SSFNAS_INLINE Halves narrowed(Floats v, float16) {
+  const Words bits = (Words)v & 0x7fffffff;
+  const Words sign = ((Words)v >> 16) & 0x8000;
+  // A carry out of the mantissa goes into the exponent, up to infinity, as it should.
+  const Words normal = (bits - (112u << 23) + 0xfff + ((bits >> 13) & 1)) >> 13;
+  // Half an ulp of the subnormal numbers is what adding a half rounds to.
+  const Floats half = (Floats)(Words{} + (126u << 23));
+  const Words subnormal = (Words)((Floats)bits + half) - (126u << 23);
+  Words result = chosen((Masks)(bits < (113u << 23)), subnormal, normal);
+  result = chosen((Masks)(bits >= (143u << 23)), Words{} + 0x7c00, result);
+  result = chosen((Masks)(v != v), Words{} + 0x7e00, result);
+  return __builtin_convertvector(result | sign, Halves);
+}
+
+template <class T>
+SSFNAS_INLINE Vector<T> load(const T* from) {
+  if constexpr (sizeof(T) == 2)
+    return widened(raw_load<Halves>(from), T{});
+  else
+    return raw_load<Vector<T>>(from);
+}
+
+template <class T>
+SSFNAS_INLINE void store(T* to, Vector<T> v) {
+  if constexpr (sizeof(T) == 2)
+    raw_store(to, narrowed(v, T{}));
+  else
+    raw_store(to, v);
+}
+
+// The first n < lanes values; the other lanes are zero.
+template <class T>
+SSFNAS_INLINE Vector<T> load(const T* from, int64_t n) {
+  T buffer[lanes<T>] = {};
+  __builtin_memcpy(buffer, from, n * sizeof(T));
+  return load(buffer);
+}
+
+template <class T>
+SSFNAS_INLINE void store(T* to, Vector<T> v, int64_t n) {
+  T buffer[lanes<T>];
+  store(buffer, v);
+  __builtin_memcpy(to, buffer, n * sizeof(T));
+}
+
+// The same value in all lanes.
+template <class V, class S>
+SSFNAS_INLINE V everywhere(S value) {
+  return V{} + value;
+}
+
+// The first n lanes; zero in the others.
+template <class V>
+SSFNAS_INLINE V first_lanes(V v, int64_t n) {
+  constexpr int count = sizeof(V) / sizeof(v[0]);
+  for (int i = 0; i < count; ++i) v[i] = i < n ? v[i] : 0;
+  return v;
+}
+
+// The sum of the lanes, in a fixed order.
+template <class V>
+SSFNAS_INLINE auto sum_of_lanes(V v) {
+  constexpr int count = sizeof(V) / sizeof(v[0]);
+  decltype(v[0] + 0) parts[count];
+  __builtin_memcpy(parts, &v, sizeof(V));
+  for (int half = count / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+  return parts[0];
+}
+
+}  // namespace SSFNAS_ISA
+}  // namespace ssfnas

@@ -1,0 +1,86 @@
+"""The native code of csrc/, where it is built: addresses and sizes; see ssfnas/ops/native.py."""
+
+from collections.abc import Sequence
+
+cuda_architectures: str
+max_inputs: int
+
+def instruction_sets() -> list[str]: ...
+def instruction_set() -> str: ...
+def choose_instruction_set(name: str) -> None: ...
+def mixed_sum_partials(dtype: int, length: int, count: int, /) -> int: ...
+def norm_partials(
+    dtype: int, count: int, outer: int, channels: int, inner: int, aligned: bool, /
+) -> int: ...
+def mixed_sum_forward(
+    device: int,
+    threads: int,
+    dtype: int,
+    xs: Sequence[int],
+    weights: int,
+    out: int,
+    length: int,
+    /,
+) -> None: ...
+def mixed_sum_backward(
+    device: int,
+    threads: int,
+    dtype: int,
+    grad: int,
+    xs: Sequence[int],
+    weights: int,
+    dxs: Sequence[int],
+    dweights: int,
+    length: int,
+    partials: int,
+    /,
+) -> None: ...
+def norm_statistics(
+    device: int,
+    threads: int,
+    dtype: int,
+    zs: Sequence[int],
+    extent: Sequence[int],
+    mean: int,
+    var: int,
+    partials: int,
+    /,
+) -> None: ...
+def norm_sum_forward(
+    device: int,
+    threads: int,
+    dtype: int,
+    zs: Sequence[int],
+    extent: Sequence[int],
+    a: int,
+    b: int,
+    out: int,
+    /,
+) -> None: ...
+def norm_sum_reduce(
+    device: int,
+    threads: int,
+    dtype: int,
+    grad: int,
+    zs: Sequence[int],
+    extent: Sequence[int],
+    mean: int,
+    rstd: int,
+    s0: int,
+    s1: int,
+    partials: int,
+    /,
+) -> None: ...
+def norm_sum_apply(
+    device: int,
+    threads: int,
+    dtype: int,
+    grad: int,
+    zs: Sequence[int],
+    extent: Sequence[int],
+    p: int,
+    q: int,
+    r: int,
+    dzs: Sequence[int],
+    /,
+) -> None: ...
