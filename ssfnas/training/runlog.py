@@ -93,13 +93,18 @@ class RunLog:
         except OSError as error:
             raise write_problem(error, self.folder) from error
 
-    def message(self, text: str) -> None:
-        """Print ``text``, and append it with the time of day to ``log.txt``.
+    def message(self, text: str, *, show: bool = True) -> None:
+        """Append ``text`` with the time of day to ``log.txt``, and print it.
+
+        Args:
+            text: what happened.
+            show: False only writes, what was printed before there was a log.
 
         Raises:
             RequestError: the disk refuses.
         """
-        print(text, flush=True)
+        if show:
+            print(text, flush=True)
         path = self.folder / MESSAGES_FILE
         try:
             with open(path, "a", encoding="utf-8") as file:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ssfnas.config import SearchConfig
 from ssfnas.data import Batch, ImageData, ImageStream, make_views, stratified_halves
 from ssfnas.objectives import SearchObjective, make_search_objective
+from ssfnas.ops import backend
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import SUPERNETS, Genotype, frozen_statistics, synchronize_batchnorm
 from ssfnas.strategies import STOPPERS, STRATEGIES, BilevelOptimizer, derive
@@ -229,7 +230,7 @@ class SearchTrainer:
         # A copy without synchronisation: each process computes the whole batch, and the same.
         net, objective = copy.deepcopy((self.net, self.objective))
         synchronize_batchnorm(net, None)
-        synchronize_batchnorm(objective, None)
+        objective.set_group(None)
         single = World(rank=0, size=1, device=self.world.device, group=None)
         stream = search_stream(
             self.config,
@@ -244,7 +245,8 @@ class SearchTrainer:
         batch = stream.next()
         stream.close()
         net.train()
-        with frozen_statistics(net, objective):
+        # The references alone are differentiable twice.
+        with frozen_statistics(net, objective), backend("reference"):
             return float(
                 hessian_top_eigenvalue(
                     lambda: objective.terms(net, batch)["loss"],

@@ -37,17 +37,33 @@ class Session:
         world: the processes that run together.
         data: the images, on the device where they fit.
         interruption: signals that came since the start.
+        log: of the run, once it has a directory.
+        said: what was said before it had one.
     """
 
     config: SearchConfig | RetrainConfig
     world: World
     data: ImageData
     interruption: Interruption
+    log: RunLog | None = None
+    said: list[str] = dataclasses.field(default_factory=list)
 
     def say(self, text: str) -> None:
-        """Print a line, on the main process alone."""
-        if self.world.is_main:
+        """Print a line and keep it in the run's log, on the main process alone."""
+        if not self.world.is_main:
+            return
+        if self.log is not None:
+            self.log.message(text)
+        else:
+            self.said.append(text)
             print(text, flush=True)
+
+    def keep_log(self, log: RunLog) -> None:
+        """Say to ``log`` too from now on, and what was said before."""
+        self.log = log
+        for text in self.said:
+            log.message(text, show=False)
+        self.said.clear()
 
 
 @contextmanager
@@ -137,6 +153,7 @@ def run_training(
             directory.write_config(config, environment() | place)
             directory.write_json("data.json", DataCard.of(session.data).to_dict())
         log = RunLog(directory)
+        session.keep_log(log)
     world.barrier()
     if config.resume:
         resumed = resume(trainer, store, log)
@@ -160,8 +177,11 @@ def run_training(
         if log is not None:
             log.close()
     if not complete:
-        raise session.interruption.stop(
+        message = (
             f"state saved after step {trainer.step:,} of {trainer.total_steps:,}; go on with: "
             f"python -m ssfnas.{command} --out {path} --resume"
         )
+        if log is not None:
+            log.message(message, show=False)
+        raise session.interruption.stop(message)
     return trainer, directory

@@ -27,6 +27,7 @@ WRITTEN = [
     "genotype_normal.svg",
     "genotype_reduce.png",
     "genotype_reduce.svg",
+    "log.txt",
     "metrics.jsonl",
     "report.html",
 ]
@@ -84,12 +85,13 @@ def test_a_threshold_nobody_passes_keeps_the_run_and_says_how_to_derive_again(sm
     assert load(tmp_path / "run").metrics[-1]["epoch"] == 2
 
 
-def test_second_order_and_early_stopping_by_the_hessian_run(small_npz, tmp_path):
+@pytest.mark.parametrize(("objective", "order"), [("supervised", 2), ("joint", 1)])
+def test_second_order_and_early_stopping_by_the_hessian_run(small_npz, tmp_path, objective, order):
     config = tiny_search(
         small_npz,
         tmp_path / "run",
-        objective="supervised",
-        order=2,
+        objective=objective,
+        order=order,
         early_stop="hessian",
         hessian_window=1,
         hessian_factor=1.0001,
