@@ -15,7 +15,6 @@ PACKAGES = (
     "torchvision",
     "triton",
     "numpy",
-    "kornia",
     "jsonargparse",
     "rich",
     "tensorboard",
