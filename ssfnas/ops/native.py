@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Sequence
 
 import torch
@@ -75,20 +76,26 @@ def _why_not_on_gpu(index: int) -> str | None:
         return "ssfnas._C was built without CUDA"
     if torch.version.hip is not None:
         return "native code is for NVIDIA GPUs"
-    major, minor = torch.cuda.get_device_capability(index)
-    for name in built:
-        kind, _, number = name.partition("_")
-        # Numbers that end in a letter are for one GPU alone.
-        exact = not number.isdigit()
-        of = (int(number.rstrip("abcdefghijklmnopqrstuvwxyz")[:-1]), int(number.rstrip("af")[-1]))
-        if kind == "sm" and of[0] == major and (of[1] == minor if exact else of[1] <= minor):
-            return None
-        if kind == "compute" and not exact and of <= (major, minor):
-            return None
+    capability = torch.cuda.get_device_capability(index)
+    if any(_runs_on(name, capability) for name in built):
+        return None
     return (
-        f"ssfnas._C was built for {', '.join(built)}, and this GPU has {major}.{minor}: name it in "
-        "TORCH_CUDA_ARCH_LIST when installing"
+        f"ssfnas._C was built for {', '.join(built)}, and the GPU has "
+        f"{'.'.join(map(str, capability))}: name that in TORCH_CUDA_ARCH_LIST when installing"
     )
+
+
+def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether code for e.g. ``"sm_80"`` or ``"compute_90"`` (PTX) runs on a GPU."""
+    match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", architecture)
+    if match is None:
+        return False
+    of = (int(match[2]), int(match[3]))
+    if match[4]:
+        # With a letter it is for that GPU alone.
+        return of == capability
+    # Machine code runs within a generation, PTX on whatever is newer.
+    return of <= capability and (match[1] == "compute" or of[0] == capability[0])
 
 
 def mixed_sum_forward(xs: Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -174,7 +181,7 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
         for k, wanted in enumerate(normalize):
             mean[k], var[k] = (math.nan, math.nan) if wanted else (0, 1)
         return mean, var
-    partials = _norm_partials(zs, extent, len(zs), mean.dtype)
+    partials = _norm_partials(zs, extent, 2 * len(zs), mean.dtype)
     wanted_addresses = [
         z.data_ptr() if wanted else 0 for z, wanted in zip(zs, normalize, strict=True)
     ]
@@ -310,7 +317,9 @@ def _values(values: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
             f"native code got coefficients {list(values.shape)} on {values.device}: "
             f"{list(shape)} on {like.device} fit"
         )
-    return values.to(accumulator(like.dtype)).contiguous()
+    values = values.to(accumulator(like.dtype)).contiguous()
+    # Kernels load 16 bytes at once, and decide by the tensors alone whether they can.
+    return values.clone() if values.data_ptr() % 16 else values
 
 
 def _extent(x: Tensor) -> tuple[int, int, int]:
@@ -325,7 +334,7 @@ def _extent(x: Tensor) -> tuple[int, int, int]:
 def _norm_partials(
     tensors: Sequence[Tensor], extent: tuple[int, int, int], rows: int, dtype: torch.dtype
 ) -> Tensor | None:
-    """Room for a GPU's sums over blocks, two for each row and channel of a block."""
+    """Room for a GPU's sums over blocks: so many rows of channels for each block."""
     first = tensors[0]
     if not first.is_cuda:
         return None

@@ -32,8 +32,8 @@ class BilevelOptimizer:
     """Alternating updates of architecture parameters and weights (DARTS, arXiv 1806.09055).
 
     The alphas descend the loss on one half of the data, the weights on the other. ``order`` 1 takes
-    the weights as they are; ``order`` 2 takes the gradient through one step of the weights, with the
-    Hessian-vector product by central differences.
+    the weights as they are; ``order`` 2 takes the gradient through one step of the weights, with
+    the Hessian-vector product by central differences.
 
     The forward pass of a first-order alpha update moves BatchNorm's running statistics, as in the
     usual code; those of the unrolled passes of the second order do not.
