@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import write_npz
 
 
 @pytest.fixture(autouse=True)
 def _leave_global_generators_alone():
-    """No library code may draw from or seed the global generators."""
+    """Give the global generators back to the next test as this one found them."""
     before = torch.get_rng_state()
     numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002
     yield
@@ -20,35 +21,6 @@ def _leave_global_generators_alone():
         np.random.get_state()[1],  # noqa: NPY002
     ):
         torch.set_rng_state(before)
-
-
-def striped_images(labels: np.ndarray, size: int, channels: int, seed: int) -> np.ndarray:
-    """Noisy images whose stripes tell their class, uint8 [N, size, size(, channels)]."""
-    draws = np.random.default_rng(seed)
-    columns = np.arange(size)
-    images = draws.integers(0, 90, (len(labels), size, size, channels))
-    for i, label in enumerate(labels):
-        stripe = 120 * (np.sin(columns * (label + 1) * 0.7) > 0)
-        images[i] += stripe[None, :, None]
-    images = images.astype(np.uint8)
-    return images[..., 0] if channels == 1 else images
-
-
-def write_npz(path: Path, counts, *, size=8, channels=3, test_each=4, seed=0, **extra) -> Path:
-    """A MedMNIST-style file with ``counts`` training images a class."""
-    labels = np.concatenate([np.full(n, c) for c, n in enumerate(counts)])
-    test_labels = np.repeat(np.arange(len(counts)), test_each)
-    np.savez(
-        path,
-        **{
-            "train_images": striped_images(labels, size, channels, seed),
-            "train_labels": labels.astype(np.uint8),
-            "test_images": striped_images(test_labels, size, channels, seed + 1),
-            "test_labels": test_labels.astype(np.uint8),
-            **extra,
-        },
-    )
-    return path
 
 
 @pytest.fixture

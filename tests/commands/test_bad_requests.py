@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_npz
+from image_files import write_npz
 
 from ssfnas import derive, evaluate, report, retrain, search
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import write_npz
+from image_files import write_npz
 from runs import tiny_retrain, tiny_search
 
 from ssfnas import evaluate

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import write_npz
+from image_files import write_npz
 from runs import tiny_search
 
 from ssfnas.errors import NumericalError, RequestError
