@@ -35,6 +35,12 @@ _PRIMITIVES = {
         "norm_sum_apply",
     ),
     "barlow_twins_loss": ("barlow_twins_forward", "barlow_twins_backward"),
+    "candidate_stencils": (
+        "separable_forward",
+        "separable_backward",
+        "pools_forward",
+        "pools_backward",
+    ),
 }
 
 _forced: str | None = None
@@ -114,6 +120,11 @@ def choose(op: str, tensors: Sequence[Tensor], name: str = AUTO) -> str:
 def primitive(name: str, function: str) -> Callable[..., Any]:
     """The function of that name of a backend that can run."""
     return _primitives(name)[function]
+
+
+def has_op(name: str, op: str) -> bool:
+    """Whether a backend computes the op at all, somewhere."""
+    return name in _MODULES and not isinstance(_module(name), str) and _has(name, op)
 
 
 @functools.cache

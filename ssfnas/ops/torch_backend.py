@@ -12,6 +12,12 @@ from torch import Tensor
 
 from ssfnas.ops.layout import accumulator
 from ssfnas.ops.torch_barlow_twins import barlow_twins_backward, barlow_twins_forward
+from ssfnas.ops.torch_stencils import (
+    pools_backward,
+    pools_forward,
+    separable_backward,
+    separable_forward,
+)
 
 __all__ = [
     "barlow_twins_backward",
@@ -22,6 +28,10 @@ __all__ = [
     "norm_sum_apply",
     "norm_sum_forward",
     "norm_sum_reduce",
+    "pools_backward",
+    "pools_forward",
+    "separable_backward",
+    "separable_forward",
     "unavailable",
     "unsupported",
 ]

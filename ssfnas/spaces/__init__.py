@@ -21,10 +21,10 @@ from ssfnas.spaces.operations import (
 from ssfnas.spaces.published import PUBLISHED
 from ssfnas.spaces.reference import ReferenceSupernet
 from ssfnas.spaces.relaxations import RELAXATIONS
-
-Supernet = ReferenceSupernet
+from ssfnas.spaces.supernet import Supernet
 
 SUPERNETS: Registry[type[ReferenceSupernet]] = Registry("supernet")
+SUPERNETS.add("fast", Supernet)
 SUPERNETS.add("reference", ReferenceSupernet)
 
 __all__ = [

@@ -1,0 +1,156 @@
+"""What a search cell is made of, sorted by the state that each candidate starts from.
+
+A source is a state with the edges that leave it. All separable units on those edges read the same
+tensor, and pools have no weights, so one result serves every edge. Candidates that are none of
+these stay modules of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from ssfnas.spaces.cells import MixedEdge, SearchCell, cell_edges
+from ssfnas.spaces.normalization import BatchNorm2d
+from ssfnas.spaces.operations import AvgPool, DilConv, MaxPool, SepConv, Zero
+
+
+@dataclass(frozen=True)
+class Unit:
+    """ReLU, depthwise convolution, 1x1 convolution and the BatchNorm behind them.
+
+    Attributes:
+        depthwise, pointwise, norm: the modules.
+        term: of which candidate it computes the end, or None for the first half of a ``SepConv``.
+    """
+
+    depthwise: nn.Conv2d
+    pointwise: nn.Conv2d
+    norm: BatchNorm2d
+    term: tuple[int, int] | None
+
+    @property
+    def dilation(self) -> int:
+        """Of the depthwise convolution."""
+        return int(self.depthwise.dilation[0])
+
+
+@dataclass
+class Source:
+    """A state and all that is computed from it alone.
+
+    Attributes:
+        stride: of the candidates that leave it.
+        first: units that read the state.
+        second: units that read the normalised result of a first one.
+        inputs: which first unit each second one reads.
+        pools: ``"max"`` and ``"avg"`` -> the BatchNorm of that pool on every edge that has it.
+        modules: candidates of other kinds, by their place.
+    """
+
+    stride: int
+    first: list[Unit] = field(default_factory=list)
+    second: list[Unit] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    pools: dict[str, list[BatchNorm2d]] = field(default_factory=dict)
+    modules: dict[tuple[int, int], nn.Module] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a node.
+
+    Attributes:
+        place: (edge, operation): its weight's row and column.
+        source: the state it starts from.
+        kind: ``"first"``, ``"second"``, ``"max"``, ``"avg"``, ``"skip"`` or ``"module"``.
+        position: among the source's units of that kind; 0 for other kinds.
+    """
+
+    place: tuple[int, int]
+    source: int
+    kind: str
+    position: int = 0
+
+
+class CellLayout:
+    """Sources and nodes of one :class:`~ssfnas.spaces.cells.SearchCell`.
+
+    Attributes:
+        sources: states 0 to nodes; the last node has no edges.
+        terms: the summands of every node, in the order of edges and operations.
+        parameters: convolutions whose weights the fused pass differentiates, as modules.
+    """
+
+    def __init__(self, cell: SearchCell) -> None:
+        self.nodes = cell.nodes
+        self.sources = [
+            Source(stride=2 if cell.kind == "reduce" and state < 2 else 1)
+            for state in range(cell.nodes + 1)
+        ]
+        self.terms: list[list[Term]] = [[] for _ in range(cell.nodes)]
+        for number, (start, to) in enumerate(cell_edges(cell.nodes)):
+            edge = cell.edges[number]
+            assert isinstance(edge, MixedEdge)
+            for column, module in enumerate(edge.operations):
+                term = _enter(module, (number, column), start, self.sources[start])
+                if term is not None:
+                    self.terms[to - 2].append(term)
+        self.norms = [
+            norm
+            for source in self.sources
+            for norm in (
+                *(unit.norm for unit in (*source.first, *source.second)),
+                *(norm for norms in source.pools.values() for norm in norms),
+            )
+        ]
+
+    def module_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the candidates that stay modules, source by source."""
+        return [
+            parameter
+            for source in self.sources
+            for module in source.modules.values()
+            for parameter in module.parameters()
+        ]
+
+    def filters(self) -> list[Tensor]:
+        """Depthwise filters of each source's first units, their 1x1 filters, then the second's."""
+        weights: list[Tensor] = []
+        for source in self.sources:
+            for units in (source.first, source.second):
+                weights += [unit.depthwise.weight for unit in units]
+                weights += [unit.pointwise.weight for unit in units]
+        return weights
+
+
+def _enter(module: nn.Module, place: tuple[int, int], start: int, source: Source) -> Term | None:
+    """Add a candidate to its source; its term, or None for one that adds nothing."""
+    if type(module) is Zero:
+        return None
+    if type(module) is nn.Identity:
+        return Term(place, start, "skip")
+    if type(module) is DilConv:
+        source.first.append(_unit(module, 0, place))
+        return Term(place, start, "first", len(source.first) - 1)
+    if type(module) is SepConv:
+        source.inputs.append(len(source.first))
+        source.first.append(_unit(module, 0, None))
+        source.second.append(_unit(module, 4, place))
+        return Term(place, start, "second", len(source.second) - 1)
+    if type(module) is nn.Sequential and len(module) == 2 and isinstance(module[1], BatchNorm2d):
+        kind = {MaxPool: "max", AvgPool: "avg"}.get(type(module[0]))  # type: ignore[call-overload]
+        if kind is not None:
+            source.pools.setdefault(kind, []).append(module[1])
+            return Term(place, start, kind)
+    source.modules[place] = module
+    return Term(place, start, "module")
+
+
+def _unit(candidate: nn.Sequential, first: int, term: tuple[int, int] | None) -> Unit:
+    depthwise, pointwise, norm = (candidate[first + offset] for offset in (1, 2, 3))
+    assert isinstance(depthwise, nn.Conv2d)
+    assert isinstance(pointwise, nn.Conv2d)
+    assert isinstance(norm, BatchNorm2d)
+    return Unit(depthwise, pointwise, norm, term)

@@ -1,0 +1,144 @@
+"""The supernet as it is trained: the reference's modules, computed a cell at a time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssfnas.ops.selection import wants_reference
+from ssfnas.spaces.cell_layout import CellLayout
+from ssfnas.spaces.cells import SearchCell
+from ssfnas.spaces.fused_cell import FusedCell
+from ssfnas.spaces.fused_source import Call, Update
+from ssfnas.spaces.normalization import BatchNorm2d
+from ssfnas.spaces.reference import ReferenceSupernet
+
+
+class Supernet(ReferenceSupernet):
+    """:class:`~ssfnas.spaces.reference.ReferenceSupernet`, faster and in less memory.
+
+    Parameters, buffers, names, initial draws and results are the reference's; only the way of
+    computing differs. A cell is one step of autograd (:mod:`ssfnas.spaces.fused_cell`), images and
+    states are channels_last, and running statistics are folded in once a pass for all cells.
+
+    Candidates that are not built in stay modules, inside the same cell. A cell whose BatchNorms are
+    not all in one state (some frozen, some not) is computed as the reference does, and so is
+    everything under ``ssfnas.ops.backend("reference")``, which is what can be differentiated twice.
+    Hooks on the modules of built-in candidates are not called.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._fused: list[FusedCell] | None = None
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images [N, in_channels, H, W] -> the last cell's output [N, num_features, h, w]."""
+        if wants_reference():
+            return super().forward_features(x)
+        updates: list[Update] = []
+        weights = self.edge_weights()
+        s0 = s1 = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for cell, fused in zip(self.cells, self._fused_cells(), strict=True):
+            assert isinstance(cell, SearchCell)
+            s0, s1 = s1, _cell(cell, fused, s0, s1, weights[cell.kind], updates)
+        _fold(updates)
+        return s1
+
+    def _fused_cells(self) -> list[FusedCell]:
+        if self._fused is None:
+            layouts = [CellLayout(cell) for cell in self.cells]  # type: ignore[arg-type]
+            self._fused = [FusedCell(layout, len(self.operations)) for layout in layouts]
+        return self._fused
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made from the modules, which a copy makes from its own."""
+        return {**self.__dict__, "_fused": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Supernet:
+        new = self.__class__.__new__(self.__class__)
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        return new
+
+
+@torch.compiler.disable
+def _cell(
+    cell: SearchCell,
+    fused: FusedCell,
+    s0: Tensor,
+    s1: Tensor,
+    weights: Tensor,
+    updates: list[Update],
+) -> Tensor:
+    state = _state(fused.layout.norms)
+    if state is None or not all(fused.layout.terms):
+        return cell(s0, s1, weights)
+    call = Call(*state)
+    output = fused(call, cell.preprocess0(s0), cell.preprocess1(s1), weights)
+    updates += _tracked(call.updates)
+    return output
+
+
+def _state(norms: Sequence[BatchNorm2d]) -> tuple[bool, float, Any] | None:
+    """Whether batches are normalised by their own statistics, epsilon and group, if all agree."""
+    if not norms:
+        return True, 1e-5, None
+    first = norms[0]
+    wanted = first.training, first.track_running_stats, first.eps, first.momentum, first._group
+    training, _, eps, momentum, holder = wanted
+    group = None if holder is None else holder.group
+    if momentum is None:
+        return None
+    for norm in norms:
+        if (
+            norm.training != training
+            or norm.track_running_stats != first.track_running_stats
+            or norm.eps != eps
+            or norm.momentum != momentum
+            or norm.group is not group
+        ):
+            return None
+    own = training or first.running_mean is None
+    return own, eps, group if training else None
+
+
+def _tracked(updates: Sequence[Update]) -> list[Update]:
+    """Updates that some BatchNorm keeps; none while statistics are frozen."""
+    return [
+        update
+        for update in updates
+        if any(norm.training and norm.track_running_stats for row in update.norms for norm in row)
+    ]
+
+
+@torch.no_grad()
+def _fold(updates: Sequence[Update]) -> None:
+    """running = (1 - momentum) running + momentum batch, with unbiased variances, for all at once.
+
+    Counts of batches go up by one, as PyTorch's do.
+    """
+    running: list[Tensor] = []
+    batch: list[Tensor] = []
+    counts: list[Tensor] = []
+    momentum = 0.0
+    for update in updates:
+        unbiased = update.var * (update.values / (update.values - 1))
+        rows = zip(update.norms, update.mean.unbind(), unbiased.unbind(), strict=True)
+        for norms, mean, var in rows:
+            for norm in norms:
+                assert norm.momentum is not None
+                momentum = norm.momentum
+                for known, new in ((norm.running_mean, mean), (norm.running_var, var)):
+                    assert known is not None
+                    running.append(known)
+                    batch.append(new)
+                assert norm.num_batches_tracked is not None
+                counts.append(norm.num_batches_tracked)
+    if running:
+        batch = [new.to(known.dtype) for known, new in zip(running, batch, strict=True)]
+        torch._foreach_lerp_(running, batch, momentum)
+        torch._foreach_add_(counts, 1)
