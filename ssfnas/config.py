@@ -137,7 +137,7 @@ class SearchConfig(DataOptions, RunOptions):
     epochs: int = option(50, "passes over the half of the data that trains the weights", minimum=1)
     steps: int | None = option(None, "bilevel steps, in place of --epochs", minimum=1)
     batch_size: int = option(128, "images a step, over all processes", minimum=1)
-    supernet: str = option("reference", "form of the supernet", choices=("reference",))
+    supernet: str = option("fast", "form of the supernet", choices=("fast", "reference"))
     channels: int = option(16, "channels of the first cell", minimum=1)
     layers: int = option(8, "cells", minimum=1)
     nodes: int = option(4, "intermediate nodes a cell", minimum=1)

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.layout import accumulator
@@ -193,8 +192,13 @@ class _CellFunction(torch.autograd.Function):
         return torch.cat(states[2:], dim=1).contiguous(memory_format=NHWC)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            # once_differentiable would let torch.autograd.grad return a part of the truth.
+            raise RuntimeError(
+                "a fused cell is differentiable once, and create_graph=True asks for more: compute "
+                'the loss under ssfnas.ops.backend("reference")'
+            )
         sources, nodes, parameters = _unpack(ctx.packed, ctx.saved_tensors)
         _, _, needs_s0, needs_s1, needs_table, *needs = ctx.needs_input_grad
         with without_autocast(grad):

@@ -230,7 +230,7 @@ def backward(
         own = [weight for weight in module.parameters() if weight.requires_grad]
         dy = uses["module"].grads[number] * uses["module"].p[number].view(1, -1, 1, 1)
         wanted = [leaf, *own] if needs_weights else [leaf]
-        found: Sequence[Tensor | None] = [None] * len(wanted)
+        found: tuple[Tensor | None, ...] = (None,) * len(wanted)
         if y.requires_grad:
             found = torch.autograd.grad(
                 y, wanted, dy.to(y.dtype), allow_unused=True, retain_graph=True
@@ -253,15 +253,13 @@ def backward(
     grads, coefficients, filter_grads = _second_units(
         call, primitives, source, inputs, results, filters, uses, count, needs_weights
     )
-    p, q, r = (None if c is None else c.index_select(0, order) for c in coefficients)
+    ordered_rows = [None if c is None else c.index_select(0, order) for c in coefficients]
     ordered = [grads[place] for place in places(source)]
     dxs, _, d_depthwise, d_pointwise = primitives("separable_backward")(
         [x],
         results.first,
         ordered,
-        p,
-        q,
-        r,
+        *ordered_rows,
         filters.depthwise,
         filters.pointwise,
         stride=source.stride,

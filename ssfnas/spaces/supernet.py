@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,9 +30,7 @@ class Supernet(ReferenceSupernet):
     Hooks on the modules of built-in candidates are not called.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._fused: list[FusedCell] | None = None
+    _fused: list[FusedCell] | None = None
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] -> the last cell's output [N, num_features, h, w]."""
@@ -57,12 +54,6 @@ class Supernet(ReferenceSupernet):
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made from the modules, which a copy makes from its own."""
         return {**self.__dict__, "_fused": None}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Supernet:
-        new = self.__class__.__new__(self.__class__)
-        memo[id(self)] = new
-        new.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
-        return new
 
 
 @torch.compiler.disable

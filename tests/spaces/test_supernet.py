@@ -1,0 +1,305 @@
+"""The fast supernet against the reference, in float64: results, gradients, statistics, training."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssfnas.ops import backend
+from ssfnas.spaces import (
+    DARTS_OPERATIONS,
+    FAIRDARTS_OPERATIONS,
+    OPERATIONS,
+    ReferenceSupernet,
+    Supernet,
+    frozen_statistics,
+    register_operation,
+)
+
+SMALL = {"num_classes": 4, "channels": 4, "layers": 3}
+
+
+def networks(dtype=torch.float64, **options):
+    """A reference and a fast supernet with the same weights and decided alphas."""
+    pair = []
+    for form in (ReferenceSupernet, Supernet):
+        net = form(**{**SMALL, **options}, generator=torch.Generator().manual_seed(3)).to(dtype)
+        with torch.no_grad():
+            for seed, alpha in enumerate(net.alphas()):
+                alpha.copy_(torch.randn(alpha.shape, generator=torch.Generator().manual_seed(seed)))
+        pair.append(net)
+    return pair
+
+
+def images(size=8, count=3, channels=3, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, channels, size, size, generator=generator, dtype=dtype)
+
+
+def loss_of(net: nn.Module, x: Tensor) -> Tensor:
+    y = net(x)
+    return (y * torch.arange(y.numel(), dtype=y.dtype).view_as(y).sin()).sum()
+
+
+def close(found: Tensor, wanted: Tensor, tolerance=1e-11, scale=1e-3) -> bool:
+    """Within a tolerance of the tensor's norm, or of a small number where that vanishes."""
+    return bool((found - wanted).norm() <= tolerance * max(float(wanted.norm()), scale))
+
+
+def assert_same(reference: nn.Module, fast: nn.Module, x: Tensor, tolerance=1e-11) -> None:
+    """One pass forward and backward: output, all gradients, all buffers."""
+    found = []
+    for net in (reference, fast):
+        x_of = x.clone().requires_grad_()
+        loss = loss_of(net, x_of)
+        loss.backward()
+        found.append((loss.detach(), x_of.grad))
+    (loss, dx), (loss_fast, dx_fast) = found
+    assert close(loss_fast, loss, tolerance)
+    assert close(dx_fast, dx, tolerance)
+    for (name, parameter), other in zip(
+        reference.named_parameters(), fast.parameters(), strict=True
+    ):
+        assert (parameter.grad is None) == (other.grad is None), name
+        if parameter.grad is not None:
+            assert close(other.grad, parameter.grad, tolerance), name
+    for (name, buffer), other in zip(reference.named_buffers(), fast.buffers(), strict=True):
+        assert close(other.double(), buffer.double(), tolerance), name
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    ("operations", "relaxation", "size", "nodes"),
+    [
+        (FAIRDARTS_OPERATIONS, "sigmoid", 8, 4),
+        (DARTS_OPERATIONS, "softmax", 9, 4),
+        (DARTS_OPERATIONS, "sigmoid", 7, 2),
+        (("skip_connect", "max_pool_3x3"), "softmax", 8, 3),
+        (("avg_pool_3x3",), "sigmoid", 8, 2),
+        (("sep_conv_5x5",), "sigmoid", 8, 1),
+        (("dil_conv_3x3", "none"), "softmax", 8, 2),
+        (("none", "skip_connect"), "sigmoid", 8, 2),
+    ],
+)
+def test_equals_the_reference(operations, relaxation, size, nodes, training):
+    options = {"operations": operations, "relaxation": relaxation, "nodes": nodes}
+    pair = networks(**options)
+    x = images(size)
+    if not training:
+        for net in pair:
+            # Running statistics that are neither 0 nor 1.
+            net(x)
+            net.eval()
+    assert_same(*pair, x)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 17])
+def test_any_number_of_channels(channels):
+    if channels == 1:
+        # A factorised reduce needs two channels, and reduction cells have twice as many.
+        assert_same(*networks(channels=2, in_channels=1, layers=2), images(channels=1))
+    else:
+        assert_same(*networks(channels=channels, layers=2, nodes=2), images())
+
+
+@pytest.mark.parametrize("name", ["torch", "native"])
+def test_every_backend_on_processors(name):
+    from ssfnas.ops import backends
+
+    if backends()[name] is not None:
+        pytest.skip(f"{name}: {backends()[name]}")
+    reference, fast = networks()
+    with backend(name):
+        assert_same(reference, fast, images())
+
+
+def test_the_reference_backend_is_the_reference():
+    reference, fast = networks()
+    with backend("reference"):
+        first, second = (loss_of(net, images()) for net in (reference, fast))
+        assert torch.equal(first, second)
+        (gradient,) = torch.autograd.grad(second, fast.alphas_normal, create_graph=True)
+        (curvature,) = torch.autograd.grad(gradient.square().sum(), fast.alphas_normal)
+    assert curvature.abs().sum() > 0
+
+
+def test_cannot_be_differentiated_twice_otherwise():
+    _, fast = networks()
+    loss = loss_of(fast, images())
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(loss, fast.alphas_normal, create_graph=True)
+
+
+def test_one_seed_is_one_network_in_either_form():
+    pair = [
+        form(generator=torch.Generator().manual_seed(5)) for form in (ReferenceSupernet, Supernet)
+    ]
+    states = [net.state_dict() for net in pair]
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert sum(p.numel() for p in pair[1].parameters()) - 2 * 14 * 7 == 1_930_618
+    assert [id(p) for p in pair[1].parameters()] != [id(p) for p in pair[0].parameters()]
+
+
+def test_checkpoints_interchange():
+    reference, fast = networks()
+    loss_of(fast, images())
+    reference.load_state_dict(fast.state_dict())
+    assert_same(reference, fast, images())
+
+
+def test_frozen_weights_get_no_gradient_and_alphas_the_same():
+    pair = networks()
+    for net in pair:
+        for weight in net.weights():
+            weight.requires_grad_(False)
+    assert_same(*pair, images())
+    assert all(weight.grad is None for weight in pair[1].weights())
+
+
+def test_frozen_alphas_get_no_gradient_and_weights_the_same():
+    pair = networks()
+    for net in pair:
+        for alpha in net.alphas():
+            alpha.requires_grad_(False)
+    assert_same(*pair, images())
+    assert all(alpha.grad is None for alpha in pair[1].alphas())
+
+
+def test_frozen_statistics_stay():
+    pair = networks()
+    before = {name: buffer.clone() for name, buffer in pair[1].named_buffers()}
+    with frozen_statistics(*pair):
+        assert_same(*pair, images())
+    assert all(torch.equal(before[name], buffer) for name, buffer in pair[1].named_buffers())
+
+
+def test_some_frozen_batchnorms_fall_back_to_the_reference():
+    pair = networks()
+    for net in pair:
+        net.cells[1].edges[0].operations[3][3].eval()
+    assert_same(*pair, images())
+
+
+def test_copies_are_independent():
+    _, fast = networks()
+    loss_of(fast, images())
+    copied, pickled = copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))
+    for other in (copied, pickled):
+        other.eval()
+        fast.eval()
+        assert torch.equal(fast(images()), other(images()))
+        with torch.no_grad():
+            for weight in other.weights():
+                weight.zero_()
+        assert not torch.equal(fast(images()), other(images()))
+
+
+def test_gradients_can_be_taken_again_from_a_kept_graph():
+    _, fast = networks()
+    loss = loss_of(fast, images())
+    weights = [p for p in fast.parameters() if p.requires_grad]
+    first = torch.autograd.grad(loss, weights, retain_graph=True)
+    again = torch.autograd.grad(loss, weights)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_a_single_value_a_channel_is_refused_in_training():
+    for net in networks():
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            net(images(size=2, count=1))
+
+
+def test_nan_is_not_hidden():
+    _, fast = networks()
+    x = images()
+    x[0, 0, 0, 0] = float("nan")
+    assert torch.isnan(fast(x)).any()
+
+
+class Gate(nn.Module):
+    """With weights, statistics and an odd form, as users write them."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(channels, channels, 3, stride, 1, bias=True)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(x)
+        return self.norm(y * torch.sigmoid(y))
+
+
+@pytest.fixture
+def gate():
+    register_operation("gate")(lambda channels, stride, affine: Gate(channels, stride))
+    register_operation("lp_pool", pool=True)(
+        lambda channels, stride, affine: nn.AvgPool2d(5, stride, 2, count_include_pad=True)
+    )
+    yield ("gate", "sep_conv_3x3", "lp_pool", "skip_connect", "max_pool_3x3")
+    del OPERATIONS._entries["gate"], OPERATIONS._entries["lp_pool"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_operations_of_users_share_a_cell_with_fused_ones(gate, training):
+    pair = networks(operations=gate, nodes=2)
+    if not training:
+        for net in pair:
+            net(images())
+            net.eval()
+    assert_same(*pair, images())
+
+
+def test_frozen_weights_of_users_operations(gate):
+    pair = networks(operations=gate, nodes=2)
+    for net in pair:
+        for weight in net.weights():
+            weight.requires_grad_(False)
+    assert_same(*pair, images())
+
+
+@pytest.mark.parametrize("relaxation", ["sigmoid", "softmax"])
+def test_a_hundred_bilevel_steps_give_the_same_alphas(relaxation):
+    pair = networks(relaxation=relaxation, nodes=2)
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    for net in pair:
+        generator = torch.Generator().manual_seed(8)
+        sgd = torch.optim.SGD(net.weights(), lr=0.02, momentum=0.9, weight_decay=3e-4)
+        adam = torch.optim.Adam(net.alphas(), lr=3e-3, betas=(0.5, 0.999), weight_decay=1e-3)
+        for _ in range(100):
+            for optimizer in (adam, sgd):
+                x = torch.randn(6, 3, 8, 8, generator=generator, dtype=torch.float64)
+                optimizer.zero_grad()
+                F.cross_entropy(net(x), labels).backward()
+                if optimizer is sgd:
+                    nn.utils.clip_grad_norm_(net.weights(), 5.0)
+                optimizer.step()
+    for alpha, fast in zip(pair[0].alphas(), pair[1].alphas(), strict=True):
+        assert (alpha - fast).abs().max() < 1e-10
+    assert (
+        pair[1].alphas_normal - networks(relaxation=relaxation, nodes=2)[1].alphas_normal
+    ).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_low_precision_is_no_worse_than_the_references(dtype):
+    exact, _ = networks()
+    truth = loss_of(exact, images())
+    wanted = torch.autograd.grad(truth, exact.alphas())
+    errors = []
+    for net in networks(torch.float32):
+        x = images(dtype=torch.float32)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = net(x).float()
+        loss = (y * torch.arange(y.numel(), dtype=y.dtype).view_as(y).sin()).sum()
+        found = torch.autograd.grad(loss, net.alphas())
+        assert all(gradient.dtype == torch.float32 for gradient in found)
+        errors.append(
+            max(float((a - b).norm() / b.norm()) for a, b in zip(found, wanted, strict=True))
+        )
+    assert errors[1] <= 2 * errors[0] + 1e-6
