@@ -77,9 +77,14 @@ def cells(row: Row, rows: Sequence[Row], ceilings: Ceilings) -> tuple[str, ...]:
 
 
 def table(rows: Sequence[Row], ceilings: Ceilings) -> str:
+    """The rows as a Markdown table."""
+    return markdown(HEADER, [cells(row, rows, ceilings) for row in rows])
+
+
+def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A Markdown table, its columns aligned."""
-    lines = [HEADER, *(cells(row, rows, ceilings) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    lines = [header, *body]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     padded = [
         "| "
         + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
@@ -115,15 +120,27 @@ def versions(device: torch.device) -> str:
     return ", ".join(parts)
 
 
+def provenance(command: str, device: torch.device) -> str:
+    """Which command wrote the page, when, and with what."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return f"Written by `{command}` on {date}. {versions(device)}."
+
+
+def ceilings_line(ceilings: Ceilings, dtype: str = "float32") -> str:
+    """What the device reached, ``dtype`` being that of the matrix product."""
+    return (
+        f"Ceilings: copy {ceilings.copy / 1e9:.0f} GB/s, {dtype} matrix product "
+        f"{ceilings.matmul / 1e12:.2f} TFLOP/s."
+    )
+
+
 def document(rows: Sequence[Row], ceilings: Ceilings, device: torch.device) -> str:
     """The whole page."""
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
     return "\n\n".join(
         [
             f"# {device_name(device)}",
-            f"Written by `python -m benchmarks` on {date}. {versions(device)}.",
-            f"Ceilings: copy {ceilings.copy / 1e9:.0f} GB/s, float32 matrix product "
-            f"{ceilings.matmul / 1e12:.2f} TFLOP/s.",
+            provenance("python -m benchmarks", device),
+            ceilings_line(ceilings),
             CAVEAT,
             table(rows, ceilings),
             "",
@@ -131,10 +148,10 @@ def document(rows: Sequence[Row], ceilings: Ceilings, device: torch.device) -> s
     )
 
 
-def write(page: str, device: torch.device, folder: Path) -> Path:
-    """Write the page as ``<device>.md``."""
+def write(page: str, device: torch.device, folder: Path, suffix: str = "") -> Path:
+    """Write the page as ``<device><suffix>.md``."""
     folder.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
-    path = folder / f"{slug}.md"
+    path = folder / f"{slug}{suffix}.md"
     path.write_text(page)
     return path

@@ -57,7 +57,7 @@ def measure(
     times: list[list[float]] = [[] for _ in runs]
     for number in range(rounds + 1):
         for run, seconds in zip(runs, times, strict=True):
-            taken = _timed(run, device) / len(sets)
+            taken = timed(run, device) / len(sets)
             if number > 0:
                 seconds.append(taken)
     medians = [statistics.median(seconds) for seconds in times]
@@ -106,7 +106,8 @@ def _graph(variant: Variant, sets: Sequence[Inputs]) -> Callable[[], None] | Non
     return graph.replay
 
 
-def _timed(run: Callable[[], None], device: torch.device) -> float:
+def timed(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds until the device has done what ``run`` asks of it."""
     if device.type != "cuda":
         start = time.perf_counter()
         run()
@@ -124,13 +125,13 @@ def copy_ceiling(device: torch.device, rounds: int) -> float:
     size = max(64 << 20, 4 * cache_bytes(device)) // 4
     source = torch.zeros(size, device=device)
     target = torch.empty_like(source)
-    times = [_timed(lambda: target.copy_(source), device) for _ in range(rounds + 1)]
+    times = [timed(lambda: target.copy_(source), device) for _ in range(rounds + 1)]
     return 2 * 4 * size / statistics.median(times[1:])
 
 
-def matmul_ceiling(device: torch.device, rounds: int) -> float:
-    """Operations a second of a float32 matrix product, without TF32."""
+def matmul_ceiling(device: torch.device, rounds: int, dtype: torch.dtype = torch.float32) -> float:
+    """Operations a second of a matrix product; float32 without TF32."""
     size = 4096 if device.type == "cuda" else 768
-    a, b, out = (torch.ones(size, size, device=device) for _ in range(3))
-    times = [_timed(lambda: torch.mm(a, b, out=out), device) for _ in range(rounds + 1)]
+    a, b, out = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(3))
+    times = [timed(lambda: torch.mm(a, b, out=out), device) for _ in range(rounds + 1)]
     return 2 * size**3 / statistics.median(times[1:])

@@ -1,0 +1,256 @@
+"""``python -m benchmarks.search_step``: one whole step of a search, usual code against ours.
+
+Checks that all variants compute the same losses and gradients, times those that do, and writes
+``benchmarks/results/<device>-search-step.md``. Exit code 1 if a variant was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import report, step_page
+from benchmarks.__main__ import RESULTS
+from benchmarks.report import Ceilings
+from benchmarks.step_floor import Floor, bytes_moved
+from benchmarks.step_page import FAST, Measured, Row
+from benchmarks.step_runner import StepVariant, compile_cells
+from benchmarks.step_worker import Worker, WorkerError
+from benchmarks.timing import copy_ceiling, matmul_ceiling
+from benchmarks.variants import COMPILED, EAGER, WrongResultError
+from ssfnas.config import SearchConfig
+from ssfnas.data import load_data, make_views
+from ssfnas.errors import RequestError
+from ssfnas.objectives import make_search_objective
+from ssfnas.training.precision import check_precision
+
+TRUTH = StepVariant("reference, float64", "reference", backend="reference", exact=True)
+VARIANTS = (
+    StepVariant(EAGER, "reference", backend="reference"),
+    StepVariant(COMPILED, "reference", backend="reference", prepare=compile_cells),
+    StepVariant(FAST, "fast"),
+)
+_PROFILED = (EAGER, FAST)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def _widths(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    defaults = SearchConfig()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search_step", description=__doc__)
+    add = parser.add_argument
+    add("--objective", nargs="+", choices=("supervised", "ssl"), default=["supervised", "ssl"])
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--channels", type=int, default=defaults.channels, help="of the first cell")
+    add("--layers", type=int, default=defaults.layers, help="cells")
+    add("--batch-size", type=int, help="default: 32 on a CPU, 128 on a GPU")
+    add("--projector", type=_widths, default=defaults.projector, metavar="WIDTH,...")
+    add("--rounds", type=int, help="timings of each variant; default: 5 on a CPU, 30 on a GPU")
+    add("--precision", default="fp32", choices=tuple(_DTYPES))
+    add("--no-compile", action="store_true", help="leave torch.compile out")
+    add("--compile-seconds", type=float, default=900, help="most seconds that compiling may take")
+    add("--profile", action="store_true", help="also write where the time of a step goes")
+    add("--results", type=Path, default=RESULTS, help="folder to write to")
+    arguments = parser.parse_args(argv)
+    if arguments.device == "auto":
+        arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_gpu = arguments.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        parser.error("--device cuda: no CUDA device is visible")
+    if arguments.batch_size is None:
+        arguments.batch_size = 128 if on_gpu else 32
+    if arguments.rounds is None:
+        arguments.rounds = 30 if on_gpu else 5
+    least = {"channels": 2, "layers": 1, "batch_size": 2, "rounds": 1, "compile_seconds": 1}
+    for name, smallest in least.items():
+        if getattr(arguments, name) < smallest:
+            parser.error(f"--{name.replace('_', '-')} has to be at least {smallest}")
+    if min(arguments.projector) < 1:
+        parser.error("--projector: widths have to be at least 1")
+    try:
+        check_precision(arguments.precision, torch.device(arguments.device))
+    except RequestError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def check(
+    variant: str,
+    found: dict[str, np.ndarray],
+    plain: dict[str, np.ndarray],
+    truth: dict[str, np.ndarray],
+    precision: str,
+) -> None:
+    """Refuse a variant whose error exceeds twice that of the reference, plus a tiny constant.
+
+    Args:
+        variant: its name.
+        found, plain, truth: losses and gradients of the variant, of the reference in the same
+            precision, and of the reference in float64.
+        precision: ``"fp32"`` or ``"bf16"``, whose rounding the constant is made of: a reference's
+            loss can be right by luck.
+
+    Raises:
+        WrongResultError: names the result and both errors.
+    """
+    tiny = torch.finfo(_DTYPES[precision]).eps * (16 if precision == "fp32" else 1)
+    for name, exact in truth.items():
+        mine, own = (_error(one[name], exact) for one in (found, plain))
+        if not mine <= 2 * own + tiny:
+            raise WrongResultError(
+                f"{variant}: {name} has error {mine:.1e}, the reference in {precision} {own:.1e}"
+            )
+
+
+def _error(x: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.linalg.norm(x - truth) / max(float(np.linalg.norm(truth)), 1e-30))
+
+
+@contextlib.contextmanager
+def _worker(*arguments: Any) -> Iterator[Worker]:
+    worker = Worker(*arguments)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def measure(
+    objective: str, config: SearchConfig, arguments: argparse.Namespace, cache: str
+) -> Measured:
+    """Check and time all variants with one objective.
+
+    Raises:
+        WorkerError: the reference itself cannot be computed.
+    """
+    place = (config, arguments.device, cache)
+    _say(f"{objective}: {TRUTH.name}")
+    with _worker(TRUTH, *place) as worker:
+        truth = worker.ask("gradients")
+        multiply_adds = worker.ask("multiply_adds")
+    views = _views(config)
+    data = load_data(config)
+    floor = Floor(
+        bytes_moved(config, data.image_size, views, _DTYPES[config.precision]), multiply_adds
+    )
+    chosen = [v for v in VARIANTS if not (v.prepare is compile_cells and arguments.no_compile)]
+    rows = [Row(variant.name) for variant in chosen]
+    measured = Measured(objective, views, rows, floor)
+    with contextlib.ExitStack() as stack:
+        workers = {v.name: stack.enter_context(_worker(v, *place)) for v in chosen}
+        plain: dict[str, np.ndarray] | None = None
+        for variant, row in zip(chosen, rows, strict=True):
+            _say(f"{objective}: {variant.name}")
+            limit = arguments.compile_seconds if variant.prepare is compile_cells else None
+            try:
+                start = time.perf_counter()
+                found = workers[variant.name].ask("gradients", limit)
+                row.warm_up = time.perf_counter() - start
+                plain = found if plain is None else plain
+                check(variant.name, found, plain, truth, config.precision)
+            except WrongResultError as error:
+                row.note = f"WRONG: {error}"
+            except WorkerError as error:
+                row.note = f"failed: {error}"
+        _time(rows, workers, arguments.rounds)
+        for row in rows:
+            _count(row, workers[row.variant], measured, arguments.profile)
+    return measured
+
+
+def _views(config: SearchConfig) -> int:
+    objective = make_search_objective(
+        config.objective, num_features=1, num_classes=2, multi_label=False, projector=(1,)
+    )
+    return make_views(objective.views, image_size=(32, 32), mean=(0.0,) * 3, std=(1.0,) * 3).count
+
+
+def _time(rows: list[Row], workers: dict[str, Worker], rounds: int) -> None:
+    """Medians of whole steps, the variants in turn."""
+    times: dict[str, list[float]] = {row.variant: [] for row in rows}
+    for number in range(rounds + 1):
+        for row in rows:
+            if row.note:
+                continue
+            try:
+                taken = workers[row.variant].ask("seconds")
+            except WorkerError as error:
+                row.note = f"failed: {error}"
+                continue
+            if number > 0:
+                times[row.variant].append(taken)
+    for row in rows:
+        if not row.note:
+            row.seconds = statistics.median(times[row.variant])
+
+
+def _count(row: Row, worker: Worker, measured: Measured, profiled: bool) -> None:
+    """What is not time; memory first, before counting leaves any behind."""
+    if row.seconds is None:
+        return
+    try:
+        row.peak_bytes = worker.ask("peak_bytes")
+        if row.variant == FAST:
+            measured.data_seconds = worker.ask("data_seconds")
+        row.calls = worker.ask("calls")
+        if profiled and row.variant in _PROFILED:
+            row.spent = worker.ask("spent")
+    except WorkerError as error:
+        _say(f"{row.variant}: {error}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; the exit code."""
+    arguments = _arguments(argv)
+    device = torch.device(arguments.device)
+    dtype = _DTYPES[arguments.precision]
+    ceilings = Ceilings(
+        copy_ceiling(device, arguments.rounds), matmul_ceiling(device, arguments.rounds, dtype)
+    )
+    config = SearchConfig(
+        channels=arguments.channels,
+        layers=arguments.layers,
+        batch_size=arguments.batch_size,
+        projector=arguments.projector,
+        precision=arguments.precision,
+    )
+    print(f"{report.device_name(device)}; {report.versions(device)}")
+    suffix = "-search-step" + ("" if arguments.precision == "fp32" else f"-{arguments.precision}")
+    all_measured: list[Measured] = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        for objective in dict.fromkeys(arguments.objective):
+            config.objective = objective
+            try:
+                measured = measure(objective, config, arguments, cache)
+            except WorkerError as error:
+                print(f"{TRUTH.name}: {error}", file=sys.stderr)
+                return 1
+            print(f"\n{step_page.section(measured, config, ceilings)}", flush=True)
+            all_measured.append(measured)
+            # After each objective: what is measured is kept if the next one is interrupted.
+            page = step_page.document(all_measured, config, ceilings, device)
+            path = report.write(page, device, arguments.results, suffix)
+    print(f"\nwritten to {path}")
+    wrong = any(row.note.startswith("WRONG") for each in all_measured for row in each.rows)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

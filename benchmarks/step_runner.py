@@ -1,0 +1,195 @@
+"""One variant of a search step: built as a search builds it, and run on fixed batches."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import dataclasses
+import types
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import step_counts
+from benchmarks.timing import timed
+from ssfnas import ops
+from ssfnas.config import SearchConfig
+from ssfnas.data import Batch, load_data
+from ssfnas.seeding import generator
+from ssfnas.training.distributed import start_world
+from ssfnas.training.search_trainer import SearchTrainer
+
+# What a stream makes at a time is a part of this many images.
+_STREAMED = {"cpu": 512, "cuda": 4096}
+
+
+@dataclass(frozen=True)
+class StepVariant:
+    """One way to compute a search step.
+
+    Attributes:
+        name: for people.
+        supernet: which form of it.
+        backend: of ``ssfnas.ops``; None: as the environment has it.
+        exact: in float64, whatever the precision.
+        prepare: changes the search that was built; a function that a new process can import.
+    """
+
+    name: str
+    supernet: str
+    backend: str | None = None
+    exact: bool = False
+    prepare: Callable[[SearchTrainer], None] | None = None
+
+
+def compile_cells(trainer: SearchTrainer) -> None:
+    """Compile each cell of a supernet by itself, for fixed sizes."""
+    torch._inductor.config.cpp.enable_kernel_profile = True  # names its kernels in profiles
+    for cell in trainer.net.cells:
+        forward = type(cell).forward
+        # What is compiled is kept by code object, and too much for one of them is not kept at all.
+        own = types.FunctionType(forward.__code__.replace(), forward.__globals__)
+        compiled = torch.compile(own, dynamic=False, fullgraph=True)
+        cell.forward = types.MethodType(compiled, cell)
+
+
+class StepRunner:
+    """Measures one variant; every variant of a config has the same initial state and batches.
+
+    Args:
+        variant: which one.
+        config: the search.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+
+    def __init__(self, variant: StepVariant, config: SearchConfig, device: str) -> None:
+        config = dataclasses.replace(config, supernet=variant.supernet, knn=False)
+        if variant.exact:
+            config = dataclasses.replace(config, precision="fp32")
+        world = start_world(device)
+        self.variant, self.device = variant, world.device
+        self.trainer = SearchTrainer(config, load_data(config).to(world.device), world)
+        batches = [self.trainer.alpha_stream.next(), self.trainer.weight_stream.next()]
+        with torch.no_grad():
+            # Equal weights on all edges would hide that some are mixed up.
+            for number, alpha in enumerate(self.trainer.net.alphas()):
+                drawn = torch.randn(
+                    alpha.shape, generator=generator(config.seed, "benchmark", number)
+                )
+                alpha.copy_(drawn)
+        if variant.exact:
+            self.trainer.net.double()
+            self.trainer.objective.double()
+            batches = [_exact(batch) for batch in batches]
+        if variant.prepare is not None:
+            variant.prepare(self.trainer)
+        self.alpha_batch, self.weight_batch = batches
+        self._parts = (self.trainer.net, self.trainer.objective, self.trainer.bilevel)
+        self._initial = [copy.deepcopy(part.state_dict()) for part in self._parts]
+
+    def step(self) -> None:
+        """One bilevel step."""
+        with self._backend():
+            self.trainer.bilevel.step(self.alpha_batch, self.weight_batch)
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        """Loss and gradient of both updates, each from the initial state, in float64."""
+        bilevel = self.trainer.bilevel
+        found: dict[str, np.ndarray] = {}
+        updates = {
+            "alpha": partial(bilevel.alpha_step, self.alpha_batch),
+            "weight": partial(bilevel.weight_step, self.weight_batch),
+        }
+        for name, update in updates.items():
+            taken: list[Tensor] = []
+            # Called once with the gradients of an update, before they are applied.
+            bilevel.average = lambda grads, taken=taken: taken.extend(  # type: ignore[misc]
+                grad.detach().double().flatten().cpu() for grad in grads
+            )
+            with self._backend():
+                terms = update()
+            found[f"{name} loss"] = terms["loss"].double().cpu().numpy()
+            found[f"{name} gradient"] = torch.cat(taken).numpy()
+            self._restore()
+        bilevel.average = None
+        return found
+
+    def seconds(self) -> float:
+        """Of one step."""
+        return timed(self.step, self.device)
+
+    def peak_bytes(self) -> int | None:
+        """Most memory that a step takes beside what is there between steps; None: not known."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.step()
+            torch.cuda.synchronize(self.device)
+            return torch.cuda.max_memory_allocated(self.device) - before
+        try:
+            # Memory that the C library keeps for later would hide what the step takes.
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+            before = _high_water_mark()
+            self.step()
+            return _high_water_mark() - before
+        except (OSError, AttributeError, KeyError):
+            return None
+
+    def calls(self) -> int:
+        """Kernels launched on a GPU; operators called elsewhere."""
+        if self.device.type == "cuda":
+            return step_counts.launches(self.step)
+        return step_counts.operator_calls(self.step)
+
+    def multiply_adds(self) -> int:
+        """That a step needs; plain PyTorch, so that each is seen."""
+        with ops.backend("torch"):
+            return step_counts.multiply_adds(
+                lambda: self.trainer.bilevel.step(self.alpha_batch, self.weight_batch)
+            )
+
+    def data_seconds(self) -> float:
+        """Of making both batches of a step, the mean over many."""
+        stream = self.trainer.alpha_stream
+        calls = -(-_STREAMED[self.device.type] // stream.batch_size)
+        stream.next()
+        stream.load_state_dict({**stream.state_dict(), "position": 0})
+
+        def run() -> None:
+            for _ in range(calls):
+                stream.next()
+
+        return 2 * timed(run, self.device) / calls
+
+    def spent(self) -> list[step_counts.Spent]:
+        """Where the time of a step goes."""
+        return step_counts.spent(self.step, self.device)
+
+    def _backend(self) -> AbstractContextManager[None]:
+        name = self.variant.backend
+        return nullcontext() if name is None else ops.backend(name)
+
+    def _restore(self) -> None:
+        for part, state in zip(self._parts, self._initial, strict=True):
+            part.load_state_dict(copy.deepcopy(state))
+
+
+def _exact(batch: Batch) -> Batch:
+    return dataclasses.replace(batch, views=tuple(view.double() for view in batch.views))
+
+
+def _high_water_mark() -> int:
+    """Most bytes that this process had resident since that was last reset."""
+    status: dict[str, Any] = dict(
+        line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+    )
+    return int(status["VmHWM"].split()[0]) * 1024
