@@ -112,31 +112,41 @@ def _barlow_case(size: tuple[int, int], dtype: torch.dtype) -> Case:
     )
 
 
-def cases(op: str, *, quick: bool = False) -> list[Case]:
-    """Sizes of the search (batch 128, 16 channels and their reductions) and a sweep over K.
+def cases(op: str, *, quick: bool = False, processor: bool = False) -> list[Case]:
+    """Sizes of the search and its reductions, and a sweep over K.
 
     Args:
         op: which op.
         quick: a few small sizes, for a look at whether everything runs.
+        processor: those of a search on a processor: batches of 32 in single precision, in place of
+            128 in half precision.
     """
     if op == "barlow_twins_loss":
-        if quick:
-            return [_barlow_case((32, 128), torch.float32), _barlow_case((64, 32), torch.float32)]
-        sizes = [(128, 2048), (256, 2048), (128, 8192), (256, 8192), (2048, 2048), (2048, 8192)]
-        rounded = [_barlow_case((256, 2048), torch.bfloat16)]
-        return [_barlow_case(size, torch.float32) for size in sizes] + rounded
+        return _barlow_cases(quick, processor)
     if quick:
         return [_sum_case(op, (4, 16, 16, 16), count, torch.float32, False) for count in (2, 7)]
-    first, second, third = (128, 16, 32, 32), (128, 32, 16, 16), (128, 64, 8, 8)
-    sweep = [_sum_case(op, first, k, torch.bfloat16, True) for k in (2, 7, 14, 21, 28, 35)]
+    batch, dtype = (32, torch.float32) if processor else (128, torch.bfloat16)
+    first, second, third = (batch, 16, 32, 32), (batch, 32, 16, 16), (batch, 64, 8, 8)
+    counts = (2, 7, 35) if processor else (2, 7, 14, 21, 28, 35)
+    sweep = [_sum_case(op, first, count, dtype, True) for count in counts]
     others = [
         _sum_case(op, first, 7, torch.float32, False),
         _sum_case(op, first, 35, torch.float32, False),
         _sum_case(op, first, 35, torch.bfloat16, False),
-        _sum_case(op, second, 35, torch.bfloat16, True),
-        _sum_case(op, third, 35, torch.bfloat16, True),
+        _sum_case(op, second, 35, dtype, True),
+        _sum_case(op, third, 35, dtype, True),
     ]
     return sweep + others
+
+
+def _barlow_cases(quick: bool, processor: bool) -> list[Case]:
+    if quick:
+        return [_barlow_case((32, 128), torch.float32), _barlow_case((64, 32), torch.float32)]
+    sizes = [(128, 2048), (256, 2048), (128, 8192), (256, 8192), (2048, 2048)]
+    if not processor:
+        sizes.append((2048, 8192))
+    rounded = [_barlow_case((256, 2048), torch.bfloat16)]
+    return [_barlow_case(size, torch.float32) for size in sizes] + rounded
 
 
 OPS = ("mixed_sum", "mixed_norm_sum", "barlow_twins_loss")

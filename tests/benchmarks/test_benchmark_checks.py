@@ -46,7 +46,7 @@ def test_a_wrong_variant_is_reported_and_not_timed(case, monkeypatch, capsys):
     monkeypatch.setattr(
         command, "variants", lambda *a, **k: [*variants(*a, **k), Variant("zero", nothing)]
     )
-    monkeypatch.setattr(command, "cases", lambda op, quick: [case])
+    monkeypatch.setattr(command, "cases", lambda op, **_: [case])
     monkeypatch.setattr(command, "copy_ceiling", lambda *_: 1e9)
     monkeypatch.setattr(command, "matmul_ceiling", lambda *_: 1e9)
     code = command.main(["mixed_sum", "--quick", "--no-compile", "--device", "cpu"])
