@@ -20,7 +20,9 @@ def parametrized(op: str) -> Callable[[Callable[..., None]], Callable[..., None]
     """Run a benchmark for every case of ``op`` and every variant."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        by_case = pytest.mark.parametrize("case", cases(op), ids=lambda case: case.name)
+        by_case = pytest.mark.parametrize(
+            "case", cases(op, processor=not torch.cuda.is_available()), ids=lambda case: case.name
+        )
         return by_case(pytest.mark.parametrize("variant", VARIANTS)(function))
 
     return decorate
