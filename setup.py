@@ -31,7 +31,7 @@ DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
 # Compiled once for each instruction set; the fastest that the processor has is taken at run time,
 # so that a wheel runs everywhere and is fast where it can be.
-PROCESSOR_SOURCES = ("mixed_sum.cpp", "mixed_norm_sum.cpp")
+PROCESSOR_SOURCES = ("mixed_sum.cpp", "mixed_norm_sum.cpp", "separable.cpp", "pools.cpp")
 BINDING_SOURCES = ("instruction_sets.cpp", "binding.cpp")
 CUDA_SOURCES = ("mixed_sum.cu", "mixed_norm_sum.cu")
 X86_INSTRUCTION_SETS = {

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "instruction_sets.h"
@@ -161,18 +163,127 @@ void norm_sum_apply(int device, std::int64_t threads, int dtype, std::uintptr_t 
   SSFNAS_RUN(norm_sum_apply, args, place);
 }
 
+// --- stencils, on processors alone
+
+// N, H, W, C, stride
+using ImageSizes = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
+
+// What both passes of separable units take, and the arrays that its pointers point to.
+class Units {
+ public:
+  Units(int dtype, const ImageSizes& image, std::vector<std::int64_t> sizes,
+        std::vector<std::int64_t> dilations, const Addresses& depthwise,
+        const Addresses& pointwise, const Addresses& xs, bool shared, std::uintptr_t scale,
+        std::uintptr_t shift)
+      : sizes_(std::move(sizes)),
+        dilations_(std::move(dilations)),
+        depthwise_(pointers(depthwise)),
+        pointwise_(pointers(pointwise)),
+        xs_(pointers(xs)) {
+    const std::size_t groups = sizes_.size();
+    check_count(dilations_.size(), groups, "separable units");
+    check_count(depthwise_.size(), groups, "separable units");
+    check_count(pointwise_.size(), groups, "separable units");
+    check_count(xs_.size(), shared ? 1 : groups, "separable units");
+    const auto [images, height, width, channels, stride] = image;
+    units_ = {static_cast<Dtype>(dtype),
+              static_cast<std::int64_t>(groups),
+              images,
+              height,
+              width,
+              channels,
+              stride,
+              sizes_.data(),
+              dilations_.data(),
+              depthwise_.data(),
+              pointwise_.data(),
+              shared,
+              xs_.data(),
+              pointer(scale),
+              pointer(shift)};
+  }
+  Units(const Units&) = delete;
+  Units& operator=(const Units&) = delete;
+  const SeparableUnits& units() const { return units_; }
+
+ private:
+  std::vector<std::int64_t> sizes_, dilations_;
+  std::vector<void*> depthwise_, pointwise_, xs_;
+  SeparableUnits units_;
+};
+
+void separable_forward(int threads, const Units& units, const Addresses& zs, std::uintptr_t mean,
+                       std::uintptr_t var) {
+  check_count(zs.size(), units.units().groups, "separable_forward");
+  const py::gil_scoped_release released;
+  const std::vector<void*> z = pointers(zs);
+  processor().separable_forward({units.units(), z.data(), pointer(mean), pointer(var)}, threads);
+}
+
+void separable_backward(int threads, const Units& units, const Addresses& zs,
+                        const Addresses& grads, std::uintptr_t p, std::uintptr_t q,
+                        std::uintptr_t r, std::uintptr_t into, const Addresses& dxs,
+                        std::uintptr_t s0, std::uintptr_t s1, const Addresses& d_depthwise,
+                        const Addresses& d_pointwise) {
+  const std::size_t groups = units.units().groups;
+  check_count(zs.size(), groups, "separable_backward");
+  check_count(grads.size(), groups, "separable_backward");
+  check_count(dxs.size(), units.units().shared ? 1 : groups, "separable_backward");
+  check_count(d_depthwise.size(), d_pointwise.size(), "separable_backward");
+  if (!d_depthwise.empty()) check_count(d_depthwise.size(), groups, "separable_backward");
+  const py::gil_scoped_release released;
+  const std::vector<void*> z = pointers(zs), g = pointers(grads), dx = pointers(dxs);
+  const std::vector<void*> df = pointers(d_depthwise), dw = pointers(d_pointwise);
+  const bool wanted = !df.empty();
+  processor().separable_backward(
+      {units.units(), z.data(), g.data(), pointer(p), pointer(q), pointer(r), pointer(into),
+       dx.data(), pointer(s0), pointer(s1), wanted ? df.data() : nullptr,
+       wanted ? dw.data() : nullptr},
+      threads);
+}
+
+void pools_forward(int threads, int dtype, const ImageSizes& image, std::uintptr_t x,
+                   std::uintptr_t largest, std::uintptr_t average, std::uintptr_t mean,
+                   std::uintptr_t var) {
+  const auto [images, height, width, channels, stride] = image;
+  const py::gil_scoped_release released;
+  processor().pools_forward({static_cast<Dtype>(dtype), images, height, width, channels, stride,
+                             pointer(x), pointer(largest), pointer(average), pointer(mean),
+                             pointer(var)},
+                            threads);
+}
+
+void pools_backward(int threads, int dtype, const ImageSizes& image, std::uintptr_t x,
+                    std::uintptr_t d_largest, std::uintptr_t d_average, std::uintptr_t into,
+                    std::uintptr_t dx) {
+  const auto [images, height, width, channels, stride] = image;
+  const py::gil_scoped_release released;
+  processor().pools_backward({static_cast<Dtype>(dtype), images, height, width, channels, stride,
+                              pointer(x), pointer(d_largest), pointer(d_average), pointer(into),
+                              pointer(dx)},
+                             threads);
+}
+
 }  // namespace
 }  // namespace ssfnas
 
 PYBIND11_MODULE(_C, m) {
   using namespace ssfnas;
-  m.doc() = "Sums over candidates in C++ and CUDA; ssfnas.ops.native is the way to call them.";
+  m.doc() = "Candidates and their sums in C++ and CUDA; ssfnas.ops.native is the way to call them.";
   m.def("mixed_sum_forward", &mixed_sum_forward);
   m.def("mixed_sum_backward", &mixed_sum_backward);
   m.def("norm_statistics", &norm_statistics);
   m.def("norm_sum_forward", &norm_sum_forward);
   m.def("norm_sum_reduce", &norm_sum_reduce);
   m.def("norm_sum_apply", &norm_sum_apply);
+  py::class_<Units>(m, "Units")
+      .def(py::init<int, const ImageSizes&, std::vector<std::int64_t>, std::vector<std::int64_t>,
+                    const Addresses&, const Addresses&, const Addresses&, bool, std::uintptr_t,
+                    std::uintptr_t>());
+  m.def("separable_forward", &separable_forward);
+  m.def("separable_backward", &separable_backward);
+  m.def("pools_forward", &pools_forward);
+  m.def("pools_backward", &pools_backward);
   m.def("instruction_sets", &names_of_sets, "Those that this processor can run; the fastest last.");
   m.def("instruction_set", [] { return std::string(processor().name); });
   m.def("choose_instruction_set", &choose_set);

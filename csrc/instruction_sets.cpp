@@ -8,7 +8,7 @@ namespace {
 constexpr ProcessorPrimitives baseline_primitives = {
     "baseline",
 #define ISA baseline
-    SSFNAS_PRIMITIVES(SSFNAS_ENTRY)
+    SSFNAS_PRIMITIVES(SSFNAS_ENTRY) SSFNAS_STENCILS(SSFNAS_ENTRY)
 #undef ISA
 };
 
@@ -16,7 +16,7 @@ constexpr ProcessorPrimitives baseline_primitives = {
 constexpr ProcessorPrimitives avx2_primitives = {
     "avx2",
 #define ISA avx2
-    SSFNAS_PRIMITIVES(SSFNAS_ENTRY)
+    SSFNAS_PRIMITIVES(SSFNAS_ENTRY) SSFNAS_STENCILS(SSFNAS_ENTRY)
 #undef ISA
 };
 #endif
@@ -25,7 +25,7 @@ constexpr ProcessorPrimitives avx2_primitives = {
 constexpr ProcessorPrimitives avx512_primitives = {
     "avx512",
 #define ISA avx512
-    SSFNAS_PRIMITIVES(SSFNAS_ENTRY)
+    SSFNAS_PRIMITIVES(SSFNAS_ENTRY) SSFNAS_STENCILS(SSFNAS_ENTRY)
 #undef ISA
 };
 #endif

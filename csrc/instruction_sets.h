@@ -11,6 +11,7 @@ struct ProcessorPrimitives {
   const char* name;
 #define SSFNAS_MEMBER(function, Arguments) void (*function)(const Arguments&, int threads);
   SSFNAS_PRIMITIVES(SSFNAS_MEMBER)
+  SSFNAS_STENCILS(SSFNAS_MEMBER)
 #undef SSFNAS_MEMBER
 };
 
@@ -18,9 +19,10 @@ struct ProcessorPrimitives {
 const ProcessorPrimitives* instruction_sets(int* count);
 
 #define SSFNAS_FUNCTION(function, Arguments) void function(const Arguments&, int threads);
-#define SSFNAS_DECLARE(isa) \
-  namespace isa {           \
+#define SSFNAS_DECLARE(isa)          \
+  namespace isa {                    \
   SSFNAS_PRIMITIVES(SSFNAS_FUNCTION) \
+  SSFNAS_STENCILS(SSFNAS_FUNCTION)   \
   }
 SSFNAS_DECLARE(baseline)
 SSFNAS_DECLARE(avx2)

@@ -84,6 +84,68 @@ struct NormSumApply {
   void* const* dzs;       // [K], null where unwanted
 };
 
+// Separable units: z_g = pointwise_g (depthwise_g * relu(u_g)), u_g = scale_gc x_g + shift_gc.
+// Images [N, H, W, C]: channels lie next to each other. Filters are in the dtype of sums.
+struct SeparableUnits {
+  Dtype dtype;
+  int64_t groups, images, height, width, channels, stride;
+  const int64_t* sizes;            // [G], odd: of the depthwise filters
+  const int64_t* dilations;        // [G]
+  const void* const* depthwise;    // [G] -> [C, size, size]
+  const void* const* pointwise;    // [G] -> [C, C], outputs by inputs
+  bool shared;                     // whether all groups have one input
+  const void* const* xs;           // [G], or [1] where it is shared
+  const void* scale;               // [G, C], or null
+  const void* shift;               // [G, C], or null
+};
+
+// z_g, and mean and biased variance of each of its channels
+struct SeparableForward {
+  SeparableUnits units;
+  void* const* zs;  // [G] -> [N, ceil(H / stride), ceil(W / stride), C]
+  void* mean;       // [G, C]
+  void* var;        // [G, C]
+};
+
+// From dz_g = p_gc grad_g + q_gc z_g + r_gc the gradient of the input: of the shared one, summed
+// over groups, or else du_g, S0_gc = sum du_g and S1_gc = sum du_g u_g; and those of the filters.
+struct SeparableBackward {
+  SeparableUnits units;
+  const void* const* zs;     // [G]; not read where q is null
+  const void* const* grads;  // [G]
+  const void* p;             // [G, C]
+  const void* q;             // [G, C], or null together with r
+  const void* r;             // [G, C]
+  const void* into;          // added to the gradient of a shared input; may be where it goes; or null
+  void* const* dxs;          // [1] or [G]
+  void* s0;                  // [G, C]; null where the input is shared
+  void* s1;                  // [G, C]
+  void* const* d_depthwise;  // [G] -> [C, size, size]; null where no filter wants a gradient
+  void* const* d_pointwise;  // [G] -> [C, C]
+};
+
+// Largest and average of 3x3 windows (of the pixels inside), and mean and variance of both.
+struct PoolsForward {
+  Dtype dtype;
+  int64_t images, height, width, channels, stride;
+  const void* x;
+  void* largest;
+  void* average;
+  void* mean;  // [2, C]
+  void* var;   // [2, C]
+};
+
+// A maximum's gradient goes to the first of equal pixels, row by row.
+struct PoolsBackward {
+  Dtype dtype;
+  int64_t images, height, width, channels, stride;
+  const void* x;          // not read where d_largest is null
+  const void* d_largest;  // or null
+  const void* d_average;  // or null
+  const void* into;       // added; may be where the gradient goes; or null
+  void* dx;
+};
+
 #define SSFNAS_PRIMITIVES(APPLY)                  \
   APPLY(mixed_sum_forward, MixedSumForward)       \
   APPLY(mixed_sum_backward, MixedSumBackward)     \
@@ -91,5 +153,12 @@ struct NormSumApply {
   APPLY(norm_sum_forward, NormSumForward)         \
   APPLY(norm_sum_reduce, NormSumReduce)           \
   APPLY(norm_sum_apply, NormSumApply)
+
+// Those of processors alone.
+#define SSFNAS_STENCILS(APPLY)                  \
+  APPLY(separable_forward, SeparableForward)    \
+  APPLY(separable_backward, SeparableBackward)  \
+  APPLY(pools_forward, PoolsForward)            \
+  APPLY(pools_backward, PoolsBackward)
 
 }  // namespace ssfnas

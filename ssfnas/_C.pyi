@@ -84,3 +84,61 @@ def norm_sum_apply(
     dzs: Sequence[int],
     /,
 ) -> None: ...
+
+class Units:
+    def __init__(
+        self,
+        dtype: int,
+        image: tuple[int, int, int, int, int],
+        sizes: Sequence[int],
+        dilations: Sequence[int],
+        depthwise: Sequence[int],
+        pointwise: Sequence[int],
+        xs: Sequence[int],
+        shared: bool,
+        scale: int,
+        shift: int,
+        /,
+    ) -> None: ...
+
+def separable_forward(
+    threads: int, units: Units, zs: Sequence[int], mean: int, var: int, /
+) -> None: ...
+def separable_backward(
+    threads: int,
+    units: Units,
+    zs: Sequence[int],
+    grads: Sequence[int],
+    p: int,
+    q: int,
+    r: int,
+    into: int,
+    dxs: Sequence[int],
+    s0: int,
+    s1: int,
+    d_depthwise: Sequence[int],
+    d_pointwise: Sequence[int],
+    /,
+) -> None: ...
+def pools_forward(
+    threads: int,
+    dtype: int,
+    image: tuple[int, int, int, int, int],
+    x: int,
+    largest: int,
+    average: int,
+    mean: int,
+    var: int,
+    /,
+) -> None: ...
+def pools_backward(
+    threads: int,
+    dtype: int,
+    image: tuple[int, int, int, int, int],
+    x: int,
+    d_largest: int,
+    d_average: int,
+    into: int,
+    dx: int,
+    /,
+) -> None: ...

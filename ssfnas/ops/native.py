@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 # In the order of Dtype in csrc/primitives.h.
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
 def unavailable() -> str | None:
@@ -52,16 +52,18 @@ def unsupported(op: str, tensors: Sequence[Tensor]) -> str | None:
     """Why ``op`` cannot run on these tensors, or None if it can.
 
     Args:
-        op: ``"mixed_sum"`` or ``"mixed_norm_sum"``.
-        tensors: the tensors that are summed; one dtype, one device.
+        op: ``"mixed_sum"``, ``"mixed_norm_sum"`` or ``"candidate_stencils"``.
+        tensors: the tensors that are summed, or sources; one dtype, one device.
     """
     if _WHY is not None:
         return _WHY
     device, dtype = tensors[0].device, tensors[0].dtype
-    if dtype not in _DTYPES:
-        return f"dtype {dtype} is none of {', '.join(str(known) for known in _DTYPES)}"
+    if dtype not in DTYPES:
+        return f"dtype {dtype} is none of {', '.join(str(known) for known in DTYPES)}"
     if device.type == "cpu":
         return None
+    if device.type == "cuda" and op == "candidate_stencils":
+        return "there is no CUDA code for it: it is for processors"
     if device.type != "cuda":
         return f"native code takes tensors of processors and NVIDIA GPUs, not of '{device}'"
     if len(tensors) > _C.max_inputs > 0:
@@ -107,11 +109,11 @@ def mixed_sum_forward(xs: Sequence[Tensor], weights: Tensor) -> Tensor:
     """
     xs = _in_layout_of(xs[0], xs)
     first = xs[0]
-    weights = _values(weights, first, (len(xs),))
+    weights = coefficients(weights, first, (len(xs),))
     out = torch.empty_like(first)
     if out.numel() != 0:
         _C.mixed_sum_forward(
-            *_place(first), _addresses(xs), weights.data_ptr(), out.data_ptr(), out.numel()
+            *_place(first), addresses(xs), weights.data_ptr(), out.data_ptr(), out.numel()
         )
     return out
 
@@ -138,7 +140,7 @@ def mixed_sum_backward(
     count, first = len(xs), xs[0]
     xs = _in_layout_of(first, xs) if needs_weights else []
     (grad,) = _in_layout_of(first, [grad])
-    weights = _values(weights, grad, (count,))
+    weights = coefficients(weights, grad, (count,))
     dxs = [torch.empty_like(grad) if needed else None for needed in needs_x]
     if len(dxs) != count:
         raise RequestError(f"mixed_sum: {len(dxs)} flags for {count} tensors")
@@ -147,17 +149,17 @@ def mixed_sum_backward(
         return dxs, dweights
     partials = None
     if needs_weights and grad.is_cuda:
-        size = _C.mixed_sum_partials(_DTYPES[grad.dtype], grad.numel(), count)
+        size = _C.mixed_sum_partials(DTYPES[grad.dtype], grad.numel(), count)
         partials = torch.empty(size, dtype=weights.dtype, device=grad.device)
     _C.mixed_sum_backward(
         *_place(grad),
         grad.data_ptr(),
-        _addresses(xs),
+        addresses(xs),
         weights.data_ptr(),
-        _addresses(dxs),
-        _address(dweights),
+        addresses(dxs),
+        address(dweights),
         grad.numel(),
-        _address(partials),
+        address(partials),
     )
     return dxs, dweights
 
@@ -191,7 +193,7 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
         extent,
         mean.data_ptr(),
         var.data_ptr(),
-        _address(partials),
+        address(partials),
     )
     return mean, var
 
@@ -205,12 +207,12 @@ def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
     """
     zs = _in_layout_of(zs[0], zs)
     first, extent = zs[0], _extent(zs[0])
-    a = _values(a, first, (len(zs), extent[1]))
-    b = _values(b, first, (extent[1],))
+    a = coefficients(a, first, (len(zs), extent[1]))
+    b = coefficients(b, first, (extent[1],))
     out = torch.empty_like(first)
     if out.numel() != 0:
         _C.norm_sum_forward(
-            *_place(first), _addresses(zs), extent, a.data_ptr(), b.data_ptr(), out.data_ptr()
+            *_place(first), addresses(zs), extent, a.data_ptr(), b.data_ptr(), out.data_ptr()
         )
     return out
 
@@ -228,21 +230,21 @@ def norm_sum_reduce(
     zs = _in_layout_of(zs[0], zs)
     first, extent = zs[0], _extent(zs[0])
     (grad,) = _in_layout_of(first, [grad])
-    mean = _values(mean, first, (len(zs), extent[1]))
-    rstd = _values(rstd, first, (len(zs), extent[1]))
+    mean = coefficients(mean, first, (len(zs), extent[1]))
+    rstd = coefficients(rstd, first, (len(zs), extent[1]))
     s0, s1 = mean.new_zeros(extent[1]), torch.zeros_like(mean)
     if first.numel() != 0:
         partials = _norm_partials([grad, *zs], extent, len(zs) + 1, mean.dtype)
         _C.norm_sum_reduce(
             *_place(first),
             grad.data_ptr(),
-            _addresses(zs),
+            addresses(zs),
             extent,
             mean.data_ptr(),
             rstd.data_ptr(),
             s0.data_ptr(),
             s1.data_ptr(),
-            _address(partials),
+            address(partials),
         )
     return s0, s1
 
@@ -266,35 +268,35 @@ def norm_sum_apply(
     zs = _in_layout_of(zs[0], zs)
     first, extent = zs[0], _extent(zs[0])
     (grad,) = _in_layout_of(first, [grad])
-    p, q, r = (_values(values, first, (len(zs), extent[1])) for values in (p, q, r))
+    p, q, r = (coefficients(values, first, (len(zs), extent[1])) for values in (p, q, r))
     dzs = [torch.empty_like(z) if needed else None for z, needed in zip(zs, needs, strict=True)]
     if first.numel() != 0 and any(needs):
         _C.norm_sum_apply(
             *_place(first),
             grad.data_ptr(),
-            _addresses(zs),
+            addresses(zs),
             extent,
             p.data_ptr(),
             q.data_ptr(),
             r.data_ptr(),
-            _addresses(dzs),
+            addresses(dzs),
         )
     return dzs
 
 
 def _place(x: Tensor) -> tuple[int, int, int]:
     """Device, threads or stream, and dtype, as the native code wants them."""
-    dtype = _DTYPES[x.dtype]
+    dtype = DTYPES[x.dtype]
     if x.is_cuda:
         return x.device.index, torch.cuda.current_stream(x.device).cuda_stream, dtype
     return -1, torch.get_num_threads(), dtype
 
 
-def _address(x: Tensor | None) -> int:
+def address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def _addresses(xs: Sequence[Tensor | None]) -> list[int]:
+def addresses(xs: Sequence[Tensor | None]) -> list[int]:
     return [0 if x is None else x.data_ptr() for x in xs]
 
 
@@ -310,7 +312,7 @@ def _in_layout_of(first: Tensor, xs: Sequence[Tensor]) -> list[Tensor]:
     return [x.contiguous(memory_format=order) for x in xs]
 
 
-def _values(values: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+def coefficients(values: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Weights or coefficients, dense, in the dtype of sums, on the device of ``like``."""
     if values.shape != shape or values.device != like.device:
         raise RequestError(
@@ -339,5 +341,5 @@ def _norm_partials(
     if not first.is_cuda:
         return None
     aligned = all(x.data_ptr() % 16 == 0 for x in tensors)
-    size = _C.norm_partials(_DTYPES[first.dtype], rows, *extent, aligned)
+    size = _C.norm_partials(DTYPES[first.dtype], rows, *extent, aligned)
     return torch.empty(size, dtype=dtype, device=first.device)

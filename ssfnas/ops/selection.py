@@ -23,7 +23,7 @@ VARIABLE = "SSFNAS_BACKEND"
 _ORDER = {"cuda": ("triton", "native", "torch"), "cpu": ("native", "torch")}
 _MODULES = {
     "torch": "ssfnas.ops.torch_backend",
-    "native": "ssfnas.ops.native",
+    "native": "ssfnas.ops.native_backend",
     "triton": "ssfnas.kernels",
 }
 _PRIMITIVES = {

@@ -1,0 +1,384 @@
+// Images of vectors of channels in scratch memory, and what runs over them from the first levels
+// of cache: stencils, products over channels, and both of their gradients.
+//
+// An image is [vectors][height][width][lanes], so that a pixel's neighbour is one vector away. Lanes
+// beyond the last channel are zero.
+#pragma once
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "vectors.h"
+#include "workspace.h"
+
+namespace ssfnas {
+namespace SSFNAS_ISA {
+
+#ifdef __AVX512F__
+constexpr int PIXELS = 8;    // at a time: sums in registers, of 32
+constexpr int PRODUCTS = 16;
+constexpr bool MANY_REGISTERS = true;
+#else
+constexpr int PIXELS = 4;  // a vector takes two registers or four, of 16
+constexpr int PRODUCTS = 4;
+constexpr bool MANY_REGISTERS = false;
+#endif
+
+SSFNAS_INLINE int this_thread() {
+#ifdef _OPENMP
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+// Uninitialised memory for the length of a call that begins at a line of cache.
+template <class S>
+class AlignedWorkspace {
+ public:
+  explicit AlignedWorkspace(int64_t size) : storage_((size + 1) * sizeof(S) + LINE) {
+    const uintptr_t start = reinterpret_cast<uintptr_t>(storage_.at(0));
+    values_ = reinterpret_cast<S*>((start + LINE - 1) / LINE * LINE);
+  }
+  S* at(int64_t i) const { return values_ + i; }
+
+ private:
+  static constexpr int64_t LINE = 64;
+  Workspace<char> storage_;
+  S* values_;
+};
+
+// Hands out parts of a piece of scratch memory, each a whole number of vectors.
+template <class S>
+struct Parts {
+  S* next;
+  S* take(int64_t size) {
+    S* part = next;
+    next += size;
+    return part;
+  }
+};
+
+// The same value in all lanes; unlike an addition of zero, the subtraction is free.
+template <class V, class S>
+SSFNAS_INLINE V splat(S value) {
+  return value - V{};
+}
+
+template <class S>
+SSFNAS_INLINE Vector<S> get(const S* from) {
+  return raw_load<Vector<S>>(from);
+}
+
+template <class S>
+SSFNAS_INLINE void put(S* to, Vector<S> v) {
+  raw_store(to, v);
+}
+
+template <class S>
+SSFNAS_INLINE void clear(S* values, int64_t size) {
+  __builtin_memset(values, 0, size * sizeof(S));
+}
+
+// Lanes of a pixel's vector number v that hold channels.
+template <class S>
+SSFNAS_INLINE int64_t lanes_of(int64_t v, int64_t channels) {
+  return smaller(lanes<S>, channels - v * lanes<S>);
+}
+
+template <class T>
+SSFNAS_INLINE Vector<T> load_some(const T* from, int64_t n) {
+  return n == lanes<T> ? load(from) : load(from, n);
+}
+
+template <class T>
+SSFNAS_INLINE void store_some(T* to, Vector<T> v, int64_t n) {
+  if (n == lanes<T>)
+    store(to, v);
+  else
+    store(to, v, n);
+}
+
+// An image with a border around.
+template <class S>
+struct Image {
+  S* values;
+  int64_t border, pitch, plane;  // pitch: from row to row; plane: from vector to vector
+
+  static int64_t size(int64_t vectors, int64_t height, int64_t width, int64_t border) {
+    return vectors * (height + 2 * border) * (width + 2 * border) * lanes<S>;
+  }
+  static Image of(S* values, int64_t height, int64_t width, int64_t border) {
+    const int64_t pitch = (width + 2 * border) * lanes<S>;
+    return {values, border, pitch, (height + 2 * border) * pitch};
+  }
+  S* at(int64_t v, int64_t y, int64_t x) const {
+    return values + v * plane + (y + border) * pitch + (x + border) * lanes<S>;
+  }
+};
+
+// --- to = sum over taps of filter * from, at pixels in a row
+
+// Taps of a stencil: where they are, and a vector of filter values each.
+template <class S>
+struct Taps {
+  const int64_t* offsets;
+  const S* filters;
+  int64_t count;
+};
+
+template <class S, int U, bool ADD>
+SSFNAS_INLINE void stencil_pixels(const S* from, int64_t step, const Taps<S>& taps, S* to,
+                                  int64_t to_step) {
+  Vector<S> total[U] = {};
+  if (ADD)
+    for (int u = 0; u < U; ++u) total[u] = get(to + u * to_step);
+  for (int64_t t = 0; t < taps.count; ++t) {
+    const Vector<S> filter = get(taps.filters + t * lanes<S>);
+    const S* at = from + taps.offsets[t];
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) total[u] += get(at + u * step) * filter;
+  }
+#pragma GCC unroll 8
+  for (int u = 0; u < U; ++u) put(to + u * to_step, total[u]);
+}
+
+template <class S, bool ADD>
+SSFNAS_INLINE void stencil_pixels_of_row(const S* from, int64_t step, const Taps<S>& taps, S* to,
+                                         int64_t to_step, int64_t count) {
+  int64_t x = 0;
+  for (; x + PIXELS <= count; x += PIXELS)
+    stencil_pixels<S, PIXELS, ADD>(from + x * step, step, taps, to + x * to_step, to_step);
+  for (; x + 4 <= count; x += 4)
+    stencil_pixels<S, 4, ADD>(from + x * step, step, taps, to + x * to_step, to_step);
+  for (; x < count; ++x)
+    stencil_pixels<S, 1, ADD>(from + x * step, step, taps, to + x * to_step, to_step);
+}
+
+// Pixels are `step` values apart where they are read, and `to_step` where they are written.
+template <class S, bool ADD>
+void stencil_row(const S* from, int64_t step, const Taps<S>& taps, S* to, int64_t to_step,
+                 int64_t count) {
+  // Constants make the addresses part of the instructions.
+  if (step == lanes<S>)
+    stencil_pixels_of_row<S, ADD>(from, lanes<S>, taps, to, to_step, count);
+  else if (step == 2 * lanes<S>)
+    stencil_pixels_of_row<S, ADD>(from, 2 * lanes<S>, taps, to, to_step, count);
+  else
+    stencil_pixels_of_row<S, ADD>(from, step, taps, to, to_step, count);
+}
+
+// --- sums[tap] += sum over pixels of from * gradient: a stencil's gradient
+
+template <class S, int K, int FIRST, int ROWS>
+SSFNAS_INLINE void add_filter_rows(const S* from, int64_t pitch, int64_t step, int64_t dilation,
+                                   const S* grad, int64_t grad_pitch, int64_t rows, int64_t columns,
+                                   S* sums) {
+  constexpr int L = lanes<S>;
+  Vector<S> total[ROWS * K] = {};
+  for (int64_t y = 0; y < rows; ++y) {
+    const S* g = grad + y * grad_pitch;
+    const S* x = from + y * pitch * (step / L) + FIRST * dilation * pitch;
+    for (int64_t i = 0; i < columns; ++i, x += step, g += L) {
+      const Vector<S> gradient = get(g);
+#pragma GCC unroll 5
+      for (int dy = 0; dy < ROWS; ++dy)
+#pragma GCC unroll 5
+        for (int dx = 0; dx < K; ++dx)
+          total[dy * K + dx] += get(x + dy * dilation * pitch + dx * dilation * L) * gradient;
+    }
+  }
+#pragma GCC unroll 25
+  for (int t = 0; t < ROWS * K; ++t) {
+    S* sum = sums + (FIRST * K + t) * L;
+    put(sum, get(sum) + total[t]);
+  }
+}
+
+template <class S, int K>
+SSFNAS_INLINE void add_filter_sums(const S* from, int64_t pitch, int64_t step, int64_t dilation,
+                                   const S* grad, int64_t grad_pitch, int64_t rows, int64_t columns,
+                                   S* sums) {
+  if constexpr (MANY_REGISTERS) {
+    add_filter_rows<S, K, 0, K>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
+  } else {
+    add_filter_rows<S, K, 0, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
+    add_filter_rows<S, K, 1, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
+    add_filter_rows<S, K, 2, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
+    if constexpr (K == 5) {
+      add_filter_rows<S, K, 3, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns,
+                                  sums);
+      add_filter_rows<S, K, 4, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns,
+                                  sums);
+    }
+  }
+}
+
+// `from` is the first tap's place for the first pixel; a tap is `dilation` pixels from the next.
+template <class S>
+void add_filter_gradient(int64_t size, const S* from, int64_t pitch, int64_t step,
+                         int64_t dilation, const S* grad, int64_t grad_pitch, int64_t rows,
+                         int64_t columns, S* sums) {
+  constexpr int L = lanes<S>;
+  if (size == 3 && dilation == 1)
+    add_filter_sums<S, 3>(from, pitch, step, 1, grad, grad_pitch, rows, columns, sums);
+  else if (size == 3 && dilation == 2)
+    add_filter_sums<S, 3>(from, pitch, step, 2, grad, grad_pitch, rows, columns, sums);
+  else if (size == 5 && dilation == 1)
+    add_filter_sums<S, 5>(from, pitch, step, 1, grad, grad_pitch, rows, columns, sums);
+  else if (size == 5 && dilation == 2)
+    add_filter_sums<S, 5>(from, pitch, step, 2, grad, grad_pitch, rows, columns, sums);
+  else
+    for (int64_t dy = 0; dy < size; ++dy)
+      for (int64_t dx = 0; dx < size; ++dx)
+        add_filter_rows<S, 1, 0, 1>(from + dilation * (dy * pitch + dx * L), pitch, step, dilation,
+                                    grad, grad_pitch, rows, columns, sums + (dy * size + dx) * L);
+}
+
+// --- products over channels: to[pixel][o] = sum_i from[pixel][i] weights[i][o]
+
+template <class S, int U, int N, class Put>
+SSFNAS_INLINE void mix_pixels(const S* from, int64_t plane, int64_t channels, const S* weights,
+                              int64_t width, Put put_pixel) {
+  constexpr int L = lanes<S>;
+  Vector<S> total[N][U] = {};
+  for (int64_t first = 0; first < channels; first += L, from += plane) {
+    const int64_t n = smaller(L, channels - first);
+    for (int64_t i = 0; i < n; ++i, weights += width) {
+      Vector<S> weight[N];
+      for (int k = 0; k < N; ++k) weight[k] = get(weights + k * L);
+#pragma GCC unroll 8
+      for (int u = 0; u < U; ++u) {
+        const Vector<S> value = splat<Vector<S>>(from[u * L + i]);
+#pragma GCC unroll 2
+        for (int k = 0; k < N; ++k) total[k][u] += value * weight[k];
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int k = 0; k < N; ++k)
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) put_pixel(u, k, total[k][u]);
+}
+
+// `from` is [vectors][pixels][lanes], its vectors `plane` apart; `to` likewise.
+template <class S>
+void mix(const S* from, int64_t plane, int64_t channels, const S* weights, int64_t width, S* to,
+         int64_t to_plane, int64_t count) {
+  constexpr int L = lanes<S>;
+  const int64_t vectors = width / L;
+  for (int64_t v = 0; v < vectors;) {
+    const bool two = MANY_REGISTERS && v + 2 <= vectors;
+    S* out = to + v * to_plane;
+    const auto place = [&](int64_t x) {
+      return [=](int u, int k, Vector<S> value) {
+        put(out + k * to_plane + (x + u) * L, value);
+      };
+    };
+    const S* w = weights + v * L;
+    int64_t x = 0;
+    for (; x + PIXELS <= count; x += PIXELS) {
+      if (two)
+        mix_pixels<S, PIXELS, 2>(from + x * L, plane, channels, w, width, place(x));
+      else
+        mix_pixels<S, PIXELS, 1>(from + x * L, plane, channels, w, width, place(x));
+    }
+    for (; x < count; ++x) {
+      if (two)
+        mix_pixels<S, 1, 2>(from + x * L, plane, channels, w, width, place(x));
+      else
+        mix_pixels<S, 1, 1>(from + x * L, plane, channels, w, width, place(x));
+    }
+    v += two ? 2 : 1;
+  }
+}
+
+// sums[i][o] += sum over pixels of inputs[pixel][i] outputs[pixel][o]; sums [channels][width]
+template <class S>
+void add_products(const S* inputs, int64_t plane, const S* outputs, int64_t out_plane,
+                  int64_t count, int64_t channels, S* sums, int64_t width) {
+  constexpr int L = lanes<S>, B = PRODUCTS < L ? PRODUCTS : L;
+  for (int64_t first = 0; first < channels; first += B) {
+    const S* in = inputs + first / L * plane + first % L;
+    for (int64_t o = 0; o < width; o += L) {
+      const S* out = outputs + o / L * out_plane;
+      Vector<S> total[B] = {};
+      for (int64_t x = 0; x < count; ++x) {
+        const Vector<S> value = get(out + x * L);
+#pragma GCC unroll 16
+        for (int i = 0; i < B; ++i) total[i] += value * splat<Vector<S>>(in[x * L + i]);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < B; ++i) {
+        S* sum = sums + (first + i) * width + o;
+        put(sum, get(sum) + total[i]);
+      }
+    }
+  }
+}
+
+// --- means and sums of squares of deviations, merged in order
+
+// Mean and sum of squared deviations of `count` values a lane.
+template <class S>
+struct Moments {
+  Vector<S> mean, square;
+  int64_t count;
+};
+
+// Both together, by the formula of Chan, Golub and LeVeque.
+template <class S>
+SSFNAS_INLINE Moments<S> merged(const Moments<S>& a, const Moments<S>& b) {
+  if (a.count == 0) return b;
+  const int64_t count = a.count + b.count;
+  const S part = S(b.count) / S(count);
+  const Vector<S> shift = b.mean - a.mean;
+  return {a.mean + shift * part, a.square + b.square + shift * shift * (part * S(a.count)), count};
+}
+
+// Of pixels that lie next to each other.
+template <class S>
+SSFNAS_INLINE Moments<S> moments_of(const S* values, int64_t count) {
+  constexpr int L = lanes<S>;
+  Vector<S> sum[2] = {}, square[2] = {};
+  int64_t x = 0;
+  for (; x + 2 <= count; x += 2)
+    for (int u = 0; u < 2; ++u) sum[u] += get(values + (x + u) * L);
+  if (x < count) sum[0] += get(values + x * L);
+  const Vector<S> mean = (sum[0] + sum[1]) / S(count);
+  for (x = 0; x + 2 <= count; x += 2)
+    for (int u = 0; u < 2; ++u) {
+      const Vector<S> shift = get(values + (x + u) * L) - mean;
+      square[u] += shift * shift;
+    }
+  if (x < count) {
+    const Vector<S> shift = get(values + x * L) - mean;
+    square[0] += shift * shift;
+  }
+  return {mean, square[0] + square[1], count};
+}
+
+// Of each image and row of channels, [images][rows][width] with `each` values behind a number, to
+// those of all images, [rows][channels].
+template <class S>
+void merge_images(const S* means, const S* squares, int64_t images, int64_t rows, int64_t width,
+                  int64_t channels, int64_t each, S* mean, S* var) {
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t c = 0; c < channels; ++c) {
+      double center = 0, square = 0;
+      const int64_t at = row * width + c;
+      for (int64_t n = 0; n < images; ++n) center += means[n * rows * width + at];
+      center /= static_cast<double>(images);
+      for (int64_t n = 0; n < images; ++n) {
+        const double shift = means[n * rows * width + at] - center;
+        square += squares[n * rows * width + at] + shift * shift * static_cast<double>(each);
+      }
+      mean[row * channels + c] = static_cast<S>(center);
+      var[row * channels + c] = static_cast<S>(square / static_cast<double>(images * each));
+    }
+  }
+}
+
+}  // namespace SSFNAS_ISA
+}  // namespace ssfnas
