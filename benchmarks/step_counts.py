@@ -55,7 +55,9 @@ def _convolution_backward(
 
 def launches(step: Step) -> int:
     """Kernels and graphs that a step launches on a GPU."""
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+    with profile(
+        activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True
+    ) as profiler:
         step()
         torch.cuda.synchronize()
     return sum(event.count for event in profiler.key_averages() if _LAUNCH.match(event.key))
@@ -69,7 +71,7 @@ def operator_calls(step: Step) -> int:
     with counter, _observed(counter.native):
         step()
     # Code made by torch.compile calls its kernels past the dispatcher.
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         step()
     compiled = sum(e.count for e in profiler.key_averages() if _COMPILED_KERNEL.match(e.key))
     return counter.count + compiled
@@ -96,7 +98,7 @@ def spent(step: Step, device: torch.device) -> list[Spent]:
     on_gpu = device.type == "cuda"
     if on_gpu:
         activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as profiler, _observed(_named):
+    with profile(activities=activities, acc_events=True) as profiler, _observed(_named):
         step()
         if on_gpu:
             torch.cuda.synchronize()
@@ -121,7 +123,7 @@ def _observed(observe: Callable[[str], AbstractContextManager[Any]]) -> Iterator
     if module is None:
         yield
         return
-    native._C = _Observed(module, observe)
+    native._C = _Observed(module, observe)  # type: ignore[assignment]
     try:
         yield
     finally:

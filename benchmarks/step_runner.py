@@ -91,7 +91,11 @@ class StepRunner:
         if variant.prepare is not None:
             variant.prepare(self.trainer)
         self.alpha_batch, self.weight_batch = batches
-        self._parts = (self.trainer.net, self.trainer.objective, self.trainer.bilevel)
+        self._parts: tuple[Any, ...] = (
+            self.trainer.net,
+            self.trainer.objective,
+            self.trainer.bilevel,
+        )
         self._initial = [copy.deepcopy(part.state_dict()) for part in self._parts]
 
     def step(self) -> None:
@@ -109,9 +113,9 @@ class StepRunner:
         }
         for name, update in updates.items():
             taken: list[Tensor] = []
-            # Called once with the gradients of an update, before they are applied.
+            # Called once with the gradients of an update, before they are clipped in place.
             bilevel.average = lambda grads, taken=taken: taken.extend(  # type: ignore[misc]
-                grad.detach().double().flatten().cpu() for grad in grads
+                grad.detach().to("cpu", torch.float64, copy=True).flatten() for grad in grads
             )
             with self._backend():
                 terms = update()
