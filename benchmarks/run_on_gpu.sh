@@ -7,7 +7,8 @@
 #
 #   PYTHON             interpreter to use (python3)
 #   OUT                folder for logs and results (./gpu-results)
-#   STEPS              steps to run, of: build tests sanitizer benchmarks search retrain (all)
+#   STEPS              steps to run, of: build tests sanitizer benchmarks search-step
+#                      search-step-bf16 search retrain (all)
 #   STEP_SECONDS       most seconds a step may take (540)
 #   SEARCH_ARGUMENTS   more arguments of the search (--epochs 2 --derive darts: two epochs
 #                      bring no weight above the threshold)
@@ -18,7 +19,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PYTHONUNBUFFERED=1
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-./gpu-results}
-STEPS=${STEPS:-build tests sanitizer benchmarks search retrain}
+STEPS=${STEPS:-build tests sanitizer benchmarks search-step search-step-bf16 search retrain}
 STEP_SECONDS=${STEP_SECONDS:-540}
 dataset=${1:-cifar10-lt-mini}
 runs=$(mktemp -d)
@@ -68,6 +69,8 @@ step build bash -c build
 step tests "$PYTHON" -m pytest tests -m gpu
 step sanitizer bash -c sanitizer
 step benchmarks "$PYTHON" -m benchmarks
+step search-step "$PYTHON" -m benchmarks.search_step --profile --compile-seconds 150
+step search-step-bf16 "$PYTHON" -m benchmarks.search_step --precision bf16 --profile --compile-seconds 150
 # shellcheck disable=SC2086
 step search "$PYTHON" -m ssfnas.search --preset ssfnas --dataset "$dataset" \
     --imbalance-ratio 100 --device cuda --out "$runs/search" ${SEARCH_ARGUMENTS:---epochs 2 --derive darts}

@@ -18,7 +18,6 @@ from ssfnas.ops import native
 Step = Callable[[], object]
 _COMPUTING = ("_forward", "_backward", "_statistics", "_reduce", "_apply")
 _LAUNCH = re.compile(r"(cuda|cu)(LaunchKernel|LaunchCooperativeKernel|GraphLaunch)")
-_COMPILED_KERNEL = re.compile(r"(graph_\d+_)?cpp_")
 
 
 class Spent(NamedTuple):
@@ -64,17 +63,11 @@ def launches(step: Step) -> int:
 
 
 def operator_calls(step: Step) -> int:
-    """Operators that a step dispatches on a processor, native functions that it calls beside them,
-    and kernels that torch.compile made.
-    """
+    """Operators that a step dispatches on a processor, and native functions called beside them."""
     counter = _CallCounter()
     with counter, _observed(counter.native):
         step()
-    # Code made by torch.compile calls its kernels past the dispatcher.
-    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
-        step()
-    compiled = sum(e.count for e in profiler.key_averages() if _COMPILED_KERNEL.match(e.key))
-    return counter.count + compiled
+    return counter.count
 
 
 class _CallCounter(TorchDispatchMode):

@@ -51,7 +51,6 @@ class StepVariant:
 
 def compile_cells(trainer: SearchTrainer) -> None:
     """Compile each cell of a supernet by itself, for fixed sizes."""
-    torch._inductor.config.cpp.enable_kernel_profile = True  # names its kernels in profiles
     for cell in trainer.net.cells:
         forward = type(cell).forward
         # What is compiled is kept by code object, and too much for one of them is not kept at all.
@@ -148,10 +147,13 @@ class StepRunner:
         except (OSError, AttributeError, KeyError):
             return None
 
-    def calls(self) -> int:
-        """Kernels launched on a GPU; operators called elsewhere."""
+    def calls(self) -> int | None:
+        """Kernels launched on a GPU; operators called elsewhere; None: not known."""
         if self.device.type == "cuda":
             return step_counts.launches(self.step)
+        if self.variant.prepare is compile_cells:
+            # Counting what is dispatched makes PyTorch leave compiled code aside.
+            return None
         return step_counts.operator_calls(self.step)
 
     def multiply_adds(self) -> int:

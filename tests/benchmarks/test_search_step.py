@@ -1,0 +1,209 @@
+"""The benchmark of whole search steps: its page, what it refuses, and what it counts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssfnas.config import SearchConfig
+
+TINY = ["--device", "cpu", "--channels", "4", "--layers", "1", "--batch-size", "4",
+        "--projector", "8,8", "--rounds", "1", "--no-compile"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _root_is_importable(monkeypatch, pytestconfig):
+    monkeypatch.syspath_prepend(str(pytestconfig.rootpath))
+
+
+@pytest.fixture
+def config():
+    return SearchConfig(
+        objective="supervised", channels=4, layers=1, nodes=2, batch_size=4, projector=[8, 8]
+    )
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Variants run in the test's process, which saves the seconds that starting others takes."""
+    from benchmarks import search_step
+    from benchmarks.step_runner import StepRunner
+
+    class Here:
+        def __init__(self, variant, config, device, cache):
+            self.runner = StepRunner(variant, config, device)
+
+        def ask(self, question, seconds=None):
+            return getattr(self.runner, question)()
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(search_step, "Worker", Here)
+    monkeypatch.setattr(search_step, "copy_ceiling", lambda *_: 1e9)
+    monkeypatch.setattr(search_step, "matmul_ceiling", lambda *_: 1e9)
+
+
+def lines_of(page, start):
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.startswith(f"| {start}")
+    ]
+
+
+def spoil(trainer):
+    """One of the many weights of the network is slightly another."""
+    with torch.no_grad():
+        trainer.net.alphas_reduce[1, 2] += 1e-5
+
+
+def spoil_much(trainer):
+    with torch.no_grad():
+        trainer.net.alphas_reduce[1, 2] += 1
+
+
+def test_page(in_this_process, tmp_path):
+    from benchmarks.search_step import main
+    from benchmarks.step_page import HEADER
+
+    assert main([*TINY, "--profile", "--results", str(tmp_path)]) == 0
+    (path,) = tmp_path.iterdir()
+    assert path.name.endswith("-search-step.md")
+    page = path.read_text()
+    assert page.index("## supervised") < page.index("## ssl")
+    assert page.count("Floor: ") == 1 + 2
+    assert page.count("Views of both batches of a step: ") == 2
+    assert page.count("% of a step of `fast`") == 2
+    assert page.count("### Time of one step of") == 4
+    assert "aten::convolution_backward" in page
+    for start in ("reference, eager", "fast"):
+        rows = lines_of(page, start)
+        assert len(rows) == 2
+        for row in rows:
+            found = dict(zip(HEADER, row, strict=True))
+            assert float(found["ms a step"]) > 0
+            assert found["x compiled"] == "-"
+            assert int(found["calls"].replace(",", "")) > 100
+    assert [row[2] for row in lines_of(page, "reference, eager")] == ["1.00", "1.00"]
+    assert not lines_of(page, "reference, compiled")
+
+
+def test_wrong_variant_is_refused(in_this_process, monkeypatch, tmp_path):
+    from benchmarks import search_step
+
+    eager, _, fast = search_step.VARIANTS
+    wrong = dataclasses.replace(fast, prepare=spoil)
+    monkeypatch.setattr(search_step, "VARIANTS", (eager, search_step.VARIANTS[1], wrong))
+    argv = [*TINY, "--objective", "supervised", "--results", str(tmp_path)]
+    assert search_step.main(argv) == 1
+    (path,) = tmp_path.iterdir()
+    (row,) = lines_of(path.read_text(), "fast")
+    assert row[1].startswith("WRONG: fast: ")
+    assert set(row[2:]) == {""}
+
+
+def test_variant_that_is_wrong_only_in_single_precision_is_refused(config):
+    from benchmarks.search_step import TRUTH, VARIANTS, WrongResultError, check
+    from benchmarks.step_runner import StepRunner
+
+    eager, _, fast = VARIANTS
+    wrong = dataclasses.replace(fast, prepare=spoil_much)
+    truth, plain, found = (
+        StepRunner(variant, config, "cpu").gradients() for variant in (TRUTH, eager, wrong)
+    )
+    check("reference", plain, plain, truth, "fp32")
+    with pytest.raises(WrongResultError, match="the reference in fp32"):
+        check("fast", found, plain, truth, "fp32")
+
+
+def test_gradients_are_those_of_both_updates(config):
+    from benchmarks.search_step import TRUTH
+    from benchmarks.step_runner import StepRunner
+
+    runner = StepRunner(TRUTH, config, "cpu")
+    first, second = runner.gradients(), runner.gradients()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    net = runner.trainer.net
+    batch = runner.weight_batch
+    loss = nn.functional.cross_entropy(net(batch.views[0]), batch.labels)
+    wanted = torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, net.weights())])
+    np.testing.assert_allclose(first["weight loss"], loss.item(), rtol=1e-12)
+    np.testing.assert_allclose(first["weight gradient"], wanted.numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_variant_out_of_time_is_ended(config, tmp_path):
+    from benchmarks.search_step import TRUTH
+    from benchmarks.step_worker import Worker, WorkerError
+
+    worker = Worker(TRUTH, config, "cpu", str(tmp_path))
+    try:
+        with pytest.raises(WorkerError, match="not done after 0 s"):
+            worker.ask("gradients", 1e-6)
+        assert not worker._process.is_alive()
+    finally:
+        worker.close()
+
+
+@pytest.mark.slow
+def test_each_variant_in_a_process_of_its_own(tmp_path):
+    from benchmarks.search_step import main
+
+    assert main([*TINY, "--objective", "ssl", "--results", str(tmp_path)]) == 0
+    (path,) = tmp_path.iterdir()
+    (eager,), (fast,) = (lines_of(path.read_text(), start) for start in ("reference, e", "fast"))
+    assert float(eager[1]) > 0
+    assert float(fast[1]) > 0
+
+
+def test_grouped_convolutions_gradients_cost_as_much_as_itself():
+    from benchmarks.step_counts import multiply_adds
+
+    convolution = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
+    x = torch.zeros(2, 6, 5, 7)
+    forward = 2 * 6 * 5 * 7 * 9
+    assert multiply_adds(lambda: convolution(x)) == forward
+    # The images want no gradient.
+    assert multiply_adds(lambda: convolution(x).sum().backward()) == 2 * forward
+    x.requires_grad_()
+    assert multiply_adds(lambda: convolution(x).sum().backward()) == 3 * forward
+
+
+def test_bytes_are_those_of_the_published_search():
+    from benchmarks.step_floor import bytes_moved, edge_elements
+
+    config = SearchConfig(batch_size=128)
+    # 2 cells at 16 x 32 x 32, 3 at 32 x 16 x 16, 3 at 64 x 8 x 8; 14 edges each.
+    elements = 14 * (2 * 16 * 32 * 32 + 3 * 32 * 16 * 16 + 3 * 64 * 8 * 8)
+    assert edge_elements(config, 32, 32) == elements
+    found = bytes_moved(config, (32, 32), 2, torch.bfloat16)
+    assert found == 54 * 2 * elements * 128 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--objective", "labels"],
+        ["--channels", "1"],
+        ["--layers", "0"],
+        ["--batch-size", "1"],
+        ["--rounds", "0"],
+        ["--projector", "8,wide"],
+        ["--projector", "8,0"],
+        ["--precision", "fp16"],
+        ["--compile-seconds", "0"],
+        ["--steps", "3"],
+    ],
+)
+def test_bad_arguments_are_refused(argv, capsys):
+    from benchmarks.search_step import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["--device", "cpu", *argv])
+    assert stop.value.code == 2
+    assert argv[0] in capsys.readouterr().err
