@@ -96,8 +96,9 @@ def choose(op: str, tensors: Sequence[Tensor], name: str = AUTO) -> str:
     """The backend that computes ``op`` on these tensors.
 
     Args:
-        op: ``"mixed_sum"``, ``"mixed_norm_sum"`` or ``"barlow_twins_loss"``.
-        tensors: those that are summed, or the two embeddings; one dtype, one device.
+        op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"barlow_twins_loss"`` or
+            ``"candidate_stencils"``.
+        tensors: those that are summed, the two embeddings, or sources; one dtype, one device.
         name: what was asked for.
 
     Raises:

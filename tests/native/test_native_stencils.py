@@ -1,0 +1,213 @@
+"""Native candidates of a source against their definitions in float64, on each instruction set."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from native_checks import DTYPES, SETS, Draws, displaced, needs_native, on, scalar, wide
+
+from ssfnas.errors import RequestError
+from ssfnas.ops import native, native_stencils, torch_stencils
+
+pytestmark = needs_native
+
+KINDS = ((3, 1), (5, 1), (3, 2), (5, 2), (7, 1))
+SHAPES = ((2, 1, 1, 1), (2, 3, 7, 5), (1, 8, 2, 9), (2, 16, 12, 12), (3, 17, 5, 11), (1, 40, 9, 8))
+# Relative, by norm: storing a result costs half an ulp, and sums little more.
+TOLERANCES = {
+    torch.float64: 1e-13,
+    torch.float32: 3e-6,
+    torch.bfloat16: 2.0**-8,
+    torch.float16: 2.0**-11 + 3e-6,
+}
+
+
+class Calls:
+    """Arguments of both passes of separable units, and of both pools."""
+
+    def __init__(self, dtype, shape, *, stride, shared, layout="channels_last"):
+        draws, (n, c, h, w), groups = Draws(dtype, layout), shape, len(KINDS)
+        output = (n, c, -(-h // stride), -(-w // stride))
+        self.xs = draws.tensors(1 if shared else groups, shape)
+        self.depthwise = [draws.values(c, 1, k, k) / k for k, _ in KINDS]
+        self.pointwise = [draws.values(c, c, 1, 1) / c**0.5 for _ in KINDS]
+        self.keywords = {"stride": stride, "dilations": [d for _, d in KINDS]}
+        if not shared:
+            self.keywords |= {"scale": draws.values(groups, c), "shift": draws.values(groups, c)}
+        self.zs, self.grads = draws.tensors(groups, output), draws.tensors(groups, output)
+        self.p, self.q, self.r = (draws.values(groups, c) for _ in range(3))
+        self.into = draws.tensor(shape) if shared else None
+
+    def double(self):
+        other = object.__new__(Calls)
+        for name, value in vars(self).items():
+            setattr(other, name, _double(value))
+        return other
+
+    def separable(self, module):
+        zs, mean, var = module.separable_forward(
+            self.xs, self.depthwise, self.pointwise, **self.keywords
+        )
+        into = None if self.into is None else self.into.clone()
+        dxs, sums, d_depthwise, d_pointwise = module.separable_backward(
+            self.xs, self.zs, self.grads, self.p, self.q, self.r, self.depthwise,
+            self.pointwise, **self.keywords, into=into,
+        )  # fmt: skip
+        return [*zs, mean, var, *dxs, *(sums or ()), *d_depthwise, *d_pointwise]
+
+    def pools(self, module):
+        x, stride = self.xs[0], self.keywords["stride"]
+        results = [*module.pools_forward(x, stride)]
+        for given in (self.grads[:2], [self.grads[0], None], [None, self.grads[1]]):
+            results.append(module.pools_backward(x, *given, stride))
+        return results
+
+
+def _double(value):
+    if isinstance(value, torch.Tensor):
+        return wide(value)
+    if isinstance(value, list):
+        return [_double(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _double(each) for name, each in value.items()}
+    return value
+
+
+def assert_right(found, truth, dtype, what):
+    for place, (value, expected) in enumerate(zip(found, truth, strict=True)):
+        assert value.shape == expected.shape, f"{what}: {place}"
+        assert value.dtype == (dtype if value.dtype == dtype else scalar(dtype)), what
+        error = (wide(value) - expected).norm() / expected.norm().clamp_min(1e-2)
+        allowed = TOLERANCES[value.dtype]
+        assert error <= allowed, f"{what}: result {place} errs by {error:.1e}"
+
+
+@pytest.mark.parametrize("place", SETS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_units_are_their_definition(place, dtype, stride, shared):
+    for shape in SHAPES:
+        calls = Calls(dtype, shape, stride=stride, shared=shared)
+        with on(place):
+            found = calls.separable(native_stencils)
+        assert_right(found, calls.double().separable(torch_stencils), dtype, f"{shape}")
+
+
+@pytest.mark.parametrize("place", SETS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pools_are_their_definition(place, dtype, stride):
+    for shape in SHAPES:
+        calls = Calls(dtype, shape, stride=stride, shared=True)
+        with on(place):
+            found = calls.pools(native_stencils)
+        assert_right(found, calls.double().pools(torch_stencils), dtype, f"{shape}")
+
+
+@pytest.mark.parametrize("place", SETS)
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_results_do_not_depend_on_the_number_of_threads(threads, place, shared):
+    # Few images and many; each is enough work for several threads.
+    for shape in ((2, 17, 40, 40), (50, 8, 13, 12)):
+        calls = Calls(torch.float32, shape, stride=1, shared=shared)
+        with on(place):
+            threads(1)
+            alone = [*calls.separable(native_stencils), *calls.pools(native_stencils)]
+            for count in (2, 3):
+                threads(count)
+                found = [*calls.separable(native_stencils), *calls.pools(native_stencils)]
+                for expected, value in zip(alone, found, strict=True):
+                    assert torch.equal(expected, value), (shape, count)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_memory_may_begin_anywhere_and_be_in_any_order(shared):
+    calls = Calls(torch.float32, (2, 17, 5, 11), stride=1, shared=shared)
+    expected = [*calls.separable(native_stencils), *calls.pools(native_stencils)]
+    for change in (displaced, torch.Tensor.contiguous, lambda x: torch.cat([x, x], 1)[:, :17]):
+        for name in ("xs", "zs", "grads", "depthwise", "pointwise"):
+            old = getattr(calls, name)
+            new = [change(x) if x.shape[0] == 2 else displaced(x) for x in old]
+            setattr(calls, name, new)
+        found = [*calls.separable(native_stencils), *calls.pools(native_stencils)]
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_a_coefficient_of_results_that_is_none_leaves_them_unread():
+    calls = Calls(torch.float32, (2, 5, 6, 7), stride=2, shared=True)
+    expected = Calls(torch.float32, (2, 5, 6, 7), stride=2, shared=True)
+    calls.q = calls.r = None
+    calls.zs = [torch.full_like(z, float("nan")) for z in calls.zs]
+    expected.q, expected.r = torch.zeros_like(expected.q), torch.zeros_like(expected.r)
+    for a, b in zip(
+        calls.separable(native_stencils), expected.separable(native_stencils), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("place", SETS)
+def test_maxima_treat_nan_and_infinity_as_pytorch_does(place):
+    x = torch.round(Draws(torch.float32, "channels_last").tensor((2, 17, 6, 7)))
+    x[0, 3, 2, 2], x[1, 16, 0, 0], x[1, 0] = float("nan"), float("inf"), -float("inf")
+    with on(place):
+        for stride in (1, 2):
+            found = native_stencils.pools_forward(x, stride)
+            expected = torch_stencils.pools_forward(x, stride)
+            assert torch.equal(found[0].isnan(), expected[0].isnan())
+            assert torch.equal(found[0].nan_to_num(7.0), expected[0].nan_to_num(7.0))
+            grad = torch.ones_like(found[0])
+            dx = native_stencils.pools_backward(x, grad, None, stride)
+            assert torch.equal(dx, torch_stencils.pools_backward(x, grad, None, stride))
+
+
+def test_wrong_tensors_are_refused_before_memory_is_read():
+    calls = Calls(torch.float32, (2, 3, 4, 4), stride=1, shared=True)
+    x, groups = calls.xs[0], len(KINDS)
+    forward, backward = native_stencils.separable_forward, native_stencils.separable_backward
+    filters, rows = (calls.depthwise, calls.pointwise), (calls.p, calls.q, calls.r)
+    for xs, words in [
+        ([x[0]], r"images are \[N, C, H, W\]"),
+        ([x.to("meta")], "on the processor"),
+        ([x.int()], "floating point"),
+        ([x, x], f"2 tensors: {groups} are needed"),
+        ([x] * (groups - 1) + [x[:1]], r"\[1, 3, 4, 4\].*\[2, 3, 4, 4\]"),
+        ([x] * (groups - 1) + [x.double()], "float64"),
+        ([x[:, :2]], "coefficients"),
+    ]:
+        with pytest.raises(RequestError, match=words):
+            forward(xs, *filters, **calls.keywords)
+    with pytest.raises(RequestError, match="one of each a group"):
+        forward([x], calls.depthwise[:2], calls.pointwise, **calls.keywords)
+    with pytest.raises(RequestError, match="coefficients"):
+        forward([x], [f[:, :, :2] for f in calls.depthwise], calls.pointwise, **calls.keywords)
+    with pytest.raises(RequestError, match="stride 0"):
+        forward([x], *filters, **(calls.keywords | {"stride": 0}))
+    with pytest.raises(RequestError, match="scale and shift"):
+        forward([x], *filters, **calls.keywords, scale=calls.p)
+    for grads, coefficients, words in [
+        (calls.grads[:2], rows, "2 tensors"),
+        ([grad[:, :, :3] for grad in calls.grads], rows, "fits"),
+        (calls.grads, (calls.p[:2], calls.q, calls.r), "coefficients"),
+    ]:
+        with pytest.raises(RequestError, match=words):
+            backward([x], calls.zs, grads, *coefficients, *filters, **calls.keywords)
+    with pytest.raises(RequestError, match="fits"):
+        backward([x], calls.zs, calls.grads, *rows, *filters, **calls.keywords, into=x[:1])
+    with pytest.raises(RequestError, match="share one source"):
+        backward([x] * groups, calls.zs, calls.grads, *rows, *filters, **calls.keywords)
+    with pytest.raises(RequestError, match="fits"):
+        native_stencils.pools_backward(x, x[:, :, :2], None, 1)
+
+
+def test_one_input_may_be_normalised_in_several_ways():
+    calls = Calls(torch.float64, (2, 3, 5, 4), stride=1, shared=False)
+    calls.xs = calls.xs[:1]
+    found = calls.separable(native_stencils)
+    assert_right(found, calls.separable(torch_stencils), torch.float64, "one input")
+
+
+def test_it_says_what_it_cannot_take():
+    assert native.unsupported("candidate_stencils", [torch.zeros(1, 1, 1, 1)]) is None
+    reason = native.unsupported("candidate_stencils", [torch.zeros(1, dtype=torch.int64)])
+    assert "int64" in reason
