@@ -105,7 +105,8 @@ def remarks(measured: Measured, ceilings: Ceilings) -> list[str]:
     if measured.data_seconds is not None:
         text = f"Views of both batches of a step: {measured.data_seconds * 1e3:.2f} ms"
         if fast is not None and fast.seconds is not None:
-            text += f", {measured.data_seconds / fast.seconds:.1%} of a step of `{FAST}`"
+            share = measured.data_seconds / fast.seconds
+            text += f", {share:.1%} of a step of `{FAST}` (aim: below 10%)"
         lines.append(text + ".")
     return lines
 
