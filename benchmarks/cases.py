@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from ssfnas import ops
+from ssfnas.ops.candidate_stencils import Candidates
 from ssfnas.seeding import generator
 
 Inputs = list[Tensor]
-Function = Callable[[Inputs], Tensor]
+Function = Callable[[Inputs], Tensor | Sequence[Tensor]]
+
+# Sizes and dilations of the separable convolutions on an edge.
+_UNITS = ((3, 1), (5, 1), (3, 2), (5, 2))
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Case:
     """One op at one size.
 
     Attributes:
-        op: ``"mixed_sum"``, ``"mixed_norm_sum"`` or ``"barlow_twins_loss"``.
+        op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"barlow_twins_loss"`` or
+            ``"candidate_stencils"``.
         label: the size, for people.
         dtype: of the tensors that are summed or compared.
         make: draws a fresh set of inputs on a device from a number; all of them want gradients.
@@ -112,6 +117,54 @@ def _barlow_case(size: tuple[int, int], dtype: torch.dtype) -> Case:
     )
 
 
+def _stencil_inputs(
+    shape: Sequence[int], edges: int, dtype: torch.dtype, device: torch.device, number: int
+) -> Inputs:
+    rng = generator(number, "benchmark", device=str(device))
+    channels = shape[1]
+    s = torch.randn(*shape, generator=rng, device=device).to(dtype)
+    inputs = [s.contiguous(memory_format=torch.channels_last)]
+    for size, _ in _UNITS * edges:
+        filters = torch.randn(channels, 1, size, size, generator=rng, device=device)
+        inputs.append(filters / size)
+    for _ in _UNITS * edges:
+        mixing = torch.randn(channels, channels, 1, 1, generator=rng, device=device)
+        inputs.append(mixing / channels**0.5)
+    return [x.requires_grad_() for x in inputs]
+
+
+def _stencils(inputs: Inputs, op: Callable[..., Candidates], stride: int) -> list[Tensor]:
+    s, *filters = inputs
+    groups = len(filters) // 2
+    dilations = [dilation for _, dilation in _UNITS] * (groups // len(_UNITS))
+    zs, largest, average = op(
+        s, filters[:groups], filters[groups:], dilations=dilations, stride=stride
+    )
+    return [*zs, largest, average]
+
+
+def _stencil_case(
+    shape: Sequence[int], edges: int, dtype: torch.dtype = torch.float32, *, stride: int = 1
+) -> Case:
+    samples, channels, height, width = shape
+    groups = edges * len(_UNITS)
+    pixels = samples * -(-height // stride) * -(-width // stride)
+    products = pixels * channels * edges * sum(size**2 + channels for size, _ in _UNITS)
+    values = pixels * channels
+    return Case(
+        op="candidate_stencils",
+        label=f"{groups} units {'x'.join(map(str, shape))} stride {stride}",
+        dtype=dtype,
+        make=partial(_stencil_inputs, shape, edges, dtype),
+        function=partial(_stencils, op=ops.candidate_stencils, stride=stride),
+        reference=partial(_stencils, op=ops.candidate_stencils_reference, stride=stride),
+        # The source is read twice, its gradient written; results are written, their gradients read.
+        bytes_moved=(3 * torch.Size(shape).numel() + 2 * (groups + 2) * values) * dtype.itemsize,
+        # Each product of the forward pass stands for one of each gradient; to add counts too.
+        operations=2 * 3 * products,
+    )
+
+
 def cases(op: str, *, quick: bool = False, processor: bool = False) -> list[Case]:
     """Sizes of the search and its reductions, and a sweep over K.
 
@@ -123,6 +176,8 @@ def cases(op: str, *, quick: bool = False, processor: bool = False) -> list[Case
     """
     if op == "barlow_twins_loss":
         return _barlow_cases(quick, processor)
+    if op == "candidate_stencils":
+        return _stencil_cases(quick, processor)
     if quick:
         return [_sum_case(op, (4, 16, 16, 16), count, torch.float32, False) for count in (2, 7)]
     batch, dtype = (32, torch.float32) if processor else (128, torch.bfloat16)
@@ -149,4 +204,17 @@ def _barlow_cases(quick: bool, processor: bool) -> list[Case]:
     return [_barlow_case(size, torch.float32) for size in sizes] + rounded
 
 
-OPS = ("mixed_sum", "mixed_norm_sum", "barlow_twins_loss")
+def _stencil_cases(quick: bool, processor: bool) -> list[Case]:
+    if quick:
+        return [_stencil_case((2, 16, 8, 8), 1), _stencil_case((2, 8, 9, 7), 1, stride=2)]
+    batch, dtype = (32, torch.float32) if processor else (128, torch.bfloat16)
+    return [
+        _stencil_case((batch, 16, 32, 32), 4, dtype),
+        _stencil_case((batch, 32, 16, 16), 4, dtype),
+        _stencil_case((batch, 64, 8, 8), 4, dtype),
+        _stencil_case((batch, 32, 32, 32), 4, dtype, stride=2),
+        _stencil_case((batch, 16, 32, 32), 4, torch.bfloat16 if processor else torch.float32),
+    ]
+
+
+OPS = ("mixed_sum", "mixed_norm_sum", "barlow_twins_loss", "candidate_stencils")

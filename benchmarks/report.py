@@ -21,9 +21,9 @@ CAVEAT = (
     "Forward and backward together. `x eager` and `x compiled`: how many times faster than the "
     "reference in eager mode and under torch.compile. GB/s is of the bytes that the op has to move "
     "at the least (a model, not a measurement), so recomputing and re-reading lower it. % ceiling: "
-    "of a copy, and for barlow_twins_loss of a float32 matrix product, both measured in the same "
-    "run. Device time of a replayed graph, unless marked (launched). Peak MB: memory beside the "
-    "inputs, gradients included."
+    "of a copy, and for barlow_twins_loss and candidate_stencils of a float32 matrix product, both "
+    "measured in the same run. Device time of a replayed graph, unless marked (launched). Peak MB: "
+    "memory beside the inputs, gradients included."
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ EAGER, COMPILED = "reference, eager", "reference, compiled"
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute a case: ``run(inputs)`` gives the output and all gradients."""
+    """One way to compute a case: ``run(inputs)`` gives the outputs and all gradients."""
 
     name: str
     run: Callable[[Inputs], list[Tensor]]
@@ -26,10 +26,24 @@ class WrongResultError(RuntimeError):
     """A variant's error is larger than its dtype explains."""
 
 
-def _with_gradients(forward: Callable[[Inputs], Tensor], inputs: Inputs) -> list[Tensor]:
-    out = forward(inputs)
-    grad = torch.ones_like(out) if out.dim() == 0 else inputs[0].detach()
-    return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
+def _with_gradients(
+    forward: Callable[[Inputs], Tensor | Sequence[Tensor]], inputs: Inputs
+) -> list[Tensor]:
+    found = forward(inputs)
+    outs = [found] if isinstance(found, Tensor) else list(found)
+    gradients = {out.shape: _gradient(out, inputs[0].detach()) for out in outs}
+    given = torch.autograd.grad(outs, inputs, [gradients[out.shape] for out in outs])
+    return [*(out.detach() for out in outs), *given]
+
+
+def _gradient(out: Tensor, first: Tensor) -> Tensor:
+    """Numbers in the shape of ``out``: those of the first input, or a part of it."""
+    if out.dim() == 0:
+        return torch.ones_like(out)
+    if out.shape == first.shape:
+        return first
+    part = first[tuple(slice(size) for size in out.shape)]
+    return torch.empty_like(out).copy_(part)
 
 
 def variants(case: Case, device: torch.device, *, compiled: bool = True) -> list[Variant]:
@@ -61,7 +75,7 @@ def check(case: Case, chosen: Variant, inputs: Inputs) -> None:
     roundings, sqrt(n), of which an eighth is granted.
 
     Raises:
-        WrongResultError: names the result (0: the output, then gradients) and both errors.
+        WrongResultError: names the result (outputs from 0 on, then gradients) and both errors.
     """
     exact = [x.detach().double().requires_grad_() for x in inputs]
     truth = _with_gradients(case.reference, exact)
