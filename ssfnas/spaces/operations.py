@@ -202,7 +202,9 @@ class FactorizedReduce(nn.Module):
         height, width = x.shape[-2:]
         if height % 2 or width % 2:
             x = F.pad(x, (0, width % 2, 0, height % 2))
-        halves = torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], dim=1)
+        # Not a slice, whose gradient would come back in NCHW.
+        shifted = F.pad(x, (-1, 0, -1, 0))
+        halves = torch.cat([self.even(x), self.odd(shifted)], dim=1)
         normalised: Tensor = self.norm(halves)
         return normalised
 
