@@ -247,6 +247,7 @@ void forward_image(const ForwardScratch<T>& scratch, const Filters<Scalar<T>>& f
     const int64_t rows = smaller(sizes.rows, sizes.out_height - row);
     const int64_t count = rows * sizes.out_width, plane = count * L;
     const int64_t before = row * sizes.out_width;
+    fetch(z + before * sizes.channels, count * sizes.channels);
     depthwise_tile(scratch.image, filters, sizes, row, rows, scratch.inner);
     mix(scratch.inner, plane, sizes.channels, filters.mixing, sizes.padded, scratch.mixed, plane,
         count);
@@ -382,6 +383,16 @@ void gradient_tile(const T* grad, const T* z, const Coefficients<Scalar<T>>& c, 
   }
 }
 
+// What the tile from a row on will be computed from.
+template <class T>
+void fetch_tile(const T* grad, const T* z, const Coefficients<Scalar<T>>& c, const Sizes& sizes,
+                int64_t row) {
+  const int64_t rows = smaller(sizes.rows, sizes.out_height - row);
+  const int64_t pixels = sizes.out_width * sizes.channels;
+  fetch(grad + row * pixels, rows * pixels);
+  if (c.q != nullptr) fetch(z + row * pixels, rows * pixels);
+}
+
 // Gradient of D of an image and a group, and, unless `sums` is null, of its filters.
 template <class T>
 void backward_outputs(const BackwardScratch<T>& scratch, const Filters<Scalar<T>>& filters,
@@ -394,6 +405,8 @@ void backward_outputs(const BackwardScratch<T>& scratch, const Filters<Scalar<T>
     const int64_t count = rows * sizes.out_width, plane = count * L;
     const int64_t before = row * sizes.out_width * sizes.channels;
     gradient_tile(grad + before, z + before, coefficients, sizes, count, scratch.dz);
+    if (row + rows < sizes.out_height)
+      fetch_tile(grad, z, coefficients, sizes, row + rows);
     for (int64_t y = 0; y < rows; ++y)
       mix(scratch.dz + y * sizes.out_width * L, plane, sizes.channels, filters.mixing_back,
           sizes.padded, scratch.inner.at(0, row + y, 0), scratch.inner.plane, sizes.out_width);
@@ -538,17 +551,20 @@ void backward(const SeparableBackward& args, int threads) {
           if (g == 0 || !units.shared)
             rectify(static_cast<const T*>(units.xs[g]) + n * pixels, sizes, scale.row(g),
                     shift.row(g), scratch.image);
-          backward_outputs(scratch, filters[g], sizes,
-                           static_cast<const T*>(args.grads[g]) + n * out_pixels,
-                           static_cast<const T*>(args.zs[g]) + n * out_pixels,
-                           Coefficients<S>{p.row(g), q.row(g), r.row(g)},
-                           wanted ? own + places.depthwise(g) : nullptr,
+          const auto at = [&](int64_t group, const void* const* of) {
+            return static_cast<const T*>(of[group]) + n * out_pixels;
+          };
+          const Coefficients<S> coefficients{p.row(g), q.row(g), r.row(g)};
+          backward_outputs(scratch, filters[g], sizes, at(g, args.grads), at(g, args.zs),
+                           coefficients, wanted ? own + places.depthwise(g) : nullptr,
                            wanted ? own + places.mixing(g) : nullptr);
+          if (g + 1 < sizes.groups)
+            fetch_tile(at(g + 1, args.grads), at(g + 1, args.zs), coefficients, sizes, 0);
           backward_inputs(scratch.inner, filters[g], sizes, units.shared && g > 0, scratch.outer);
           if (units.shared) continue;
-          const int64_t at = n * each + g * sizes.padded;
-          store_own_inputs(scratch, sizes, static_cast<T*>(args.dxs[g]) + n * pixels, s0.at(at),
-                           s1.at(at));
+          const int64_t place = n * each + g * sizes.padded;
+          store_own_inputs(scratch, sizes, static_cast<T*>(args.dxs[g]) + n * pixels,
+                           s0.at(place), s1.at(place));
         }
         if (!units.shared) continue;
         const T* into = static_cast<const T*>(args.into);
