@@ -62,6 +62,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--layers", type=int, default=defaults.layers, help="cells")
     add("--batch-size", type=int, help="default: 32 on a CPU, 128 on a GPU")
     add("--projector", type=_widths, default=defaults.projector, metavar="WIDTH,...")
+    add(
+        "--checked-images",
+        type=int,
+        help="of a batch that results are checked on; default: 8 on a CPU (of which float64 needs "
+        "much memory), all on a GPU",
+    )
     add("--rounds", type=int, help="timings of each variant; default: 5 on a CPU, 30 on a GPU")
     add("--precision", default="fp32", choices=tuple(_DTYPES))
     add("--no-compile", action="store_true", help="leave torch.compile out")
@@ -76,9 +82,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--device cuda: no CUDA device is visible")
     if arguments.batch_size is None:
         arguments.batch_size = 128 if on_gpu else 32
+    if arguments.checked_images is None:
+        arguments.checked_images = arguments.batch_size if on_gpu else 8
+    arguments.checked_images = min(arguments.checked_images, arguments.batch_size)
     if arguments.rounds is None:
         arguments.rounds = 30 if on_gpu else 5
-    least = {"channels": 2, "layers": 1, "batch_size": 2, "rounds": 1, "compile_seconds": 1}
+    least = {"channels": 2, "layers": 1, "batch_size": 2, "checked_images": 2}
+    least |= {"rounds": 1, "compile_seconds": 1}
     for name, smallest in least.items():
         if getattr(arguments, name) < smallest:
             parser.error(f"--{name.replace('_', '-')} has to be at least {smallest}")
@@ -161,21 +171,17 @@ def measure(
     Raises:
         WorkerError: the reference itself cannot be computed.
     """
-    place = (config, arguments.device, cache)
+    place = (config, arguments.device, cache, arguments.checked_images)
     _say(f"{objective}: {TRUTH.name}")
     with _worker(TRUTH, *place) as worker:
         truth = worker.ask("gradients")
-        multiply_adds = worker.ask("multiply_adds")
     views = _views(config)
     rows = [Row(variant.name) for variant in VARIANTS]
     if arguments.no_compile:
         rows = [row for row in rows if row.variant != COMPILED]
     _check_exactly(rows, truth, place)
     data = load_data(config)
-    floor = Floor(
-        bytes_moved(config, data.image_size, views, _DTYPES[config.precision]), multiply_adds
-    )
-    measured = Measured(objective, views, rows, floor)
+    moved = bytes_moved(config, data.image_size, views, _DTYPES[config.precision])
     with contextlib.ExitStack() as stack:
         workers = {
             row.variant: stack.enter_context(_worker(_variant(row), *place))
@@ -198,6 +204,9 @@ def measure(
                 row.note = f"WRONG: {error}"
             except WorkerError as error:
                 row.note = f"failed: {error}"
+        measured = Measured(
+            objective, views, rows, Floor(moved, workers[EAGER].ask("multiply_adds"))
+        )
         _time(rows, workers, arguments.rounds)
         for row in rows:
             if row.seconds is not None:
@@ -287,7 +296,7 @@ def main(argv: list[str] | None = None) -> int:
             try:
                 measured = measure(objective, config, arguments, cache)
             except WorkerError as error:
-                print(f"{TRUTH.name}: {error}", file=sys.stderr)
+                print(f"reference: {error}", file=sys.stderr)
                 return 1
             print(f"\n{step_page.section(measured, config, ceilings)}", flush=True)
             all_measured.append(measured)

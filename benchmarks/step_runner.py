@@ -66,14 +66,17 @@ class StepRunner:
         variant: which one.
         config: the search.
         device: ``"cpu"`` or ``"cuda"``.
+        checked_images: the first images of a batch, which results are compared on.
     """
 
-    def __init__(self, variant: StepVariant, config: SearchConfig, device: str) -> None:
+    def __init__(
+        self, variant: StepVariant, config: SearchConfig, device: str, checked_images: int
+    ) -> None:
         config = dataclasses.replace(config, supernet=variant.supernet, knn=False)
         if variant.exact:
             config = dataclasses.replace(config, precision="fp32")
         world = start_world(device)
-        self.variant, self.device = variant, world.device
+        self.variant, self.device, self.checked_images = variant, world.device, checked_images
         self.trainer = SearchTrainer(config, load_data(config).to(world.device), world)
         batches = [self.trainer.alpha_stream.next(), self.trainer.weight_stream.next()]
         with torch.no_grad():
@@ -103,12 +106,18 @@ class StepRunner:
             self.trainer.bilevel.step(self.alpha_batch, self.weight_batch)
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """Loss and gradient of both updates, each from the initial state, in float64."""
+        """Loss and gradient of both updates on the checked images, each from the initial state.
+
+        What is returned is float64, whatever computed it.
+        """
         bilevel = self.trainer.bilevel
+        alpha_batch, weight_batch = (
+            _first(batch, self.checked_images) for batch in (self.alpha_batch, self.weight_batch)
+        )
         found: dict[str, np.ndarray] = {}
         updates = {
-            "alpha": partial(bilevel.alpha_step, self.alpha_batch),
-            "weight": partial(bilevel.weight_step, self.weight_batch),
+            "alpha": partial(bilevel.alpha_step, alpha_batch),
+            "weight": partial(bilevel.weight_step, weight_batch),
         }
         for name, update in updates.items():
             taken: list[Tensor] = []
@@ -191,6 +200,15 @@ class StepRunner:
 
 def _exact(batch: Batch) -> Batch:
     return dataclasses.replace(batch, views=tuple(view.double() for view in batch.views))
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    return dataclasses.replace(
+        batch,
+        views=tuple(view[:count] for view in batch.views),
+        labels=batch.labels[:count],
+        indices=batch.indices[:count],
+    )
 
 
 def _high_water_mark() -> int:

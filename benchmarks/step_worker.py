@@ -22,14 +22,24 @@ class Worker:
     Args:
         variant, config, device: see there.
         cache: folder for what torch.compile makes.
+        checked_images: see there.
     """
 
-    def __init__(self, variant: StepVariant, config: SearchConfig, device: str, cache: str) -> None:
+    def __init__(
+        self,
+        variant: StepVariant,
+        config: SearchConfig,
+        device: str,
+        cache: str,
+        checked_images: int,
+    ) -> None:
         # A forked process could neither use CUDA nor threads that it has no part of.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, variant, config, device, cache), daemon=True
+            target=_serve,
+            args=(theirs, cache, variant, config, device, checked_images),
+            daemon=True,
         )
         self._process.start()
         theirs.close()
@@ -77,14 +87,12 @@ class Worker:
         return f"its process ended with exit code {self._process.exitcode}"
 
 
-def _serve(
-    connection: Connection, variant: StepVariant, config: SearchConfig, device: str, cache: str
-) -> None:
+def _serve(connection: Connection, cache: str, *what: Any) -> None:
     # An interruption is the parent's to handle, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     try:
-        runner = StepRunner(variant, config, device)
+        runner = StepRunner(*what)
         connection.send((True, None))
         while True:
             question = connection.recv()

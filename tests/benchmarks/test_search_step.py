@@ -34,8 +34,8 @@ def in_this_process(monkeypatch):
     from benchmarks.step_runner import StepRunner
 
     class Here:
-        def __init__(self, variant, config, device, cache):
-            self.runner = StepRunner(variant, config, device)
+        def __init__(self, variant, config, device, cache, checked_images):
+            self.runner = StepRunner(variant, config, device, checked_images)
 
         def ask(self, question, seconds=None):
             return getattr(self.runner, question)()
@@ -129,7 +129,7 @@ def test_variant_that_is_wrong_only_in_single_precision_is_refused(config):
     eager, _, fast = VARIANTS
     wrong = dataclasses.replace(fast, prepare=spoil_much)
     truth, plain, found = (
-        StepRunner(variant, config, "cpu").gradients() for variant in (TRUTH, eager, wrong)
+        StepRunner(variant, config, "cpu", 4).gradients() for variant in (TRUTH, eager, wrong)
     )
     check("reference", plain, plain, truth, "fp32")
     with pytest.raises(WrongResultError, match="the reference in fp32"):
@@ -140,7 +140,7 @@ def test_gradients_are_those_of_both_updates(config):
     from benchmarks.search_step import TRUTH
     from benchmarks.step_runner import StepRunner
 
-    runner = StepRunner(TRUTH, config, "cpu")
+    runner = StepRunner(TRUTH, config, "cpu", 4)
     first, second = runner.gradients(), runner.gradients()
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
@@ -156,7 +156,7 @@ def test_variant_out_of_time_is_ended(config, tmp_path):
     from benchmarks.search_step import TRUTH
     from benchmarks.step_worker import Worker, WorkerError
 
-    worker = Worker(TRUTH, config, "cpu", str(tmp_path))
+    worker = Worker(TRUTH, config, "cpu", str(tmp_path), 4)
     try:
         with pytest.raises(WorkerError, match="not done after 0 s"):
             worker.ask("gradients", 1e-6)
