@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from benchmarks.cases import Case, Inputs
 from ssfnas import ops
@@ -31,13 +32,27 @@ def _with_gradients(
 ) -> list[Tensor]:
     found = forward(inputs)
     outs = [found] if isinstance(found, Tensor) else list(found)
-    gradients = {out.shape: _gradient(out, inputs[0].detach()) for out in outs}
+    first = _rolled(inputs[0])
+    gradients = {out.shape: _gradient(out, first) for out in outs}
     given = torch.autograd.grad(outs, inputs, [gradients[out.shape] for out in outs])
     return [*(out.detach() for out in outs), *given]
 
 
+_ROLLED = WeakTensorKeyDictionary()
+
+
+def _rolled(first: Tensor) -> Tensor:
+    """The first input, images in another order; made once, since it is not what is measured.
+
+    As it is, it would not do: normalising it has no gradient in its own direction.
+    """
+    if first not in _ROLLED:
+        _ROLLED[first] = torch.empty_like(first.detach()).copy_(first.detach().roll(1, 0))
+    return _ROLLED[first]
+
+
 def _gradient(out: Tensor, first: Tensor) -> Tensor:
-    """Numbers in the shape of ``out``: those of the first input, or a part of it."""
+    """Numbers in the shape of ``out``: those of ``first``, or a part of it."""
     if out.dim() == 0:
         return torch.ones_like(out)
     if out.shape == first.shape:

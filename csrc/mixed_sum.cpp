@@ -10,6 +10,7 @@ namespace {
 
 constexpr int UNROLL = 4;        // vectors of independent sums
 constexpr int64_t BLOCK = 4096;  // elements between two looks at another tensor: of half an L1
+constexpr int64_t CACHE = 4 << 20;  // bytes
 
 template <class T>
 void forward(const MixedSumForward& args, int threads) {
@@ -42,7 +43,7 @@ void forward(const MixedSumForward& args, int threads) {
 }
 
 // Writes dx = w g where dx is given, and returns <g, x> where x is.
-template <class T>
+template <class T, bool PAST_CACHES>
 Scalar<T> gradients(const T* g, const T* x, T* dx, Scalar<T> weight, int64_t length) {
   constexpr int L = lanes<T>;
   Vector<T> sums[UNROLL] = {};
@@ -52,7 +53,11 @@ Scalar<T> gradients(const T* g, const T* x, T* dx, Scalar<T> weight, int64_t len
     for (int u = 0; u < UNROLL; ++u) {
       const Vector<T> gradient = load(g + i + u * L);
       if (x != nullptr) sums[u] += gradient * load(x + i + u * L);
-      if (dx != nullptr) store(dx + i + u * L, weight * gradient);
+      if (dx == nullptr) continue;
+      if constexpr (PAST_CACHES)
+        store_past_caches(dx + i + u * L, weight * gradient);
+      else
+        store(dx + i + u * L, weight * gradient);
     }
   }
   for (; i < length; i += L) {
@@ -64,7 +69,7 @@ Scalar<T> gradients(const T* g, const T* x, T* dx, Scalar<T> weight, int64_t len
   return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-template <class T>
+template <class T, bool PAST_CACHES>
 void backward(const MixedSumBackward& args, int threads) {
   const T* grad = static_cast<const T*>(args.grad);
   const T* const* xs = reinterpret_cast<const T* const*>(args.xs);
@@ -81,9 +86,10 @@ void backward(const MixedSumBackward& args, int threads) {
       const T* x = dweights == nullptr ? nullptr : xs[k] + start;
       T* dx = dxs[k] == nullptr ? nullptr : dxs[k] + start;
       if (x == nullptr && dx == nullptr) continue;
-      const Scalar<T> sum = gradients(grad + start, x, dx, weights[k], n);
+      const Scalar<T> sum = gradients<T, PAST_CACHES>(grad + start, x, dx, weights[k], n);
       if (x != nullptr) partials[block * count + k] = sum;
     }
+    if constexpr (PAST_CACHES) finish_stores();
   }
   if (dweights == nullptr) return;
   for (int64_t k = 0; k < count; ++k) {
@@ -91,6 +97,18 @@ void backward(const MixedSumBackward& args, int threads) {
     for (int64_t block = 0; block < blocks; ++block) total += partials[block * count + k];
     dweights[k] = static_cast<Scalar<T>>(total);
   }
+}
+
+// Gradients that no second level of cache could hold go past it: memory is not read to be written.
+template <class T>
+void backward(const MixedSumBackward& args, int threads) {
+  bool aligned = true;
+  for (int64_t k = 0; k < args.count; ++k)
+    aligned = aligned && reinterpret_cast<uintptr_t>(args.dxs[k]) % sizeof(Vector<T>) == 0;
+  if (aligned && args.count * args.length * int64_t(sizeof(T)) > CACHE)
+    backward<T, true>(args, threads);
+  else
+    backward<T, false>(args, threads);
 }
 
 }  // namespace

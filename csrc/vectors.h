@@ -8,6 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
 #ifndef SSFNAS_ISA
 #error "define SSFNAS_ISA as the namespace of the instruction set"
 #endif
@@ -124,6 +128,39 @@ SSFNAS_INLINE void store(T* to, Vector<T> v) {
     raw_store(to, narrowed(v, T{}));
   else
     raw_store(to, v);
+}
+
+// `to` is a multiple of the vector's size; to be followed by finish_stores().
+template <class T>
+SSFNAS_INLINE void store_past_caches(T* to, Vector<T> v) {
+#ifdef __SSE2__
+  alignas(64) T values[lanes<T>];
+  store(values, v);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(values) == 64) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), raw_load<__m512i>(values));
+    return;
+  }
+#endif
+#if defined(__AVX__)
+  for (size_t i = 0; i < sizeof(values) / 32; ++i)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + i,
+                        raw_load<__m256i>(reinterpret_cast<const char*>(values) + i * 32));
+#else
+  for (size_t i = 0; i < sizeof(values) / 16; ++i)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to) + i,
+                     raw_load<__m128i>(reinterpret_cast<const char*>(values) + i * 16));
+#endif
+#else
+  store(to, v);
+#endif
+}
+
+// Before other processors read what was stored past the caches.
+SSFNAS_INLINE void finish_stores() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
 }
 
 // The first n < lanes values; the other lanes are zero.

@@ -73,6 +73,19 @@ def test_mixed_sum_gradients_are_scaled_gradients_and_inner_products(place, dtyp
             assert_total(dweights, products.sum(1), products.abs().sum(1), dtype, what)
 
 
+def test_gradients_that_no_cache_holds_are_scaled_gradients(place, dtype, layout):
+    with on(place) as device:
+        draws = Draws(dtype, layout, device)
+        shape = (9, 24, 37, 19)
+        grad, weights = draws.tensor(shape), draws.values(16)
+        assert grad.nbytes * len(weights) > 4 << 20
+        xs = [draws.tensor(shape)] * len(weights)
+        dxs, dweights = native.mixed_sum_backward(grad, xs, weights, [True] * len(xs), True)
+        for weight, dx in zip(wide(weights), dxs, strict=True):
+            assert_sum_of_terms(dx, [weight * wide(grad)], torch.empty_like(grad), str(shape))
+        assert dweights.eq(dweights[0]).all()
+
+
 def test_statistics_are_mean_and_biased_variance(place, dtype, layout):
     with on(place) as device:
         draws = Draws(dtype, layout, device)
