@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -14,6 +15,7 @@ from benchmarks.variants import Variant
 
 _MOST_SETS = 16
 _CPU_CACHE = 64 << 20
+_LONG = 1.0  # seconds: what a variant is timed for at a time, at the most
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,14 @@ def measure(
 ) -> list[Timing]:
     """Time all variants in turn, ``rounds`` times, each time over all sets of inputs.
 
+    Where a call is so long that it does not matter what caches held before, over fewer sets.
     On CUDA a call is captured in a graph and replayed: device time, without that of launching;
     what cannot be captured is launched.
     """
     peaks = [_peak(variant, sets[0], device) for variant in chosen]
+    if chosen:
+        longest = max(timed(partial(variant.run, sets[0]), device) for variant in chosen)
+        sets = sets[: max(1, round(_LONG / longest))]
     graphs = [_graph(variant, sets) if device.type == "cuda" else None for variant in chosen]
     runs = [graph or _calls(variant, sets) for graph, variant in zip(graphs, chosen, strict=True)]
     times: list[list[float]] = [[] for _ in runs]

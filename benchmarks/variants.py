@@ -83,18 +83,32 @@ def _of_backend(case: Case, name: str) -> Variant:
     return Variant(name, run)
 
 
-def check(case: Case, chosen: Variant, inputs: Inputs) -> None:
+def expected(case: Case, inputs: Inputs) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs and gradients of the reference in float64, and in the inputs' own dtype."""
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    return _with_gradients(case.reference, exact), _with_gradients(case.reference, inputs)
+
+
+def check(
+    case: Case,
+    chosen: Variant,
+    inputs: Inputs,
+    known: tuple[list[Tensor], list[Tensor]] | None = None,
+) -> None:
     """Refuse a variant whose error exceeds twice that of the reference, plus rounding of its own.
 
     Truth is the reference in float64. Another order of summing n numbers may cost a random walk of
     roundings, sqrt(n), of which an eighth is granted.
 
+    Args:
+        case, chosen: what is computed, and how.
+        inputs: of the case.
+        known: their :func:`expected` results, where they have been computed before.
+
     Raises:
         WrongResultError: names the result (outputs from 0 on, then gradients) and both errors.
     """
-    exact = [x.detach().double().requires_grad_() for x in inputs]
-    truth = _with_gradients(case.reference, exact)
-    plain = _with_gradients(case.reference, inputs)
+    truth, plain = expected(case, inputs) if known is None else known
     found = chosen.run(inputs)
     eps = torch.finfo(torch.float32).eps
     for place, (x, y, t) in enumerate(zip(found, plain, truth, strict=True)):
