@@ -24,7 +24,7 @@ from benchmarks import report, step_page
 from benchmarks.__main__ import RESULTS
 from benchmarks.report import Ceilings
 from benchmarks.step_floor import Floor, bytes_moved
-from benchmarks.step_page import FAST, Measured, Row
+from benchmarks.step_page import FAST, GRAPHED, Measured, Row
 from benchmarks.step_runner import StepVariant, compile_cells
 from benchmarks.step_worker import Worker, WorkerError
 from benchmarks.timing import copy_ceiling, matmul_ceiling
@@ -40,6 +40,7 @@ VARIANTS = (
     StepVariant(EAGER, "reference", backend="reference"),
     StepVariant(COMPILED, "reference", backend="reference", prepare=compile_cells),
     StepVariant(FAST, "fast"),
+    StepVariant(GRAPHED, "fast", graphed=True),
 )
 _PROFILED = (EAGER, FAST)
 _KINKS = 1e-2
@@ -177,6 +178,8 @@ def measure(
         truth = worker.ask("gradients")
     views = _views(config)
     rows = [Row(variant.name) for variant in VARIANTS]
+    if arguments.device != "cuda":
+        rows = [row for row in rows if row.variant != GRAPHED]
     if arguments.no_compile:
         rows = [row for row in rows if row.variant != COMPILED]
     _check_exactly(rows, truth, place)
@@ -221,7 +224,7 @@ def _variant(row: Row) -> StepVariant:
 def _check_exactly(rows: list[Row], truth: Results, place: tuple[Any, ...]) -> None:
     """Note which variants are wrong in float64; compiling once more for that takes too long."""
     for row in rows:
-        if row.variant in (EAGER, COMPILED):
+        if row.variant in (EAGER, COMPILED, GRAPHED):
             continue
         _say(f"{row.variant}, float64")
         try:

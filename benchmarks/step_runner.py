@@ -39,6 +39,7 @@ class StepVariant:
         supernet: which form of it.
         backend: of ``ssfnas.ops``; None: as the environment has it.
         exact: in float64, whatever the precision.
+        graphed: each step is one CUDA graph.
         prepare: changes the search that was built; a function that a new process can import.
     """
 
@@ -46,6 +47,7 @@ class StepVariant:
     supernet: str
     backend: str | None = None
     exact: bool = False
+    graphed: bool = False
     prepare: Callable[[SearchTrainer], None] | None = None
 
 
@@ -72,7 +74,12 @@ class StepRunner:
     def __init__(
         self, variant: StepVariant, config: SearchConfig, device: str, checked_images: int
     ) -> None:
-        config = dataclasses.replace(config, supernet=variant.supernet, knn=False)
+        config = dataclasses.replace(
+            config,
+            supernet=variant.supernet,
+            knn=False,
+            cuda_graph="on" if variant.graphed else "off",
+        )
         if variant.exact:
             config = dataclasses.replace(config, precision="fp32")
         world = start_world(device)
@@ -103,7 +110,8 @@ class StepRunner:
     def step(self) -> None:
         """One bilevel step."""
         with self._backend():
-            self.trainer.bilevel.step(self.alpha_batch, self.weight_batch)
+            step = self.trainer.graphed or self.trainer.bilevel.step
+            step(self.alpha_batch, self.weight_batch)
 
     def gradients(self) -> dict[str, np.ndarray]:
         """Loss and gradient of both updates on the checked images, each from the initial state.
@@ -140,6 +148,8 @@ class StepRunner:
     def peak_bytes(self) -> int | None:
         """Most memory that a step takes beside what is there between steps; None: not known."""
         if self.device.type == "cuda":
+            if self.variant.graphed:
+                return None  # a graph keeps the memory that its steps take
             torch.cuda.synchronize(self.device)
             before = torch.cuda.memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -196,6 +206,8 @@ class StepRunner:
     def _restore(self) -> None:
         for part, state in zip(self._parts, self._initial, strict=True):
             part.load_state_dict(copy.deepcopy(state))
+        if self.trainer.graphed is not None:
+            self.trainer.graphed.reset()
 
 
 def _exact(batch: Batch) -> Batch:

@@ -11,6 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from benchmarks.cases import Case, Inputs
 from ssfnas import ops
+from ssfnas.ops.selection import has_op
 
 EAGER, COMPILED = "reference, eager", "reference, compiled"
 
@@ -70,7 +71,9 @@ def variants(case: Case, device: torch.device, *, compiled: bool = True) -> list
         quick = torch.compile(case.reference, dynamic=False, fullgraph=True)
         found.append(Variant(COMPILED, lambda inputs: _with_gradients(quick, inputs)))
     for name, reason in ops.backends().items():
-        if reason is None and not (name == "triton" and device.type == "cpu"):
+        if reason is not None or not has_op(name, case.op):
+            continue
+        if not (name == "triton" and device.type == "cpu"):
             found.append(_of_backend(case, name))
     return found
 

@@ -138,6 +138,11 @@ class SearchConfig(DataOptions, RunOptions):
     steps: int | None = option(None, "bilevel steps, in place of --epochs", minimum=1)
     batch_size: int = option(128, "images a step, over all processes", minimum=1)
     supernet: str = option("fast", "form of the supernet", choices=("fast", "reference"))
+    cuda_graph: str = option(
+        "auto",
+        "launch a step as one CUDA graph; auto: on a GPU, where nothing forbids it",
+        choices=("auto", "on", "off"),
+    )
     channels: int = option(16, "channels of the first cell", minimum=1)
     layers: int = option(8, "cells", minimum=1)
     nodes: int = option(4, "intermediate nodes a cell", minimum=1)

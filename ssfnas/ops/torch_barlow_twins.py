@@ -66,12 +66,12 @@ def barlow_twins_backward(saved: Saved, grad_loss: Tensor) -> tuple[Tensor, Tens
     a, b = (z1 - mean[0]).mul_(rstd[0]), (z2 - mean[1]).mul_(rstd[1])
     if matrix.dim() == 3:
         factor = 2 * lambd / n**2
-        da = torch.addmm(b * e, matrix[1], a, alpha=factor)
-        db = torch.addmm(a * e, matrix[0], b, alpha=factor)
+        da = (b * e).addmm_(matrix[1], a, alpha=factor)
+        db = (a * e).addmm_(matrix[0], b, alpha=factor)
     else:
         factor = 2 * lambd / n
-        da = torch.addmm(b * e, b, matrix.T, alpha=factor)
-        db = torch.addmm(a * e, a, matrix, alpha=factor)
+        da = (b * e).addmm_(b, matrix.T, alpha=factor)
+        db = (a * e).addmm_(a, matrix, alpha=factor)
     scaled = rstd * grad_loss
     return (
         _through_standardising(da, a, scaled[0]).to(z1.dtype),
@@ -81,10 +81,12 @@ def barlow_twins_backward(saved: Saved, grad_loss: Tensor) -> tuple[Tensor, Tens
 
 def _standardise(z: Tensor, mean: Tensor, rstd: Tensor, eps: float) -> Tensor:
     """Columns of z [N, D] standardised; writes their mean and 1 / sqrt(variance + eps) [D]."""
-    mean.copy_(z.mean(0, dtype=mean.dtype))
-    centred = z - mean
-    rstd.copy_((centred.square().mean(0) + eps).rsqrt_())
-    return centred.mul_(rstd)
+    result, columns, scales = torch.native_batch_norm(
+        z.to(mean.dtype), None, None, None, None, True, 0.0, eps
+    )
+    mean.copy_(columns)
+    rstd.copy_(scales)
+    return result
 
 
 def _through_standardising(gradient: Tensor, z: Tensor, rstd: Tensor) -> Tensor:

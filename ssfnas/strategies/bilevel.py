@@ -51,6 +51,9 @@ class BilevelOptimizer:
             once for each gradient that is taken.
         scaler: scales losses for fp16; the alphas get one of their own with the same settings.
         frozen: context in which forward passes leave running statistics alone.
+        deferred: nothing waits for the device, as a step that is captured in a CUDA graph must not:
+            where a term is not finite, the update is left out on the device and the caller finds
+            out from the terms. Both optimisers have to be ``fused``, and ``order`` 1.
     """
 
     def __init__(
@@ -67,17 +70,24 @@ class BilevelOptimizer:
         average: Callable[[Sequence[Tensor]], None] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         frozen: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        deferred: bool = False,
     ) -> None:
         if order not in (1, 2):
             raise ValueError(f"order is {order}: it is 1 or 2")
         if order == 2 and scaler is not None:
             raise ValueError("order 2 takes differences of gradients, for which fp16 is too coarse")
+        optimizers = (weight_optimizer, alpha_optimizer)
+        if deferred and (order == 2 or scaler is not None):
+            raise ValueError("order 2 and scaled losses look at numbers on the host")
+        if deferred and not all(optimizer.defaults.get("fused") for optimizer in optimizers):
+            raise ValueError("a deferred step leaves updates out, which fused optimisers can")
         if {id(p) for p in weights} & {id(p) for p in alphas}:
             raise ValueError("a parameter is both a weight and an alpha")
         self.weights, self.alphas = list(weights), list(alphas)
         self.weight_optimizer, self.alpha_optimizer = weight_optimizer, alpha_optimizer
         self.loss, self.regulariser = loss, regulariser
         self.order, self.clip, self.average, self.frozen = order, clip, average, frozen
+        self.deferred = deferred
         self.weight_scaler = scaler
         self.alpha_scaler = None if scaler is None else torch.amp.GradScaler(scaler._device)
 
@@ -88,7 +98,8 @@ class BilevelOptimizer:
             Detached scalars: the terms of both losses, as ``alpha/...`` and ``weight/...``.
 
         Raises:
-            NumericalError: a term is NaN or infinite; names it. That update was not done.
+            NumericalError: a term is NaN or infinite; names it. That update was not done. Not
+                raised by a deferred step, which does not do that update either.
         """
         alpha_terms = self.alpha_step(alpha_batch, weight_batch)
         weight_terms = self.weight_step(weight_batch)
@@ -105,7 +116,7 @@ class BilevelOptimizer:
             with _without_gradients(self.weights):
                 terms, total = self._alpha_loss(self.loss(alpha_batch))
                 gradients = self._gradients(total, self.alphas, self.alpha_scaler)
-        self._apply(self.alpha_optimizer, self.alphas, gradients, self.alpha_scaler)
+        self._apply(self.alpha_optimizer, self.alphas, gradients, terms, self.alpha_scaler)
         return terms
 
     def weight_step(self, batch: Any) -> Terms:
@@ -113,9 +124,11 @@ class BilevelOptimizer:
         with _without_gradients(self.alphas):
             terms = self.loss(batch)
             total = terms["loss"]
-            terms = _checked(terms, "weight")
+            terms = self._detached(terms, "weight")
             gradients = self._gradients(total, self.weights, self.weight_scaler)
-        self._apply(self.weight_optimizer, self.weights, gradients, self.weight_scaler, self.clip)
+        self._apply(
+            self.weight_optimizer, self.weights, gradients, terms, self.weight_scaler, self.clip
+        )
         return terms
 
     def _alpha_loss(self, terms: Terms) -> tuple[Terms, Tensor]:
@@ -126,7 +139,14 @@ class BilevelOptimizer:
             extra = self.regulariser()
             total = total + extra["loss"]
             named |= {name: value for name, value in extra.items() if name != "loss"}
-        return _checked({"loss": total, "task": terms["loss"], **named}, "alpha"), total
+        return self._detached({"loss": total, "task": terms["loss"], **named}, "alpha"), total
+
+    def _detached(self, terms: Terms, whose: str) -> Terms:
+        """The terms to report; unless deferred, once they are known to be finite."""
+        detached = {name: value.detach() for name, value in terms.items()}
+        if not self.deferred:
+            require_finite({f"{whose} term {name}": value for name, value in detached.items()})
+        return detached
 
     def _gradients(
         self,
@@ -145,20 +165,26 @@ class BilevelOptimizer:
             self.average(gradients)
         return gradients
 
-    @staticmethod
     def _apply(
+        self,
         optimizer: torch.optim.Optimizer,
         parameters: Sequence[nn.Parameter],
         gradients: Sequence[Tensor],
+        terms: Terms,
         scaler: torch.amp.GradScaler | None,
         clip: float = 0.0,
     ) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            # Fused optimisers go through memory, in which both have to lie alike.
+            alike = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if alike else torch.empty_like(parameter).copy_(gradient)
         if scaler is not None:
             scaler.unscale_(optimizer)
         if clip > 0:
             nn.utils.clip_grad_norm_(parameters, clip)
+        if self.deferred:
+            # Where a GradScaler would say that gradients overflowed; a fused step heeds it.
+            optimizer.found_inf = 1 - _finite(terms).float()  # type: ignore[attr-defined]
         if scaler is None:
             optimizer.step()
         else:
@@ -217,27 +243,59 @@ class BilevelOptimizer:
         """Both optimisers and scalers."""
         scalers = (self.weight_scaler, self.alpha_scaler)
         return {
-            "weight_optimizer": self.weight_optimizer.state_dict(),
-            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "weight_optimizer": _optimizer_state(self.weight_optimizer),
+            "alpha_optimizer": _optimizer_state(self.alpha_optimizer),
             "scalers": [None if scaler is None else scaler.state_dict() for scaler in scalers],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        """Continue from :meth:`state_dict`, be it of optimisers that are fused or not."""
+        _load_optimizer(self.weight_optimizer, state["weight_optimizer"])
+        _load_optimizer(self.alpha_optimizer, state["alpha_optimizer"])
         scalers = (self.weight_scaler, self.alpha_scaler)
         for scaler, saved in zip(scalers, state["scalers"], strict=True):
             if scaler is not None:
                 scaler.load_state_dict(saved)
 
 
-def _checked(terms: Terms, whose: str) -> Terms:
-    """The terms detached, once all of them are known to be finite."""
-    detached = {name: value.detach() for name, value in terms.items()}
-    values = torch.stack([value.reshape(()).double() for value in detached.values()])
-    if not bool(torch.isfinite(values).all()):
-        wrong = [name for name, value in zip(detached, values.tolist(), strict=True)
-                 if value != value or value in (float("inf"), float("-inf"))]  # fmt: skip
-        raise NumericalError(f"{whose} term {', '.join(wrong)} is not finite")
-    return detached
+# How an optimiser computes, which the one that goes on decides.
+_MANNERS = ("fused", "foreach", "capturable")
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state, learning rates as numbers."""
+    state = optimizer.state_dict()
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load a state; a learning rate that is a tensor stays that tensor."""
+    own = [dict(group) for group in optimizer.param_groups]
+    groups = [
+        {**saved, **{name: group[name] for name in _MANNERS if name in group}}
+        for saved, group in zip(state["param_groups"], own, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+    for group, before in zip(optimizer.param_groups, own, strict=True):
+        if isinstance(before["lr"], Tensor):
+            before["lr"].fill_(group["lr"])
+            group["lr"] = before["lr"]
+
+
+def _finite(terms: Mapping[str, Tensor]) -> Tensor:
+    """Whether all scalars are finite: a bool, on their device."""
+    values = torch.stack([value.reshape(()).double() for value in terms.values()])
+    return torch.isfinite(values).all()
+
+
+def require_finite(terms: Mapping[str, Tensor]) -> None:
+    """Refuse scalars that are NaN or infinite.
+
+    Raises:
+        NumericalError: names them.
+    """
+    if not terms or bool(_finite(terms)):
+        return
+    wrong = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
+    raise NumericalError(f"{', '.join(wrong)} is not finite")

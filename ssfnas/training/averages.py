@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ssfnas.strategies.bilevel import require_finite
 from ssfnas.training.distributed import World
 
 
@@ -27,6 +28,14 @@ class RunningMeans:
             else:
                 self._sums[name] = value.clone()
                 self._counts[name] = 1
+
+    def require_finite(self) -> None:
+        """Refuse means that some value has spoiled.
+
+        Raises:
+            NumericalError: names the terms.
+        """
+        require_finite({f"the term {name}": total for name, total in self._sums.items()})
 
     def values(self) -> dict[str, float]:
         """The means so far on this process."""

@@ -98,19 +98,21 @@ def train(
             store.save(trainer.step, trainer.state_dict())
         last_saved = time.monotonic()
 
+    def explained(error: NumericalError, step: int) -> NumericalError:
+        kept = store.files()[0][1].name
+        return NumericalError(f"step {step}: {error}; the last good checkpoint is {kept}")
+
     if trainer.step == 0:
         save()
     with Progress(
         trainer.total_steps, title=title, start=trainer.step, enabled=world.is_main
     ) as bar:
         while not trainer.finished:
+            before = trainer.step
             try:
                 trainer.run_step()
             except NumericalError as error:
-                kept = store.files()[0][1].name
-                raise NumericalError(
-                    f"step {trainer.step + 1}: {error}; the last good checkpoint is {kept}"
-                ) from None
+                raise explained(error, before + 1) from None
             bar.update(trainer.step, trainer.progress_values)
             ended = trainer.epoch_ended
             if ended:
@@ -124,7 +126,10 @@ def train(
             elif world.size > 1:
                 stop = due = False
             if ended or due or stop:
-                save()
+                try:
+                    save()
+                except NumericalError as error:
+                    raise explained(error, trainer.step) from None
             if stop:
                 return False
     return True

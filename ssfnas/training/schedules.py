@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -26,6 +27,12 @@ def cosine(step: int, total: int, first: float, last: float, warmup: int = 0) ->
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give every parameter group of ``optimizer`` the same learning rate."""
+    """Give every parameter group of ``optimizer`` the same learning rate.
+
+    A rate that is a tensor is changed in place: a captured graph reads it where it is.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

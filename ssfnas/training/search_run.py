@@ -11,6 +11,7 @@ from ssfnas.errors import RequestError
 from ssfnas.pictures import report_html, save_cell
 from ssfnas.spaces import Genotype, count_parameters
 from ssfnas.training.dry_run import predict
+from ssfnas.training.graphed_step import why_not_graphed
 from ssfnas.training.random_trainer import RandomSearchTrainer
 from ssfnas.training.run import Run
 from ssfnas.training.run_directory import RunDirectory
@@ -55,6 +56,10 @@ def run_search(config: SearchConfig) -> Run | None:
             session.say(_describe(trainer))
             session.say(str(predict(make, config, session.world.size)))
             return None
+        if session.world.device.type == "cuda" and config.strategy != "random":
+            reason = why_not_graphed(config, session.world)
+            how = "one CUDA graph" if reason is None else f"launched kernel by kernel: {reason}"
+            session.say(f"step         {how}")
         searched, directory = run_training(session, "search", make)
         assert isinstance(searched, SearchTrainer | RandomSearchTrainer)
         if directory is None:

@@ -19,9 +19,18 @@ from ssfnas.strategies import STOPPERS, STRATEGIES, BilevelOptimizer, derive
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
 from ssfnas.training.averages import RunningMeans
 from ssfnas.training.distributed import World, average_gradients
+from ssfnas.training.graphed_step import (
+    CudaGraphRecorder,
+    GraphedStep,
+    Recorder,
+    why_not_graphed,
+)
 from ssfnas.training.monitor import FeatureMonitor
 from ssfnas.training.precision import autocast, make_scaler
 from ssfnas.training.schedules import cosine, set_learning_rate
+
+# Steps between two looks at whether all terms were finite, where no step waits for that.
+_LOOK_EVERY = 20
 
 
 def search_stream(
@@ -69,6 +78,7 @@ class SearchTrainer:
         data: the images, on ``world.device`` unless they are decoded lazily.
         world: the processes that search together; all hold the same alphas at all times.
         dtype: of weights and views; float64 is for proofs.
+        recorder: records steps; absent: a CUDA graph's where that is wanted and possible.
     """
 
     def __init__(
@@ -77,7 +87,10 @@ class SearchTrainer:
         data: ImageData,
         world: World,
         dtype: torch.dtype = torch.float32,
+        recorder: Recorder | None = None,
     ) -> None:
+        if why_not_graphed(config, world) is None:
+            recorder = recorder or CudaGraphRecorder(world.device)
         self.config, self.data, self.world = config, data, world
         strategy = STRATEGIES.get(config.strategy)
         self.operations = tuple(config.operations or strategy.operations)
@@ -115,17 +128,24 @@ class SearchTrainer:
 
         weights = [*self.net.weights(), *self.objective.parameters()]
         scaler = make_scaler(config.precision, world.device)
+        deferred = recorder is not None
+        rate: float | Tensor = config.weight_lr
+        if deferred:  # a graph reads the rate from where it is
+            rate = torch.tensor(rate, dtype=torch.float32, device=world.device)
         self.weight_optimizer = torch.optim.SGD(
             weights,
-            lr=config.weight_lr,
+            lr=rate,
             momentum=config.weight_momentum,
             weight_decay=config.weight_decay,
+            fused=deferred or None,
         )
         self.alpha_optimizer = torch.optim.Adam(
             self.net.alphas(),
             lr=config.alpha_lr,
             betas=(config.alpha_beta1, 0.999),
             weight_decay=config.alpha_weight_decay,
+            fused=deferred or None,
+            capturable=deferred and world.device.type == "cuda",
         )
         self.bilevel = BilevelOptimizer(
             weights,
@@ -139,6 +159,12 @@ class SearchTrainer:
             average=None if world.size == 1 else lambda grads: average_gradients(grads, world),
             scaler=scaler,
             frozen=lambda: frozen_statistics(self.net, self.objective),
+            deferred=deferred,
+        )
+        self.graphed = (
+            None
+            if recorder is None
+            else GraphedStep(self.bilevel, recorder, required=config.cuda_graph == "on")
         )
         self.steps_per_epoch = self.weight_stream.steps_per_epoch
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
@@ -189,8 +215,11 @@ class SearchTrainer:
         self.net.train()
         self.objective.train()
         alpha_batch, weight_batch = self.alpha_stream.next(), self.weight_stream.next()
-        self.means.add(self.bilevel.step(alpha_batch, weight_batch))
+        step = self.bilevel.step if self.graphed is None else self.graphed
+        self.means.add(step(alpha_batch, weight_batch))
         self.step += 1
+        if self.bilevel.deferred and (self.epoch_ended or self.step % _LOOK_EVERY == 0):
+            self.means.require_finite()
 
     def end_epoch(self) -> dict[str, Any]:
         """Record the alphas, measure the features, and ask the stopping criterion."""
@@ -274,7 +303,12 @@ class SearchTrainer:
         return shown
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the search depends on."""
+        """Everything that the rest of the search depends on.
+
+        Raises:
+            NumericalError: a term of a step since the last look was not finite.
+        """
+        self.means.require_finite()
         return {
             "step": self.step,
             "net": self.net.state_dict(),
@@ -303,6 +337,8 @@ class SearchTrainer:
             self.stopper.load_state_dict(state["stopper"])
         self.stopped_because = state["stopped_because"]
         self.use_epoch = state["use_epoch"]
+        if self.graphed is not None:
+            self.graphed.reset()
 
     def close(self) -> None:
         """Release the processes that decode images."""

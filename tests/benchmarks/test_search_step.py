@@ -111,7 +111,7 @@ def test_profile_says_where_the_time_of_a_step_goes(in_this_process, tmp_path):
 def test_wrong_variant_is_refused(in_this_process, monkeypatch, tmp_path):
     from benchmarks import search_step
 
-    eager, _, fast = search_step.VARIANTS
+    eager, _, fast, *_ = search_step.VARIANTS
     wrong = dataclasses.replace(fast, prepare=spoil)
     monkeypatch.setattr(search_step, "VARIANTS", (eager, search_step.VARIANTS[1], wrong))
     argv = [*TINY, "--objective", "supervised", "--results", str(tmp_path)]
@@ -126,7 +126,7 @@ def test_variant_that_is_wrong_only_in_single_precision_is_refused(config):
     from benchmarks.search_step import TRUTH, VARIANTS, WrongResultError, check
     from benchmarks.step_runner import StepRunner
 
-    eager, _, fast = VARIANTS
+    eager, _, fast, *_ = VARIANTS
     wrong = dataclasses.replace(fast, prepare=spoil_much)
     truth, plain, found = (
         StepRunner(variant, config, "cpu", 4).gradients() for variant in (TRUTH, eager, wrong)

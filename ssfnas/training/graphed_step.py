@@ -1,0 +1,178 @@
+"""A search step as one CUDA graph: recorded once, then launched as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ssfnas.config import SearchConfig
+from ssfnas.data import Batch
+from ssfnas.errors import RequestError
+from ssfnas.strategies import BilevelOptimizer
+from ssfnas.training.distributed import World
+
+Terms = dict[str, Tensor]
+# Steps before recording: state that optimisers, kernels and libraries make when they are first
+# used has to be there.
+WARM_UP = 3
+
+
+class Recorder(Protocol):
+    """Records what a function asks of a device, to ask it again without the function."""
+
+    def warm_up(self, step: Callable[[], Terms]) -> Terms:
+        """Call the function as it will be called while recorded."""
+
+    def record(self, step: Callable[[], Terms]) -> tuple[Callable[[], None], Terms]:
+        """What does the same as ``step`` each time it is called, and where it leaves the terms.
+
+        Recording computes nothing.
+        """
+
+
+class CudaGraphRecorder:
+    """Records kernels in a CUDA graph.
+
+    Args:
+        device: a CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def warm_up(self, step: Callable[[], Terms]) -> Terms:
+        """Call the function on a stream of its own, as recording will."""
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            # Optimisers that can be captured would rather always be.
+            warnings.filterwarnings("ignore", message=".*capturable=True.*")
+            terms = step()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        return terms
+
+    def record(self, step: Callable[[], Terms]) -> tuple[Callable[[], None], Terms]:
+        """Capture the function in a graph.
+
+        Raises:
+            RuntimeError: it does what a graph cannot hold, such as waiting for the device.
+        """
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on to copy images to the device meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            terms = step()
+        return graph.replay, terms
+
+
+class GraphedStep:
+    """Bilevel steps, recorded after the first few; what cannot be recorded is computed as ever.
+
+    Args:
+        bilevel: deferred; what it reads and writes stays where it is in memory.
+        recorder: how to record.
+        required: whether failing to record is an error, in place of a warning.
+    """
+
+    def __init__(
+        self, bilevel: BilevelOptimizer, recorder: Recorder, *, required: bool = False
+    ) -> None:
+        if not bilevel.deferred:
+            raise ValueError("a step that looks at numbers on the host cannot be recorded")
+        self._bilevel, self._recorder, self._required = bilevel, recorder, required
+        self._failed = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Record anew: what was read and written has moved, as when a state was loaded."""
+        self._steps = 0
+        self._replay: Callable[[], None] | None = None
+        self._terms: Terms = {}
+        self._batches: tuple[Batch, Batch] | None = None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether steps are launched as a whole by now."""
+        return self._replay is not None
+
+    def __call__(self, alpha_batch: Batch, weight_batch: Batch) -> Terms:
+        """One step, like :meth:`~ssfnas.strategies.BilevelOptimizer.step`.
+
+        Returns:
+            Its terms; those of a recorded step are overwritten by the next one.
+
+        Raises:
+            RequestError: the step cannot be recorded, and has to be.
+        """
+        if self._failed:
+            return self._bilevel.step(alpha_batch, weight_batch)
+        if self._batches is None:
+            self._batches = _copy(alpha_batch), _copy(weight_batch)
+        for own, given in zip(self._batches, (alpha_batch, weight_batch), strict=True):
+            _fill(own, given)
+        if self._replay is None and self._steps < WARM_UP:
+            self._steps += 1
+            return self._recorder.warm_up(self._step)
+        if self._replay is None:
+            try:
+                self._replay, self._terms = self._recorder.record(self._step)
+            except RuntimeError as error:
+                return self._unrecorded(error)
+        self._replay()
+        return self._terms
+
+    def _step(self) -> Terms:
+        assert self._batches is not None
+        return self._bilevel.step(*self._batches)
+
+    def _unrecorded(self, error: RuntimeError) -> Terms:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if self._required:
+            raise RequestError(
+                f"--cuda-graph on: the step cannot be captured: {reason}; use auto or off"
+            ) from error
+        warnings.warn(f"the step is launched kernel by kernel: {reason}", stacklevel=3)
+        self._failed = True
+        # What a recording that broke off left behind belongs to its graph.
+        for parameter in (*self._bilevel.weights, *self._bilevel.alphas):
+            parameter.grad = None
+        return self._step()
+
+
+def why_not_graphed(config: SearchConfig, world: World) -> str | None:
+    """Why a search's steps are not captured in a CUDA graph; None: they are.
+
+    Raises:
+        RequestError: they have to be, and cannot.
+    """
+    reason = None
+    if world.device.type != "cuda":
+        reason = "there is no CUDA device"
+    elif world.size > 1:
+        reason = f"{world.size} processes exchange gradients within a step"
+    elif config.order == 2:
+        reason = "order 2 looks at numbers on the host within a step"
+    elif config.precision == "fp16":
+        reason = "fp16 scales losses by what the host finds"
+    if config.cuda_graph == "on" and reason is not None:
+        raise RequestError(f"--cuda-graph on: {reason}; use auto or off")
+    return "--cuda-graph off" if config.cuda_graph == "off" else reason
+
+
+def _copy(batch: Batch) -> Batch:
+    return dataclasses.replace(
+        batch,
+        views=tuple(torch.empty_like(view) for view in batch.views),
+        labels=torch.empty_like(batch.labels),
+        indices=batch.indices,
+    )
+
+
+def _fill(own: Batch, given: Batch) -> None:
+    for view, new in zip(own.views, given.views, strict=True):
+        view.copy_(new)
+    own.labels.copy_(given.labels)

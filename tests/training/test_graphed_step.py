@@ -1,0 +1,297 @@
+"""Recorded search steps: the same trajectory, no look at numbers on the host; what forbids it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from image_files import write_npz
+from runs import tiny_search
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ssfnas import ops
+from ssfnas.data import load_data
+from ssfnas.errors import NumericalError, RequestError
+from ssfnas.training.distributed import World
+from ssfnas.training.graphed_step import WARM_UP, CudaGraphRecorder, GraphedStep, why_not_graphed
+from ssfnas.training.search_trainer import SearchTrainer
+
+# As a number and as a float32 tensor the same.
+RATES = {"weight_lr": 0.03125, "weight_lr_min": 0.03125, "alpha_lr": 0.01}
+
+
+class Repeater:
+    """Records by remembering the function: what a graph does, where there is none."""
+
+    def __init__(self):
+        self.recorded = 0
+
+    def warm_up(self, step):
+        return step()
+
+    def record(self, step):
+        self.recorded += 1
+        terms = {}
+        return lambda: terms.update(step()), terms
+
+
+class Unable(Repeater):
+    def record(self, step):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+
+
+class NoLooking(TorchDispatchMode):
+    """Fails on operators that wait for the device to tell the host a number or a size."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "unique"}, name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_npz(tmp_path / "images.npz", (40, 24, 10))
+
+
+def trainer_of(
+    dataset, recorder=None, dtype=torch.float64, device=None, **changes
+) -> SearchTrainer:
+    config = tiny_search(dataset, **{**RATES, **changes})
+    device = torch.device(device or "cpu")
+    world = World(rank=0, size=1, device=device, group=None)
+    return SearchTrainer(config, load_data(config).to(device), world, dtype, recorder)
+
+
+def state_of(trainer) -> list[torch.Tensor]:
+    tensors = [*trainer.net.state_dict().values(), *trainer.objective.state_dict().values()]
+    for optimizer in (trainer.weight_optimizer, trainer.alpha_optimizer):
+        for state in optimizer.state.values():
+            tensors += [state[name] for name in sorted(state) if name != "step"]
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def run(trainer, steps):
+    for _ in range(steps):
+        trainer.run_step()
+
+
+def assert_alike(found, expected, bound=1e-11):
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("objective", ["supervised", "ssl", "joint"])
+@pytest.mark.parametrize("strategy", ["fairdarts", "darts"])
+def test_recorded_steps_are_the_steps(dataset, objective, strategy):
+    changes = {"objective": objective, "strategy": strategy}
+    recorder = Repeater()
+    plain, recorded = trainer_of(dataset, **changes), trainer_of(dataset, recorder, **changes)
+    assert plain.graphed is None
+    for _ in range(WARM_UP + 4):
+        plain.run_step()
+        recorded.run_step()
+    assert recorder.recorded == 1
+    assert recorded.graphed.recorded
+    assert_alike(state_of(recorded), state_of(plain))
+    expected = plain.means.values()
+    assert recorded.means.values() == pytest.approx(expected, rel=1e-11)
+
+
+def test_what_a_graph_reads_and_writes_stays_where_it_is(dataset):
+    trainer = trainer_of(dataset, Repeater(), objective="joint")
+    trainer.run_step()
+
+    def places():
+        tensors = [*trainer.net.state_dict().values(), *trainer.objective.state_dict().values()]
+        for optimizer in (trainer.weight_optimizer, trainer.alpha_optimizer):
+            for state in optimizer.state.values():
+                tensors += [value for value in state.values() if value is not None]
+        tensors.append(trainer.weight_optimizer.param_groups[0]["lr"])
+        return [tensor.data_ptr() for tensor in tensors]
+
+    before = places()
+    for _ in range(WARM_UP + 2):
+        trainer.run_step()
+        trainer.means.values()
+    assert places() == before
+
+
+@pytest.mark.parametrize("objective", ["supervised", "ssl", "joint"])
+@pytest.mark.parametrize("strategy", ["fairdarts", "darts"])
+def test_no_number_is_looked_at_within_a_step(dataset, objective, strategy):
+    trainer = trainer_of(dataset, Repeater(), objective=objective, strategy=strategy)
+    trainer.run_step()
+    batches = trainer.alpha_stream.next(), trainer.weight_stream.next()
+    with ops.backend("torch"), NoLooking():
+        trainer.graphed(*batches)
+
+
+def test_the_plain_step_looks(dataset):
+    trainer = trainer_of(dataset, objective="supervised")
+    batches = trainer.alpha_stream.next(), trainer.weight_stream.next()
+    with (
+        ops.backend("torch"),
+        pytest.raises(AssertionError, match=r"nonzero|_local_scalar"),
+        NoLooking(),
+    ):
+        trainer.bilevel.step(*batches)
+
+
+def test_schedule_reaches_a_recorded_step(dataset):
+    changes = {"weight_lr": 0.05, "weight_lr_min": 0.0}
+    plain, recorded = trainer_of(dataset, **changes), trainer_of(dataset, Repeater(), **changes)
+    for _ in range(WARM_UP + 4):
+        plain.run_step()
+        recorded.run_step()
+    rate = recorded.weight_optimizer.param_groups[0]["lr"]
+    assert float(rate) == pytest.approx(plain.weight_optimizer.param_groups[0]["lr"], rel=1e-7)
+    assert float(rate) < 0.049
+    assert_alike(state_of(recorded), state_of(plain), bound=1e-6)
+
+
+def test_resumed_steps_are_the_steps_to_the_bit(dataset):
+    first = trainer_of(dataset, Repeater(), torch.float32)
+    for _ in range(WARM_UP + 2):
+        first.run_step()
+    kept = copy.deepcopy(first.state_dict())
+    rate = kept["bilevel"]["weight_optimizer"]["param_groups"][0]["lr"]
+    assert isinstance(rate, float)
+    recorder = Repeater()
+    second = trainer_of(dataset, recorder, torch.float32)
+    for _ in range(WARM_UP + 1):
+        second.run_step()
+    tensor = second.weight_optimizer.param_groups[0]["lr"]
+    second.load_state_dict(kept)
+    assert second.weight_optimizer.param_groups[0]["lr"] is tensor
+    assert not second.graphed.recorded
+    for _ in range(WARM_UP + 2):
+        first.run_step()
+        second.run_step()
+    assert recorder.recorded == 2
+    for x, y in zip(state_of(second), state_of(first), strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("recorded_first", [False, True])
+def test_a_run_goes_on_with_the_other_kind_of_step(dataset, recorded_first):
+    recorders = (Repeater(), None) if recorded_first else (None, Repeater())
+    first, second = (trainer_of(dataset, recorder) for recorder in recorders)
+    straight = trainer_of(dataset)
+    for _ in range(3):
+        first.run_step()
+        straight.run_step()
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for optimizer in (second.weight_optimizer, second.alpha_optimizer):
+        assert bool(optimizer.param_groups[0]["fused"]) is (not recorded_first)
+    for _ in range(3):
+        second.run_step()
+        straight.run_step()
+    assert_alike(state_of(second), state_of(straight))
+
+
+@pytest.mark.parametrize("half", ["alpha", "weight"])
+def test_an_update_of_a_loss_that_is_not_finite_is_left_out(dataset, half):
+    trainer = trainer_of(dataset, Repeater(), objective="supervised")
+    for _ in range(WARM_UP + 1):
+        trainer.run_step()
+    batches = {"alpha": trainer.alpha_stream.next(), "weight": trainer.weight_stream.next()}
+    spoiled = tuple(torch.full_like(view, float("nan")) for view in batches[half].views)
+    batches[half] = dataclasses.replace(batches[half], views=spoiled)
+    parameters = {"alpha": trainer.net.alphas(), "weight": trainer.net.weights()}
+    before = {name: [p.detach().clone() for p in ps] for name, ps in parameters.items()}
+    trainer.means.add(trainer.graphed(batches["alpha"], batches["weight"]))
+    other = "weight" if half == "alpha" else "alpha"
+    assert all(torch.equal(x, y) for x, y in zip(before[half], parameters[half], strict=True))
+    assert not all(torch.equal(x, y) for x, y in zip(before[other], parameters[other], strict=True))
+    with pytest.raises(NumericalError, match=f"the term {half}/loss, .* is not finite"):
+        trainer.state_dict()
+
+
+def test_a_search_stops_within_the_epoch_in_which_a_loss_was_not_finite(dataset, monkeypatch):
+    trainer = trainer_of(dataset, Repeater(), objective="supervised")
+    draw = trainer.weight_stream.next
+    spoil = iter([False, True])
+
+    def spoiled():
+        batch = draw()
+        if not next(spoil, False):
+            return batch
+        return dataclasses.replace(batch, views=tuple(view / 0 for view in batch.views))
+
+    monkeypatch.setattr(trainer.weight_stream, "next", spoiled)
+    with pytest.raises(NumericalError, match="weight/loss"):
+        run(trainer, trainer.steps_per_epoch)
+    assert trainer.step > 1
+
+
+def test_a_step_that_cannot_be_recorded_is_computed_as_ever(dataset):
+    plain, failed = trainer_of(dataset), trainer_of(dataset, Unable())
+    with pytest.warns(UserWarning, match="kernel by kernel: operation not permitted") as warned:
+        run(failed, WARM_UP + 3)
+    run(plain, WARM_UP + 3)
+    assert sum("kernel by kernel" in str(each.message) for each in warned) == 1
+    assert_alike(state_of(failed), state_of(plain))
+
+
+def test_a_step_that_has_to_be_recorded_and_cannot_is_an_error(dataset):
+    trainer = trainer_of(dataset)
+    trainer = trainer_of(dataset, Unable())
+    step = GraphedStep(trainer.bilevel, Unable(), required=True)
+    batches = trainer.alpha_stream.next(), trainer.weight_stream.next()
+    for _ in range(WARM_UP):
+        step(*batches)
+    with pytest.raises(RequestError, match=r"--cuda-graph on: .*not permitted.*; use auto or off$"):
+        step(*batches)
+
+
+def test_steps_that_look_at_numbers_are_refused(dataset):
+    trainer = trainer_of(dataset)
+    with pytest.raises(ValueError, match="on the host"):
+        GraphedStep(trainer.bilevel, Repeater())
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "changes", "reason"),
+    [
+        ("cuda", 1, {}, None),
+        ("cuda", 1, {"precision": "bf16"}, None),
+        ("cpu", 1, {}, "no CUDA device"),
+        ("cuda", 2, {}, "2 processes"),
+        ("cuda", 1, {"order": 2}, "order 2"),
+        ("cuda", 1, {"precision": "fp16"}, "fp16"),
+    ],
+)
+def test_what_forbids_a_graph_has_a_reason(device, size, changes, reason):
+    world = World(rank=0, size=size, device=torch.device(device), group=None)
+    config = tiny_search("images.npz", **changes)
+    found = why_not_graphed(config, world)
+    assert (found is None) if reason is None else (reason in found)
+    assert why_not_graphed(dataclasses.replace(config, cuda_graph="off"), world) is not None
+    wanted = dataclasses.replace(config, cuda_graph="on")
+    if reason is None:
+        assert why_not_graphed(wanted, world) is None
+    else:
+        with pytest.raises(RequestError, match=f"--cuda-graph on: .*{reason}"):
+            why_not_graphed(wanted, world)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("objective", ["supervised", "ssl", "joint"])
+def test_a_graph_computes_what_its_kernels_do(dataset, objective, precision):
+    changes = {"objective": objective, "precision": precision, "channels": 16, "device": "cuda"}
+    device = torch.device("cuda", torch.cuda.current_device())
+    launched = trainer_of(dataset, Unable(), torch.float32, device, **changes)
+    captured = trainer_of(
+        dataset, CudaGraphRecorder(device), torch.float32, device, cuda_graph="on", **changes
+    )
+    with pytest.warns(UserWarning, match="kernel by kernel"):
+        run(launched, WARM_UP + 10)
+    run(captured, WARM_UP + 10)
+    assert captured.graphed.recorded
+    assert_alike(captured.net.alphas(), launched.net.alphas(), bound=1e-3)
+    assert captured.means.values() == pytest.approx(launched.means.values(), rel=1e-2)
