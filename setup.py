@@ -33,7 +33,10 @@ DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 # so that a wheel runs everywhere and is fast where it can be.
 PROCESSOR_SOURCES = ("mixed_sum.cpp", "mixed_norm_sum.cpp", "separable.cpp", "pools.cpp")
 BINDING_SOURCES = ("instruction_sets.cpp", "binding.cpp")
-CUDA_SOURCES = ("mixed_sum.cu", "mixed_norm_sum.cu")
+CUDA_SOURCES = (
+    *("mixed_sum.cu", "mixed_norm_sum.cu"),
+    *("depthwise_stencils.cu", "candidate_pools.cu"),
+)
 X86_INSTRUCTION_SETS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],

@@ -7,12 +7,12 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
-#include <tuple>
-#include <utility>
 #include <vector>
 
+#include "binding.h"
 #include "instruction_sets.h"
 #ifdef SSFNAS_HAS_CUDA
+#include "binding_cuda_stencils.h"
 #include "cuda_primitives.h"
 #endif
 
@@ -20,17 +20,6 @@ namespace py = pybind11;
 
 namespace ssfnas {
 namespace {
-
-using Addresses = std::vector<std::uintptr_t>;
-
-void* pointer(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
-
-std::vector<void*> pointers(const Addresses& addresses) {
-  std::vector<void*> result;
-  result.reserve(addresses.size());
-  for (const std::uintptr_t address : addresses) result.push_back(pointer(address));
-  return result;
-}
 
 // Where a primitive runs: on the processor with so many threads, or on a GPU's stream.
 struct Place {
@@ -63,11 +52,6 @@ void choose_set(const std::string& name) {
     }
   }
   throw std::invalid_argument("this processor cannot run the instruction set '" + name + "'");
-}
-
-void check_count(std::size_t found, std::size_t count, const char* what) {
-  if (found != count)
-    throw std::invalid_argument(std::string(what) + ": not one address for each tensor");
 }
 
 #ifdef SSFNAS_HAS_CUDA
@@ -163,54 +147,7 @@ void norm_sum_apply(int device, std::int64_t threads, int dtype, std::uintptr_t 
   SSFNAS_RUN(norm_sum_apply, args, place);
 }
 
-// --- stencils, on processors alone
-
-// N, H, W, C, stride
-using ImageSizes = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
-
-// What both passes of separable units take, and the arrays that its pointers point to.
-class Units {
- public:
-  Units(int dtype, const ImageSizes& image, std::vector<std::int64_t> sizes,
-        std::vector<std::int64_t> dilations, const Addresses& depthwise,
-        const Addresses& pointwise, const Addresses& xs, bool shared, std::uintptr_t scale,
-        std::uintptr_t shift)
-      : sizes_(std::move(sizes)),
-        dilations_(std::move(dilations)),
-        depthwise_(pointers(depthwise)),
-        pointwise_(pointers(pointwise)),
-        xs_(pointers(xs)) {
-    const std::size_t groups = sizes_.size();
-    check_count(dilations_.size(), groups, "separable units");
-    check_count(depthwise_.size(), groups, "separable units");
-    check_count(pointwise_.size(), groups, "separable units");
-    check_count(xs_.size(), shared ? 1 : groups, "separable units");
-    const auto [images, height, width, channels, stride] = image;
-    units_ = {static_cast<Dtype>(dtype),
-              static_cast<std::int64_t>(groups),
-              images,
-              height,
-              width,
-              channels,
-              stride,
-              sizes_.data(),
-              dilations_.data(),
-              depthwise_.data(),
-              pointwise_.data(),
-              shared,
-              xs_.data(),
-              pointer(scale),
-              pointer(shift)};
-  }
-  Units(const Units&) = delete;
-  Units& operator=(const Units&) = delete;
-  const SeparableUnits& units() const { return units_; }
-
- private:
-  std::vector<std::int64_t> sizes_, dilations_;
-  std::vector<void*> depthwise_, pointwise_, xs_;
-  SeparableUnits units_;
-};
+// --- stencils on processors; for those on GPUs see binding_cuda_stencils.h
 
 void separable_forward(int threads, const Units& units, const Addresses& zs, std::uintptr_t mean,
                        std::uintptr_t var) {
@@ -276,10 +213,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("norm_sum_forward", &norm_sum_forward);
   m.def("norm_sum_reduce", &norm_sum_reduce);
   m.def("norm_sum_apply", &norm_sum_apply);
-  py::class_<Units>(m, "Units")
-      .def(py::init<int, const ImageSizes&, std::vector<std::int64_t>, std::vector<std::int64_t>,
-                    const Addresses&, const Addresses&, const Addresses&, bool, std::uintptr_t,
-                    std::uintptr_t>());
+  bind_units(m);
   m.def("separable_forward", &separable_forward);
   m.def("separable_backward", &separable_backward);
   m.def("pools_forward", &pools_forward);
@@ -292,6 +226,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("max_inputs") = cuda::MAX_INPUTS;
   m.def("mixed_sum_partials", &cuda::mixed_sum_partials);
   m.def("norm_partials", &cuda::norm_partials);
+  bind_cuda_stencils(m);
 #else
   m.attr("cuda_architectures") = "";
   m.attr("max_inputs") = 0;

@@ -62,8 +62,6 @@ def unsupported(op: str, tensors: Sequence[Tensor]) -> str | None:
         return f"dtype {dtype} is none of {', '.join(str(known) for known in DTYPES)}"
     if device.type == "cpu":
         return None
-    if device.type == "cuda" and op == "candidate_stencils":
-        return "there is no CUDA code for it: it is for processors"
     if device.type != "cuda":
         return f"native code takes tensors of processors and NVIDIA GPUs, not of '{device}'"
     if len(tensors) > _C.max_inputs > 0:

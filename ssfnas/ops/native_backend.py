@@ -1,7 +1,17 @@
-"""The native backend: sums (:mod:`~ssfnas.ops.native`) and candidates of a source."""
+"""The native backend: sums (:mod:`~ssfnas.ops.native`) and candidates of a source.
+
+Candidates are computed by :mod:`~ssfnas.ops.native_stencils` on processors and by
+:mod:`~ssfnas.ops.cuda_stencils` on GPUs.
+"""
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from ssfnas.ops import cuda_stencils, native_stencils
 from ssfnas.ops.native import (
     mixed_sum_backward,
     mixed_sum_forward,
@@ -11,12 +21,6 @@ from ssfnas.ops.native import (
     norm_sum_reduce,
     unavailable,
     unsupported,
-)
-from ssfnas.ops.native_stencils import (
-    pools_backward,
-    pools_forward,
-    separable_backward,
-    separable_forward,
 )
 
 __all__ = [
@@ -33,3 +37,27 @@ __all__ = [
     "unavailable",
     "unsupported",
 ]
+
+
+def separable_forward(xs: Any, *args: Any, **options: Any) -> Any:
+    """See :func:`ssfnas.ops.native_stencils.separable_forward`."""
+    return _stencils(xs[0]).separable_forward(xs, *args, **options)
+
+
+def separable_backward(xs: Any, *args: Any, **options: Any) -> Any:
+    """See :func:`ssfnas.ops.native_stencils.separable_backward`."""
+    return _stencils(xs[0]).separable_backward(xs, *args, **options)
+
+
+def pools_forward(x: Tensor, stride: int) -> Any:
+    """See :func:`ssfnas.ops.native_stencils.pools_forward`."""
+    return _stencils(x).pools_forward(x, stride)
+
+
+def pools_backward(x: Tensor, *args: Any, **options: Any) -> Any:
+    """See :func:`ssfnas.ops.native_stencils.pools_backward`."""
+    return _stencils(x).pools_backward(x, *args, **options)
+
+
+def _stencils(x: Tensor) -> ModuleType:
+    return cuda_stencils if x.is_cuda else native_stencils

@@ -1,0 +1,75 @@
+// The stencils of GPUs for Python; ssfnas/ops/cuda_stencils.py is the only caller.
+#pragma once
+
+#include "binding.h"
+#include "cuda_stencils.h"
+
+namespace ssfnas {
+
+inline void* stream_of(std::int64_t handle) { return reinterpret_cast<void*>(handle); }
+
+inline void bind_cuda_stencils(py::module_& m) {
+  m.def("stencil_input_partials",
+        [](const Units& units) { return cuda::stencil_input_partials(units.units()); });
+  m.def("stencil_filter_partials",
+        [](const Units& units) { return cuda::stencil_filter_partials(units.units()); });
+  m.def("stencil_forward", [](int device, std::int64_t stream, const Units& units,
+                              std::uintptr_t out) {
+    const py::gil_scoped_release released;
+    cuda::stencil_forward({units.units(), pointer(out)}, device, stream_of(stream));
+  });
+  m.def("stencil_backward_input",
+        [](int device, std::int64_t stream, const Units& units, std::uintptr_t dd,
+           std::uintptr_t into, const Addresses& dxs, std::uintptr_t sums,
+           std::uintptr_t partials) {
+          const SeparableUnits& given = units.units();
+          check_count(dxs.size(), given.shared ? 1 : given.groups, "stencil_backward_input");
+          const py::gil_scoped_release released;
+          const std::vector<void*> dx = pointers(dxs);
+          cuda::stencil_backward_input({given, pointer(dd), pointer(into), dx.data(),
+                                        pointer(sums), pointer(partials)},
+                                       device, stream_of(stream));
+        });
+  m.def("stencil_backward_filter",
+        [](int device, std::int64_t stream, const Units& units, std::uintptr_t dd,
+           std::uintptr_t df, std::uintptr_t partials) {
+          const py::gil_scoped_release released;
+          cuda::stencil_backward_filter(
+              {units.units(), pointer(dd), pointer(df), pointer(partials)}, device,
+              stream_of(stream));
+        });
+  m.def("scaled_sums", [](int device, std::int64_t stream, int dtype, const Addresses& grads,
+                          const Addresses& zs, std::int64_t pixels, std::int64_t channels,
+                          std::uintptr_t p, std::uintptr_t q, std::uintptr_t r,
+                          std::uintptr_t out) {
+    if (q != 0) check_count(zs.size(), grads.size(), "scaled_sums");
+    const py::gil_scoped_release released;
+    const std::vector<void*> g = pointers(grads), z = pointers(zs);
+    cuda::scaled_sums({static_cast<Dtype>(dtype), static_cast<std::int64_t>(g.size()), pixels,
+                       channels, g.data(), z.data(), pointer(p), pointer(q), pointer(r),
+                       pointer(out)},
+                      device, stream_of(stream));
+  });
+  m.def("cuda_pools_forward", [](int device, std::int64_t stream, int dtype,
+                                 const ImageSizes& image, std::uintptr_t x,
+                                 std::uintptr_t largest, std::uintptr_t average) {
+    const auto [images, height, width, channels, stride] = image;
+    const py::gil_scoped_release released;
+    cuda::pools_forward({static_cast<Dtype>(dtype), images, height, width, channels, stride,
+                         pointer(x), pointer(largest), pointer(average), nullptr, nullptr},
+                        device, stream_of(stream));
+  });
+  m.def("cuda_pools_backward", [](int device, std::int64_t stream, int dtype,
+                                  const ImageSizes& image, std::uintptr_t x,
+                                  std::uintptr_t d_largest, std::uintptr_t d_average,
+                                  std::uintptr_t into, std::uintptr_t dx) {
+    const auto [images, height, width, channels, stride] = image;
+    const py::gil_scoped_release released;
+    cuda::pools_backward({static_cast<Dtype>(dtype), images, height, width, channels, stride,
+                          pointer(x), pointer(d_largest), pointer(d_average), pointer(into),
+                          pointer(dx)},
+                         device, stream_of(stream));
+  });
+}
+
+}  // namespace ssfnas

@@ -1,0 +1,257 @@
+"""Candidates of a source on GPUs: stencils in CUDA C++, 1x1 convolutions as matrix products.
+
+Definitions: :mod:`ssfnas.ops.torch_stencils`. Depthwise results of all groups are stacked, so that
+their 1x1 convolutions are one batched product; the backward pass computes them again rather than
+keep them. Everything runs on the current stream and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssfnas.errors import RequestError
+from ssfnas.ops import native
+from ssfnas.ops.layout import accumulator
+from ssfnas.ops.native import address, addresses, norm_statistics
+from ssfnas.ops.stencil_arguments import (
+    Gradients,
+    Units,
+    empty,
+    image,
+    images,
+    output_shape,
+    sizes_of,
+)
+
+Statistics = tuple[Tensor, Tensor]
+
+
+def separable_forward(
+    xs: Sequence[Tensor],
+    depthwise: Sequence[Tensor],
+    pointwise: Sequence[Tensor],
+    *,
+    stride: int,
+    dilations: Sequence[int],
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """z_g of every group, and the mean and biased variance [G, C] of each of its channels.
+
+    Args:
+        xs, depthwise, pointwise, stride, dilations, scale, shift: see
+            :func:`ssfnas.ops.native_stencils.separable_forward`.
+
+    Raises:
+        RequestError: tensors that do not fit each other.
+    """
+    units = Units.of(xs, depthwise, pointwise, stride, dilations, scale, shift)
+    x = units.xs[0]
+    if x.numel() == 0:
+        zs = [units.output() for _ in units.depthwise]
+        mean = torch.full(units.rows, math.nan, dtype=accumulator(x.dtype), device=x.device)
+        return zs, mean, mean.clone()
+    mixing = torch.stack([f.flatten(1).T for f in units.pointwise]).to(x.dtype)
+    zs = _apart(torch.bmm(_depthwise(units), mixing), units.output_shape)
+    mean, var = norm_statistics(zs, [True] * len(zs))
+    return zs, mean, var
+
+
+def separable_backward(
+    xs: Sequence[Tensor],
+    zs: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    p: Tensor,
+    q: Tensor | None,
+    r: Tensor | None,
+    depthwise: Sequence[Tensor],
+    pointwise: Sequence[Tensor],
+    *,
+    stride: int,
+    dilations: Sequence[int],
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    needs_weights: bool = True,
+    into: Tensor | None = None,
+) -> tuple[list[Tensor], Statistics | None, list[Tensor] | None, list[Tensor] | None]:
+    """Gradients of the inputs and the filters of :func:`separable_forward`.
+
+    Args and results: see :func:`ssfnas.ops.native_stencils.separable_backward`.
+
+    Raises:
+        RequestError: tensors that do not fit each other.
+    """
+    units = Units.of(xs, depthwise, pointwise, stride, dilations, scale, shift)
+    given = Gradients.of(units, zs, grads, p, q, r, into)
+    units = given.units
+    d_depthwise = [torch.zeros_like(f) for f in units.depthwise] if needs_weights else None
+    d_pointwise = [torch.zeros_like(f) for f in units.pointwise] if needs_weights else None
+    x = units.xs[0]
+    if x.numel() != 0:
+        dz = _scaled(given)
+        if needs_weights:
+            products = _sums_of_products(dz, _depthwise(units))
+            d_pointwise = [
+                found.view_as(f) for found, f in zip(products, units.pointwise, strict=True)
+            ]
+        dd = torch.bmm(dz, torch.stack([f.flatten(1) for f in units.pointwise]).to(x.dtype))
+        del dz
+        _input_gradients(given, dd)
+        if needs_weights:
+            d_depthwise = _filter_gradients(units, dd)
+    return *given.inputs(into), d_depthwise, d_pointwise
+
+
+def pools_forward(x: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """3x3 maxima and averages (of the pixels inside), and their mean and variance [2, C].
+
+    Args:
+        x: [N, C, H, W].
+        stride: of the windows.
+    """
+    place, x = _place(x), image(x)
+    largest = empty(output_shape(x.shape, stride), x)
+    average = torch.empty_like(largest)
+    if x.numel() == 0:
+        shape = (2, x.shape[1])
+        mean = torch.full(shape, math.nan, dtype=accumulator(x.dtype), device=x.device)
+        return largest, average, mean, mean.clone()
+    _core().cuda_pools_forward(
+        *place, *sizes_of(x, stride), x.data_ptr(), largest.data_ptr(), average.data_ptr()
+    )
+    mean, var = norm_statistics([largest, average], [True, True])
+    return largest, average, mean, var
+
+
+def pools_backward(
+    x: Tensor,
+    d_largest: Tensor | None,
+    d_average: Tensor | None,
+    stride: int,
+    into: Tensor | None = None,
+) -> Tensor:
+    """Gradient of the source; a maximum's goes to the first of equal pixels, row by row.
+
+    Args:
+        x: the source [N, C, H, W].
+        d_largest, d_average: gradients of both results; None where a pool was not used.
+        stride: as in the forward pass.
+        into: a tensor to add to, in place.
+
+    Raises:
+        RequestError: tensors that do not fit each other.
+    """
+    place, x = _place(x), image(x)
+    shape = output_shape(x.shape, stride)
+    given = [None if d is None else images([d], 1, shape, x)[0] for d in (d_largest, d_average)]
+    total = None if into is None else images([into], 1, x.shape, x)[0]
+    dx = torch.empty_like(x) if total is None else total
+    if x.numel() != 0:
+        _core().cuda_pools_backward(
+            *place,
+            *sizes_of(x, stride),
+            x.data_ptr(),
+            address(given[0]),
+            address(given[1]),
+            address(total),
+            dx.data_ptr(),
+        )
+    return dx if into is None or into is dx else into.copy_(dx)
+
+
+def _core() -> Any:
+    return native._C
+
+
+def _place(x: Tensor) -> tuple[int, int]:
+    """Device and stream."""
+    if not x.is_cuda:
+        raise RequestError(f"native code for GPUs got a tensor on {x.device}")
+    return x.device.index, torch.cuda.current_stream(x.device).cuda_stream
+
+
+def _pixels(units: Units) -> int:
+    samples, _, height, width = units.output_shape
+    return samples * height * width
+
+
+def _depthwise(units: Units) -> Tensor:
+    """The depthwise results of all groups, [G, pixels, C]."""
+    x = units.xs[0]
+    out = x.new_empty(len(units.depthwise), _pixels(units), x.shape[1])
+    _core().stencil_forward(*_place(x), units.native(_core()), out.data_ptr())
+    return out
+
+
+def _apart(stacked: Tensor, shape: torch.Size) -> list[Tensor]:
+    """[G, pixels, C] as G images [N, C, H, W], channels_last, without a copy."""
+    samples, channels, height, width = shape
+    return [
+        one.view(samples, height, width, channels).permute(0, 3, 1, 2) for one in stacked.unbind()
+    ]
+
+
+def _scaled(given: Gradients) -> Tensor:
+    """p grad + q z + r of all groups, [G, pixels, C]."""
+    first = given.grads[0]
+    channels = first.shape[1]
+    pixels = first.numel() // channels
+    out = first.new_empty(len(given.grads), pixels, channels)
+    _core().scaled_sums(
+        *_place(first),
+        native.DTYPES[first.dtype],
+        addresses(given.grads),
+        addresses(given.zs),
+        pixels,
+        channels,
+        given.p.data_ptr(),
+        address(given.q),
+        address(given.r),
+        out.data_ptr(),
+    )
+    return out
+
+
+def _input_gradients(given: Gradients, dd: Tensor) -> None:
+    """Fills the gradients of the inputs, and their sums, from those of depthwise results."""
+    units, partials = given.units.native(_core()), None
+    if given.sums is not None:
+        partials = given.sums.new_empty(_core().stencil_input_partials(units))
+    _core().stencil_backward_input(
+        *_place(dd),
+        units,
+        dd.data_ptr(),
+        address(given.total),
+        addresses(given.dxs),
+        address(given.sums),
+        address(partials),
+    )
+
+
+def _sums_of_products(dz: Tensor, inner: Tensor) -> Tensor:
+    """sum over pixels of dz_o D_i, [G, O, I] in the dtype of sums."""
+    left, dtype = dz.transpose(1, 2), accumulator(dz.dtype)
+    if dz.dtype == dtype:
+        return torch.bmm(left, inner)
+    if dz.is_cuda:
+        return torch.bmm(left, inner, out_dtype=dtype)
+    return torch.bmm(left.to(dtype), inner.to(dtype))
+
+
+def _filter_gradients(units: Units, dd: Tensor) -> list[Tensor]:
+    x, given = units.xs[0], units.native(_core())
+    dtype = accumulator(x.dtype)
+    counts = [f.numel() for f in units.depthwise]
+    gradients = torch.empty(sum(counts), dtype=dtype, device=x.device)
+    partials = torch.empty(_core().stencil_filter_partials(given), dtype=dtype, device=x.device)
+    _core().stencil_backward_filter(
+        *_place(x), given, dd.data_ptr(), gradients.data_ptr(), partials.data_ptr()
+    )
+    return [
+        part.view_as(f) for part, f in zip(gradients.split(counts), units.depthwise, strict=True)
+    ]

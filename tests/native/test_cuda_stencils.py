@@ -1,0 +1,200 @@
+"""Stencils of GPUs against their definitions: run on a GPU, or their kernels on a processor."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sysconfig
+
+import pytest
+import torch
+from build_script import ROOT, build_script
+from native_checks import DTYPES, Draws, displaced
+from stencil_calls import KINDS, SHAPES, Calls, assert_right
+
+from ssfnas.errors import RequestError
+from ssfnas.ops import cuda_stencils, native, torch_stencils
+
+HERE = ROOT / "tests" / "native"
+SOURCES = ("depthwise_stencils.cu", "candidate_pools.cu")
+
+
+@pytest.fixture(scope="module")
+def emulated_core(tmp_path_factory):
+    """The kernels and what launches them, compiled for processors."""
+    pybind11 = pytest.importorskip("pybind11", reason="needs pybind11")
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("needs g++")
+    toolkit = build_script().find_cuda()
+    if toolkit is None:
+        pytest.skip("needs CUDA's headers: a toolkit in CUDA_HOME, on PATH or in /usr/local/cuda")
+    folder = tmp_path_factory.mktemp("emulated")
+    includes = [f"-I{ROOT / 'csrc'}", f"-isystem{toolkit / 'include'}"]
+    includes += [
+        f"-isystem{path}" for path in (sysconfig.get_path("include"), pybind11.get_include())
+    ]
+    # Without warnings: CUDA's headers and pragmas are not for this compiler.
+    flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-w", *includes]
+    ways = [
+        *(["-x", "c++", "-include", HERE / "cuda_emulation.h", ROOT / "csrc" / name]
+          for name in SOURCES),
+        [HERE / "emulated_stencils.cpp"],
+    ]  # fmt: skip
+    objects, running = [], []
+    for number, way in enumerate(ways):
+        objects.append(folder / f"{number}.o")
+        command = [compiler, *flags, *map(str, way), "-c", "-o", str(objects[-1])]
+        running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+    for process in running:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    library = folder / f"emulated_stencils{sysconfig.get_config_var('EXT_SUFFIX')}"
+    subprocess.run([compiler, "-shared", *map(str, objects), "-o", str(library)], check=True)
+    spec = importlib.util.spec_from_file_location("emulated_stencils", library)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(
+    params=[
+        "emulated",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+            ],
+        ),
+    ]
+)
+def place(request, monkeypatch):
+    """The device that the functions are called on."""
+    if request.param == "cuda":
+        reason = native.unsupported("candidate_stencils", [torch.empty(1, device="cuda")])
+        assert reason is None, reason
+        return "cuda"
+    core = request.getfixturevalue("emulated_core")
+    monkeypatch.setattr(cuda_stencils, "_core", lambda: core)
+    monkeypatch.setattr(cuda_stencils, "_place", lambda x: (0, 0))
+    monkeypatch.setattr(cuda_stencils, "norm_statistics", _statistics)
+    return "cpu"
+
+
+def _statistics(zs, wanted):
+    moments = [torch_stencils.channel_moments(z) for z in zs]
+    return torch.stack([m for m, _ in moments]), torch.stack([v for _, v in moments])
+
+
+def to(device, value):
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, list):
+        return [to(device, each) for each in value]
+    if isinstance(value, dict):
+        return {name: to(device, each) for name, each in value.items()}
+    return value
+
+
+def calls_on(device, *args, **options):
+    calls = Calls(*args, **options)
+    for name, value in list(vars(calls).items()):
+        setattr(calls, name, to(device, value))
+    return calls
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_units_are_their_definition(place, dtype, stride, shared):
+    for shape in SHAPES:
+        calls = calls_on(place, dtype, shape, stride=stride, shared=shared)
+        truth = calls_on("cpu", dtype, shape, stride=stride, shared=shared).double()
+        found = to("cpu", calls.separable(cuda_stencils))
+        # Depthwise results are rounded on their way to a matrix product.
+        scale = 1 if dtype.itemsize > 2 else 8
+        assert_right(found, truth.separable(torch_stencils), dtype, f"{shape}", scale)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_pools_are_their_definition(place, dtype, stride):
+    for shape in SHAPES:
+        calls = calls_on(place, dtype, shape, stride=stride, shared=True)
+        truth = calls_on("cpu", dtype, shape, stride=stride, shared=True).double()
+        found = to("cpu", calls.pools(cuda_stencils))
+        # Statistics are of the results as they are stored.
+        scale = 1 if dtype.itemsize > 2 else 2
+        assert_right(found, truth.pools(torch_stencils), dtype, f"{shape}", scale)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_memory_may_begin_anywhere(place, shared):
+    options = {"stride": 1, "shared": shared}
+    calls = calls_on(place, torch.float32, (2, 16, 5, 11), **options)
+    truth = calls_on("cpu", torch.float32, (2, 16, 5, 11), **options).double()
+    for name in ("xs", "zs", "grads"):
+        setattr(calls, name, [displaced(x) for x in getattr(calls, name)])
+    found = to("cpu", [*calls.separable(cuda_stencils), *calls.pools(cuda_stencils)])
+    expected = [*truth.separable(torch_stencils), *truth.pools(torch_stencils)]
+    assert_right(found, expected, torch.float32, "displaced")
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_the_same_call_gives_the_same_bits(place, shared):
+    calls = calls_on(place, torch.float32, (3, 16, 12, 12), stride=1, shared=shared)
+    first, second = calls.separable(cuda_stencils), calls.separable(cuda_stencils)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_filters_that_want_no_gradient_get_none(place):
+    calls = calls_on(place, torch.float32, (2, 4, 6, 7), stride=2, shared=True)
+    arguments = (calls.xs, calls.zs, calls.grads, calls.p, calls.q, calls.r)
+    filters = (calls.depthwise, calls.pointwise)
+    every = cuda_stencils.separable_backward(*arguments, *filters, **calls.keywords)
+    few = cuda_stencils.separable_backward(
+        *arguments, *filters, **calls.keywords, needs_weights=False
+    )
+    assert few[2] is None
+    assert few[3] is None
+    assert torch.equal(few[0][0], every[0][0])
+
+
+def test_a_coefficient_of_results_that_is_none_leaves_them_unread(place):
+    calls = calls_on(place, torch.float32, (2, 4, 6, 7), stride=2, shared=True)
+    zeros = calls_on(place, torch.float32, (2, 4, 6, 7), stride=2, shared=True)
+    calls.q = calls.r = None
+    calls.zs = [torch.full_like(z, float("nan")) for z in calls.zs]
+    zeros.q, zeros.r = torch.zeros_like(zeros.q), torch.zeros_like(zeros.r)
+    for a, b in zip(calls.separable(cuda_stencils), zeros.separable(cuda_stencils), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_maxima_treat_nan_and_infinity_as_pytorch_does(place):
+    x = torch.round(Draws(torch.float32, "channels_last").tensor((2, 17, 6, 7)))
+    x[0, 3, 2, 2], x[1, 16, 0, 0], x[1, 0] = float("nan"), float("inf"), -float("inf")
+    for stride in (1, 2):
+        expected = torch_stencils.pools_forward(x, stride)
+        found = cuda_stencils.pools_forward(x.to(place), stride)[0].cpu()
+        assert torch.equal(found.isnan(), expected[0].isnan())
+        assert torch.equal(found.nan_to_num(7.0), expected[0].nan_to_num(7.0))
+        grad = torch.ones_like(expected[0])
+        dx = cuda_stencils.pools_backward(x.to(place), grad.to(place), None, stride).cpu()
+        assert torch.equal(dx, torch_stencils.pools_backward(x, grad, None, stride))
+
+
+def test_images_without_pixels_are_taken(place):
+    calls = calls_on(place, torch.float32, (0, 4, 5, 5), stride=1, shared=True)
+    zs, mean, _ = cuda_stencils.separable_forward(
+        calls.xs, calls.depthwise, calls.pointwise, **calls.keywords
+    )
+    assert zs[0].shape == (0, 4, 5, 5)
+    assert mean.shape == (len(KINDS), 4)
+
+
+def test_tensors_of_processors_are_refused():
+    calls = Calls(torch.float32, (2, 3, 4, 4), stride=1, shared=True)
+    with pytest.raises(RequestError, match="for GPUs got a tensor on cpu"):
+        cuda_stencils.pools_forward(calls.xs[0], 1)
