@@ -142,6 +142,7 @@ class SearchConfig(DataOptions, RunOptions):
         "auto",
         "launch a step as one CUDA graph; auto: on a GPU, where nothing forbids it",
         choices=("auto", "on", "off"),
+        only_if={"strategy": ("darts", "fairdarts")},
     )
     channels: int = option(16, "channels of the first cell", minimum=1)
     layers: int = option(8, "cells", minimum=1)
