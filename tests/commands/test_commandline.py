@@ -234,7 +234,7 @@ class TestLayers:
             (["--config", file], False),
         ):
             config = config_of(*words, default_preset="quick")
-            assert (config.channels == quick["channels"]) is applies, words
+            assert (config.steps == quick["steps"]) is applies, words
 
 
 class TestFiles:
@@ -586,4 +586,4 @@ class TestMain:
         )
         good = call("--print-config", "--seed", "3")
         assert (good.returncode, good.stderr) == (0, "")
-        assert parse_yaml(good.stdout, "")["channels"] == 4
+        assert parse_yaml(good.stdout, "")["layers"] == 4
