@@ -160,7 +160,18 @@ def why_not_graphed(config: SearchConfig, world: World) -> str | None:
         reason = "fp16 scales losses by what the host finds"
     if config.cuda_graph == "on" and reason is not None:
         raise RequestError(f"--cuda-graph on: {reason}; use auto or off")
-    return "--cuda-graph off" if config.cuda_graph == "off" else reason
+    if config.cuda_graph == "off":
+        return "--cuda-graph off"
+    return _doubt(config) if reason is None and config.cuda_graph == "auto" else reason
+
+
+def _doubt(config: SearchConfig) -> str | None:
+    """Why a graph that can be is not taken unasked."""
+    if config.plugins:
+        return "what --plugins adds may depend on more than tensors; --cuda-graph on if it does not"
+    if config.deterministic:
+        return "--deterministic promises bits, and the first steps after each start have no graph"
+    return None
 
 
 def _copy(batch: Batch) -> Batch:

@@ -278,6 +278,14 @@ def test_what_forbids_a_graph_has_a_reason(device, size, changes, reason):
             why_not_graphed(wanted, world)
 
 
+@pytest.mark.parametrize("changes", [{"plugins": ["my_ops.py"]}, {"deterministic": True}])
+def test_what_makes_a_graph_doubtful_leaves_it_to_those_who_ask(changes):
+    world = World(rank=0, size=1, device=torch.device("cuda"), group=None)
+    config = tiny_search("images.npz", **changes)
+    assert next(iter(changes)) in why_not_graphed(config, world)
+    assert why_not_graphed(dataclasses.replace(config, cuda_graph="on"), world) is None
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
