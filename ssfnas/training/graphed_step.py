@@ -120,7 +120,7 @@ class GraphedStep:
         if self._replay is None:
             try:
                 self._replay, self._terms = self._recorder.record(self._step)
-            except RuntimeError as error:
+            except Exception as error:  # a user's operation may raise anything
                 return self._unrecorded(error)
         self._replay()
         return self._terms
@@ -129,8 +129,8 @@ class GraphedStep:
         assert self._batches is not None
         return self._bilevel.step(*self._batches)
 
-    def _unrecorded(self, error: RuntimeError) -> Terms:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    def _unrecorded(self, error: Exception) -> Terms:
+        reason = _first_reason(error)
         if self._required:
             raise RequestError(
                 f"--cuda-graph on: the step cannot be captured: {reason}; use auto or off"
@@ -174,16 +174,26 @@ def _doubt(config: SearchConfig) -> str | None:
     return None
 
 
+def _first_reason(error: BaseException) -> str:
+    """What went wrong first: ending a capture that broke off raises another error on top."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _copy(batch: Batch) -> Batch:
     return dataclasses.replace(
         batch,
         views=tuple(torch.empty_like(view) for view in batch.views),
         labels=torch.empty_like(batch.labels),
-        indices=batch.indices,
+        indices=torch.empty_like(batch.indices),
     )
 
 
 def _fill(own: Batch, given: Batch) -> None:
+    if [view.shape for view in own.views] != [view.shape for view in given.views]:
+        raise ValueError("a recorded step takes batches of one size")
     for view, new in zip(own.views, given.views, strict=True):
         view.copy_(new)
     own.labels.copy_(given.labels)
+    own.indices.copy_(given.indices)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssfnas.config import SearchConfig
 from ssfnas.data import Batch, ImageData, ImageStream, make_views, stratified_halves
+from ssfnas.errors import NumericalError
 from ssfnas.objectives import SearchObjective, make_search_objective
 from ssfnas.ops import backend
 from ssfnas.seeding import derive_seed, generator
@@ -219,7 +220,10 @@ class SearchTrainer:
         self.means.add(step(alpha_batch, weight_batch))
         self.step += 1
         if self.bilevel.deferred and (self.epoch_ended or self.step % _LOOK_EVERY == 0):
-            self.means.require_finite()
+            try:
+                self.means.require_finite()
+            except NumericalError as error:
+                raise NumericalError(f"{error} in one of the last {_LOOK_EVERY} steps") from None
 
     def end_epoch(self) -> dict[str, Any]:
         """Record the alphas, measure the features, and ask the stopping criterion."""

@@ -39,7 +39,10 @@ class Repeater:
 
 class Unable(Repeater):
     def record(self, step):
-        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+        try:
+            raise ValueError("operation not permitted when stream is capturing\nmore of it")
+        finally:
+            raise RuntimeError("the capture was invalidated")
 
 
 class NoLooking(TorchDispatchMode):
@@ -222,7 +225,7 @@ def test_a_search_stops_within_the_epoch_in_which_a_loss_was_not_finite(dataset,
         return dataclasses.replace(batch, views=tuple(view / 0 for view in batch.views))
 
     monkeypatch.setattr(trainer.weight_stream, "next", spoiled)
-    with pytest.raises(NumericalError, match="weight/loss"):
+    with pytest.raises(NumericalError, match=r"weight/loss.* in one of the last 20 steps"):
         run(trainer, trainer.steps_per_epoch)
     assert trainer.step > 1
 
@@ -245,6 +248,34 @@ def test_a_step_that_has_to_be_recorded_and_cannot_is_an_error(dataset):
         step(*batches)
     with pytest.raises(RequestError, match=r"--cuda-graph on: .*not permitted.*; use auto or off$"):
         step(*batches)
+
+
+def test_a_recorded_step_sees_each_batch_and_takes_one_size(dataset):
+    seen = []
+    trainer = trainer_of(dataset, Repeater())
+    loss = trainer.bilevel.loss
+    trainer.bilevel.loss = lambda batch: seen.append(batch.indices.tolist()) or loss(batch)
+    given = [
+        (trainer.alpha_stream.next(), trainer.weight_stream.next()) for _ in range(WARM_UP + 2)
+    ]
+    for batches in given:
+        trainer.graphed(*batches)
+    assert seen == [batch.indices.tolist() for batches in given for batch in batches]
+    small = [dataclasses.replace(b, views=tuple(v[:1] for v in b.views)) for b in given[0]]
+    with pytest.raises(ValueError, match="one size"):
+        trainer.graphed(*small)
+
+
+@pytest.mark.parametrize("objective", ["supervised", "ssl"])
+def test_bf16_leaves_alphas_statistics_and_gradients_in_single_precision(dataset, objective):
+    trainer = trainer_of(dataset, Repeater(), torch.float32, objective=objective, precision="bf16")
+    taken = []
+    trainer.bilevel.average = taken.extend
+    run(trainer, WARM_UP + 2)
+    assert {gradient.dtype for gradient in taken} == {torch.float32}
+    floating = [x for x in state_of(trainer) if x.is_floating_point()]
+    assert {x.dtype for x in floating} == {torch.float32}
+    assert all(bool(x.isfinite().all()) for x in floating)
 
 
 def test_steps_that_look_at_numbers_are_refused(dataset):
