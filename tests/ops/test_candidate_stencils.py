@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,13 @@ from op_checks import BACKENDS, DTYPES, assert_as_exact, draw, forced
 from stencil_checks import KINDS
 
 from ssfnas.errors import RequestError
-from ssfnas.ops import BackendError, backend, candidate_stencils, candidate_stencils_reference
+from ssfnas.ops import (
+    BackendError,
+    backend,
+    candidate_stencils,
+    candidate_stencils_reference,
+    native,
+)
 from ssfnas.ops.selection import primitive, why_unsupported
 
 SHAPES = [(8, 2, 1, 1), (2, 3, 7, 5), (2, 4, 2, 9), (1, 8, 12, 12), (3, 16, 8, 8), (2, 17, 9, 6)]
@@ -236,16 +243,18 @@ def test_the_reference_can_be_asked_for():
     assert s.grad.norm() > 0
 
 
-def test_native_code_is_for_processors():
+def test_native_code_says_which_tensors_it_takes(monkeypatch):
     reason = why_unsupported("native", "candidate_stencils", [torch.zeros(1, 1, 1, 1)])
     if reason is not None:
         pytest.skip(reason)
 
     class OnGpu:
         dtype = torch.float32
-        device = torch.device("cuda", 0)
+        device = torch.device("cuda", 99)
 
-    assert "CUDA" in why_unsupported("native", "candidate_stencils", [OnGpu()])
+    with monkeypatch.context() as built:
+        built.setattr(native, "_C", SimpleNamespace(cuda_architectures="", max_inputs=0))
+        assert "without CUDA" in why_unsupported("native", "candidate_stencils", [OnGpu()])
     s, depthwise, pointwise = inputs((1, 2, 3, 3), kinds=KINDS[:1])
     with backend("native"), pytest.raises(BackendError, match="'meta'"):
         candidate_stencils(
