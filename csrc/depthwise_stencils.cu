@@ -308,7 +308,7 @@ __global__ void __launch_bounds__(THREADS)
 // --- on the host
 
 struct Plan {
-  int halo = 0, taps = 0, lines = 0;
+  int halo = 0, taps = 0;
 };
 
 Filters filters_of(const SeparableUnits& units) {
