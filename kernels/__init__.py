@@ -18,6 +18,9 @@ _MODULE_OF = {
     "norm_sum_forward": "mixed_norm_sum",
     "norm_sum_reduce": "mixed_norm_sum",
     "norm_sum_apply": "mixed_norm_sum",
+    "enter_statistics": "norm_coefficients",
+    "node_coefficients": "norm_coefficients",
+    "gradient_coefficients": "norm_coefficients",
     "barlow_twins_forward": "barlow_twins",
     "barlow_twins_backward": "barlow_twins",
 }

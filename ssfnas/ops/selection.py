@@ -34,6 +34,7 @@ _PRIMITIVES = {
         "norm_sum_reduce",
         "norm_sum_apply",
     ),
+    "norm_coefficients": ("enter_statistics", "node_coefficients", "gradient_coefficients"),
     "barlow_twins_loss": ("barlow_twins_forward", "barlow_twins_backward"),
     "candidate_stencils": (
         "separable_forward",
@@ -96,8 +97,8 @@ def choose(op: str, tensors: Sequence[Tensor], name: str = AUTO) -> str:
     """The backend that computes ``op`` on these tensors.
 
     Args:
-        op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"barlow_twins_loss"`` or
-            ``"candidate_stencils"``.
+        op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"norm_coefficients"``, ``"barlow_twins_loss"``
+            or ``"candidate_stencils"``.
         tensors: those that are summed, the two embeddings, or sources; one dtype, one device.
         name: what was asked for.
 
@@ -121,6 +122,11 @@ def choose(op: str, tensors: Sequence[Tensor], name: str = AUTO) -> str:
 def primitive(name: str, function: str) -> Callable[..., Any]:
     """The function of that name of a backend that can run."""
     return _primitives(name)[function]
+
+
+def op_of(function: str) -> str:
+    """The op that a backend's function of that name is a part of."""
+    return next(op for op, functions in _PRIMITIVES.items() if function in functions)
 
 
 def has_op(name: str, op: str) -> bool:

@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 from ssfnas.ops.layout import accumulator
+from ssfnas.ops.norm_coefficients import (
+    enter_statistics,
+    gradient_coefficients,
+    node_coefficients,
+)
 from ssfnas.ops.torch_barlow_twins import barlow_twins_backward, barlow_twins_forward
 from ssfnas.ops.torch_stencils import (
     pools_backward,
@@ -22,8 +27,11 @@ from ssfnas.ops.torch_stencils import (
 __all__ = [
     "barlow_twins_backward",
     "barlow_twins_forward",
+    "enter_statistics",
+    "gradient_coefficients",
     "mixed_sum_backward",
     "mixed_sum_forward",
+    "node_coefficients",
     "norm_statistics",
     "norm_sum_apply",
     "norm_sum_forward",

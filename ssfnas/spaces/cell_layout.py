@@ -15,20 +15,16 @@ from ssfnas.spaces.cells import MixedEdge, SearchCell, cell_edges
 from ssfnas.spaces.normalization import BatchNorm2d
 from ssfnas.spaces.operations import AvgPool, DilConv, MaxPool, SepConv, Zero
 
+POOLS = ("max", "avg")
+
 
 @dataclass(frozen=True)
 class Unit:
-    """ReLU, depthwise convolution, 1x1 convolution and the BatchNorm behind them.
-
-    Attributes:
-        depthwise, pointwise, norm: the modules.
-        term: of which candidate it computes the end, or None for the first half of a ``SepConv``.
-    """
+    """ReLU, depthwise convolution, 1x1 convolution and the BatchNorm behind them."""
 
     depthwise: nn.Conv2d
     pointwise: nn.Conv2d
     norm: BatchNorm2d
-    term: tuple[int, int] | None
 
     @property
     def dilation(self) -> int:
@@ -42,19 +38,24 @@ class Source:
 
     Attributes:
         stride: of the candidates that leave it.
-        first: units that read the state.
-        second: units that read the normalised result of a first one.
-        inputs: which first unit each second one reads.
+        halves: first halves of separable convolutions, which read the state.
+        wholes: units that read the state and are a candidate each.
+        second: units that each read the normalised result of the half in their place.
         pools: ``"max"`` and ``"avg"`` -> the BatchNorm of that pool on every edge that has it.
         modules: candidates of other kinds, by their place.
     """
 
     stride: int
-    first: list[Unit] = field(default_factory=list)
+    halves: list[Unit] = field(default_factory=list)
+    wholes: list[Unit] = field(default_factory=list)
     second: list[Unit] = field(default_factory=list)
-    inputs: list[int] = field(default_factory=list)
     pools: dict[str, list[BatchNorm2d]] = field(default_factory=dict)
     modules: dict[tuple[int, int], nn.Module] = field(default_factory=dict)
+
+    @property
+    def first(self) -> list[Unit]:
+        """All units that read the state."""
+        return [*self.halves, *self.wholes]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Term:
     Attributes:
         place: (edge, operation): its weight's row and column.
         source: the state it starts from.
-        kind: ``"first"``, ``"second"``, ``"max"``, ``"avg"``, ``"skip"`` or ``"module"``.
+        kind: ``"whole"``, ``"second"``, ``"max"``, ``"avg"``, ``"skip"`` or ``"module"``.
         position: among the source's units of that kind; 0 for other kinds.
     """
 
@@ -80,7 +81,8 @@ class CellLayout:
     Attributes:
         sources: states 0 to nodes; the last node has no edges.
         terms: the summands of every node, in the order of edges and operations.
-        parameters: convolutions whose weights the fused pass differentiates, as modules.
+        norm_rows: for each source in turn, the BatchNorms of its first units, of its second ones,
+            and, where it has pools, of its maxima and averages: those that share their statistics.
     """
 
     def __init__(self, cell: SearchCell) -> None:
@@ -97,14 +99,16 @@ class CellLayout:
                 term = _enter(module, (number, column), start, self.sources[start])
                 if term is not None:
                     self.terms[to - 2].append(term)
-        self.norms = [
-            norm
-            for source in self.sources
-            for norm in (
-                *(unit.norm for unit in (*source.first, *source.second)),
-                *(norm for norms in source.pools.values() for norm in norms),
-            )
-        ]
+        self.norm_rows: list[list[BatchNorm2d]] = []
+        for source in self.sources:
+            self.norm_rows += [[unit.norm] for unit in (*source.first, *source.second)]
+            if source.pools:
+                self.norm_rows += [source.pools.get(kind, []) for kind in POOLS]
+
+    @property
+    def norms(self) -> list[BatchNorm2d]:
+        """All of them."""
+        return [norm for row in self.norm_rows for norm in row]
 
     def module_parameters(self) -> list[nn.Parameter]:
         """Parameters of the candidates that stay modules, source by source."""
@@ -132,12 +136,11 @@ def _enter(module: nn.Module, place: tuple[int, int], start: int, source: Source
     if type(module) is nn.Identity:
         return Term(place, start, "skip")
     if type(module) is DilConv:
-        source.first.append(_unit(module, 0, place))
-        return Term(place, start, "first", len(source.first) - 1)
+        source.wholes.append(_unit(module, 0))
+        return Term(place, start, "whole", len(source.wholes) - 1)
     if type(module) is SepConv:
-        source.inputs.append(len(source.first))
-        source.first.append(_unit(module, 0, None))
-        source.second.append(_unit(module, 4, place))
+        source.halves.append(_unit(module, 0))
+        source.second.append(_unit(module, 4))
         return Term(place, start, "second", len(source.second) - 1)
     if type(module) is nn.Sequential and len(module) == 2 and isinstance(module[1], BatchNorm2d):
         kind = {MaxPool: "max", AvgPool: "avg"}.get(type(module[0]))  # type: ignore[call-overload]
@@ -148,9 +151,9 @@ def _enter(module: nn.Module, place: tuple[int, int], start: int, source: Source
     return Term(place, start, "module")
 
 
-def _unit(candidate: nn.Sequential, first: int, term: tuple[int, int] | None) -> Unit:
+def _unit(candidate: nn.Sequential, first: int) -> Unit:
     depthwise, pointwise, norm = (candidate[first + offset] for offset in (1, 2, 3))
     assert isinstance(depthwise, nn.Conv2d)
     assert isinstance(pointwise, nn.Conv2d)
     assert isinstance(norm, BatchNorm2d)
-    return Unit(depthwise, pointwise, norm, term)
+    return Unit(depthwise, pointwise, norm)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ssfnas.ops.selection import wants_reference
 from ssfnas.spaces.cell_layout import CellLayout
+from ssfnas.spaces.cell_statistics import Call, Update
 from ssfnas.spaces.cells import SearchCell
 from ssfnas.spaces.fused_cell import FusedCell
-from ssfnas.spaces.fused_source import Call, Update
 from ssfnas.spaces.normalization import BatchNorm2d
 from ssfnas.spaces.reference import ReferenceSupernet
 

@@ -141,6 +141,32 @@ def test_barlow_twins(capability, size, dtype, method, monkeypatch):
     )
 
 
+@ARCHITECTURES
+@pytest.mark.parametrize(
+    ("count", "channels", "dtype"),
+    [
+        (35, 16, torch.float32),
+        pytest.param(20, 64, torch.float32, marks=SLOW),
+        pytest.param(1, 33, torch.float64, marks=SLOW),
+    ],
+    ids=str,
+)
+def test_norm_coefficients(capability, count, channels, dtype, monkeypatch):
+    table = tensor(4, 90, channels, dtype=dtype)
+    rows, weights = tensor(3, count, dtype=torch.int64), tensor(98, dtype=dtype)
+
+    def call() -> None:
+        mean = tensor(count, channels, dtype=dtype)
+        kernels.enter_statistics(table, 1, mean, mean, 1e-5)
+        (mean, rstd, a), b = kernels.node_coefficients(table, rows[0], weights, rows[0])
+        kernels.gradient_coefficients(table[0], rows, a, mean, rstd, b, a, 131072)
+
+    check(
+        compile_ahead(call, capability, monkeypatch),
+        {"_enter_kernel", "_node_kernel", "_gradient_kernel"},
+    )
+
+
 @SLOW
 @pytest.mark.parametrize(("size", "method"), [((33, 1), "primal"), ((2, 1), "dual")], ids=str)
 def test_sizes_that_become_constants(size, method, monkeypatch):
