@@ -246,6 +246,16 @@ def _forward_kernel(
 
 
 @triton.jit
+def _deviations(z, offsets, mean, rstd, g, mask, channel, live, CHANNELS_INNER: tl.constexpr):
+    """sum g (z - mean) rstd of one input over a tile, per channel."""
+    wide = g.dtype
+    value = tl.load(z + offsets, mask=mask, other=0.0).to(wide)
+    shifted = value - _per_channel(mean, channel, live, CHANNELS_INNER).to(wide)
+    scale = tl.load(rstd + channel, mask=live, other=0.0).to(wide)
+    return _tile_sum(g * shifted, CHANNELS_INNER) * scale
+
+
+@triton.jit
 def _reduce_kernel(
     grad,
     zs,
@@ -258,7 +268,9 @@ def _reduce_kernel(
     blocks,
     lane_tiles,
     tiles,
+    inputs,
     K: tl.constexpr,
+    GROUPED: tl.constexpr,
     CHANNELS_INNER: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
@@ -269,14 +281,34 @@ def _reduce_kernel(
         outer, channels, inner, blocks, lane_tiles, CHANNELS_INNER, ROWS, LANES
     )
     g = tl.load(grad + start + offsets, mask=mask, other=0.0).to(ACC)
-    place = number * channels + channel
-    tl.store(partials + place, _tile_sum(g, CHANNELS_INNER), mask=live)
-    for k in tl.static_range(K):
-        z = tl.load(zs[k] + start + offsets, mask=mask, other=0.0).to(ACC)
-        shifted = z - _per_channel(mean + k * channels, channel, live, CHANNELS_INNER).to(ACC)
-        scale = tl.load(rstd + k * channels + channel, mask=live, other=0.0).to(ACC)
-        total = _tile_sum(g * shifted, CHANNELS_INNER) * scale
-        tl.store(partials + (k + 1) * tiles * channels + place, total, mask=live)
+    to = partials + number * channels + channel
+    tl.store(to, _tile_sum(g, CHANNELS_INNER), mask=live)
+    if GROUPED:
+        for first in tl.static_range(0, K, GROUP):
+            if first < inputs:
+                for k in tl.static_range(first, first + GROUP):
+                    if k < K:
+                        row = k * channels
+                        total = _deviations(
+                            zs[k] + start, offsets, mean + row, rstd + row, g, mask, channel, live,
+                            CHANNELS_INNER,
+                        )  # fmt: skip
+                        tl.store(to + (k + 1) * tiles * channels, total, mask=live)
+    else:
+        for k in tl.static_range(K):
+            row = k * channels
+            total = _deviations(
+                zs[k] + start,
+                offsets,
+                mean + row,
+                rstd + row,
+                g,
+                mask,
+                channel,
+                live,
+                CHANNELS_INNER,
+            )
+            tl.store(to + (k + 1) * tiles * channels, total, mask=live)
 
 
 @triton.jit
@@ -468,7 +500,10 @@ def norm_sum_reduce(
             size.channel_blocks,
             size.lane_tiles,
             size.tiles,
+            count,
             K=count,
+            # With small numbers to load the compiler keeps fewer of them in flight by itself.
+            GROUPED=first.dtype.itemsize > 2,
             CHANNELS_INNER=extent.channels_inner,
             ROWS=size.rows,
             LANES=size.lanes,

@@ -142,6 +142,23 @@ def test_barlow_twins(capability, size, dtype, method, monkeypatch):
 
 
 @ARCHITECTURES
+@pytest.mark.parametrize("count", [pytest.param(28, marks=SLOW), 35])
+def test_nodes_of_a_search(capability, count, monkeypatch):
+    """Loads of all inputs at once would take more registers than a thread may have."""
+    zs = [tensor(*CELL, dtype=torch.float32, channels_last=True) for _ in range(count)]
+    a = tensor(count, CELL[1], dtype=torch.float32)
+
+    def call() -> None:
+        kernels.norm_sum_forward(zs, a, a[0])
+        kernels.norm_sum_reduce(zs[0], zs, a, a)
+
+    check(
+        compile_ahead(call, capability, monkeypatch),
+        {"_forward_kernel", "_reduce_kernel", "_sum_partials_kernel"},
+    )
+
+
+@ARCHITECTURES
 @pytest.mark.parametrize(
     ("count", "channels", "dtype"),
     [
