@@ -44,10 +44,18 @@ class CudaGraphRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._own: torch.cuda.Stream | None = None
+
+    @property
+    def _stream(self) -> torch.cuda.Stream:
+        """The one of all warm-up steps and of recording: memory is reused on one stream only."""
+        if self._own is None:
+            self._own = torch.cuda.Stream(self._device)
+        return self._own
 
     def warm_up(self, step: Callable[[], Terms]) -> Terms:
         """Call the function on a stream of its own, as recording will."""
-        stream = torch.cuda.Stream(self._device)
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream), warnings.catch_warnings():
             # Optimisers that can be captured would rather always be.
@@ -64,7 +72,7 @@ class CudaGraphRecorder:
         """
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on to copy images to the device meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             terms = step()
         return graph.replay, terms
 
