@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from ssfnas.spaces.cells import MixedEdge, SearchCell, cell_edges
 from ssfnas.spaces.normalization import BatchNorm2d
-from ssfnas.spaces.operations import AvgPool, DilConv, MaxPool, SepConv, Zero
+from ssfnas.spaces.operations import (
+    AvgPool,
+    DilConv,
+    FactorizedReduce,
+    MaxPool,
+    SepConv,
+    Zero,
+)
 
 POOLS = ("max", "avg")
 
@@ -41,6 +48,7 @@ class Source:
         halves: first halves of separable convolutions, which read the state.
         wholes: units that read the state and are a candidate each.
         second: units that each read the normalised result of the half in their place.
+        reduces: factorised reduces, the skip connections of stride 2.
         pools: ``"max"`` and ``"avg"`` -> the BatchNorm of that pool on every edge that has it.
         modules: candidates of other kinds, by their place.
     """
@@ -49,6 +57,7 @@ class Source:
     halves: list[Unit] = field(default_factory=list)
     wholes: list[Unit] = field(default_factory=list)
     second: list[Unit] = field(default_factory=list)
+    reduces: list[FactorizedReduce] = field(default_factory=list)
     pools: dict[str, list[BatchNorm2d]] = field(default_factory=dict)
     modules: dict[tuple[int, int], nn.Module] = field(default_factory=dict)
 
@@ -65,7 +74,8 @@ class Term:
     Attributes:
         place: (edge, operation): its weight's row and column.
         source: the state it starts from.
-        kind: ``"whole"``, ``"second"``, ``"max"``, ``"avg"``, ``"skip"`` or ``"module"``.
+        kind: ``"whole"``, ``"second"``, ``"reduce"``, ``"max"``, ``"avg"``, ``"skip"`` or
+            ``"module"``.
         position: among the source's units of that kind; 0 for other kinds.
     """
 
@@ -82,7 +92,8 @@ class CellLayout:
         sources: states 0 to nodes; the last node has no edges.
         terms: the summands of every node, in the order of edges and operations.
         norm_rows: for each source in turn, the BatchNorms of its first units, of its second ones,
-            and, where it has pools, of its maxima and averages: those that share their statistics.
+            of its reduces, and, where it has pools, of its maxima and averages: those of a row have
+            the same statistics.
     """
 
     def __init__(self, cell: SearchCell) -> None:
@@ -102,6 +113,7 @@ class CellLayout:
         self.norm_rows: list[list[BatchNorm2d]] = []
         for source in self.sources:
             self.norm_rows += [[unit.norm] for unit in (*source.first, *source.second)]
+            self.norm_rows += [[reduce.norm] for reduce in source.reduces]
             if source.pools:
                 self.norm_rows += [source.pools.get(kind, []) for kind in POOLS]
 
@@ -120,12 +132,16 @@ class CellLayout:
         ]
 
     def filters(self) -> list[Tensor]:
-        """Depthwise filters of each source's first units, their 1x1 filters, then the second's."""
+        """For each source, filters of its first units (depthwise, then 1x1), of its second ones,
+        and of its reduces (of even pixels, then of odd ones).
+        """
         weights: list[Tensor] = []
         for source in self.sources:
             for units in (source.first, source.second):
                 weights += [unit.depthwise.weight for unit in units]
                 weights += [unit.pointwise.weight for unit in units]
+            weights += [reduce.even.weight for reduce in source.reduces]
+            weights += [reduce.odd.weight for reduce in source.reduces]
         return weights
 
 
@@ -142,6 +158,9 @@ def _enter(module: nn.Module, place: tuple[int, int], start: int, source: Source
         source.halves.append(_unit(module, 0))
         source.second.append(_unit(module, 4))
         return Term(place, start, "second", len(source.second) - 1)
+    if type(module) is FactorizedReduce:
+        source.reduces.append(module)
+        return Term(place, start, "reduce", len(source.reduces) - 1)
     if type(module) is nn.Sequential and len(module) == 2 and isinstance(module[1], BatchNorm2d):
         kind = {MaxPool: "max", AvgPool: "avg"}.get(type(module[0]))  # type: ignore[call-overload]
         if kind is not None:

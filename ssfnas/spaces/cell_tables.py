@@ -18,10 +18,11 @@ Place = tuple[torch.device, torch.dtype]
 
 
 class SourceRows(NamedTuple):
-    """First rows of a source's statistics: of its first units, of its second ones, of its pools."""
+    """Where the statistics of a source's units, reduces and pools begin."""
 
     first: int
     second: int
+    reduces: int
     pools: int
 
 
@@ -29,7 +30,8 @@ class Block(NamedTuple):
     """Rows of the gradients' table: p, q and r of as many terms, or units.
 
     Pools have one row of q and one of r, to which all their terms add; the row of q follows those
-    of p. Behind the rows of p of skip connections is one of ones.
+    of p. Reduces have p and q of each side by side. Behind the rows of p of skip connections is one
+    of ones.
     """
 
     p: slice
@@ -77,8 +79,9 @@ class CellTables:
         row = 1
         for source in layout.sources:
             second = row + len(source.first)
-            pools = second + len(source.second)
-            self.sources.append(SourceRows(row, second, pools))
+            reduces = second + len(source.second)
+            pools = reduces + len(source.reduces)
+            self.sources.append(SourceRows(row, second, reduces, pools))
             row = pools + (len(POOLS) if source.pools else 0)
         self._statistics = row
         self._ones: list[int] = []
@@ -93,6 +96,11 @@ class CellTables:
         if source.first:
             counts["first"] = len(source.first)
         for kind, count in counts.items():
+            if kind == "reduce":
+                pairs = self._take(2 * count)
+                p, q = (slice(pairs.start + i, pairs.stop, 2) for i in range(2))
+                blocks[kind] = Block(p, q, self._take(count))
+                continue
             p = self._take(count)
             if kind == "skip":
                 self._ones.append(self._take(1).start)
@@ -165,6 +173,8 @@ class CellTables:
             return rows.first + len(self.layout.sources[state].halves) + position
         if kind == "second":
             return rows.second + position
+        if kind == "reduce":
+            return rows.reduces + position
         return rows.pools + POOLS.index(kind) if kind in POOLS else 0
 
     def _gradient_rows(self, state: int, kind: str, number: int) -> tuple[int, int, int]:
@@ -179,4 +189,5 @@ class CellTables:
 
 
 def _rows(block: Block, number: int) -> tuple[int, int, int]:
-    return block.p.start + number, block.q.start + number, block.r.start + number
+    p, q, r = (part.start + number * (part.step or 1) for part in block)
+    return p, q, r

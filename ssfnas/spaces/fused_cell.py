@@ -55,12 +55,7 @@ class FusedCell:
         """The filters of each source, from those of the layout in one list."""
         remaining = iter(parameters)
         return [
-            Filters(
-                *(
-                    list(itertools.islice(remaining, len(units)))
-                    for units in (source.first, source.first, source.second, source.second)
-                )
-            )
+            Filters(*(list(itertools.islice(remaining, n)) for n in Filters.counts(source)))
             for source in self.layout.sources
         ]
 
@@ -99,6 +94,7 @@ class _CellFunction(torch.autograd.Function):
                 sources.append(
                     fused_source.forward(
                         primitives,
+                        _sums([states[state]]),
                         source,
                         tables.sources[state],
                         statistics,
@@ -205,7 +201,7 @@ class _Backward:
                 d_filters += found[state].filters
                 d_parameters += found[state].parameters
             else:
-                d_filters += [None] * (2 * len(source.first) + 2 * len(source.second))
+                d_filters += [None] * sum(Filters.counts(source))
                 count = sum(len(list(m.parameters())) for m in source.modules.values())
                 d_parameters += [None] * count
         return inputs, table, d_filters, d_parameters

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ssfnas.ops.factorized_reduces import reduces_backward, reduces_forward
 from ssfnas.ops.norm_coefficients import MEAN, RSTD, SHIFT
 from ssfnas.spaces.cell_layout import POOLS, Source, Term
 from ssfnas.spaces.cell_statistics import Call, Primitives, Statistics
@@ -22,12 +23,26 @@ Module = tuple[int, int]
 
 
 class Filters(NamedTuple):
-    """Depthwise [C, 1, k, k] and 1x1 filters [C, C, 1, 1] of a source's first and second units."""
+    """A source's filters, in the order of :meth:`~ssfnas.spaces.cell_layout.CellLayout.filters`.
+
+    Attributes:
+        depthwise, pointwise: of its first units, [C, 1, k, k] and [C, C, 1, 1].
+        depthwise2, pointwise2: of its second ones.
+        even, odd: of its reduces, [E, C, 1, 1] and [C - E, C, 1, 1].
+    """
 
     depthwise: list[Tensor]
     pointwise: list[Tensor]
     depthwise2: list[Tensor]
     pointwise2: list[Tensor]
+    even: list[Tensor]
+    odd: list[Tensor]
+
+    @staticmethod
+    def counts(source: Source) -> tuple[int, ...]:
+        """How many of each a source has."""
+        units = (source.first, source.first, source.second, source.second)
+        return tuple(len(each) for each in (*units, source.reduces, source.reduces))
 
 
 class Results(NamedTuple):
@@ -35,13 +50,14 @@ class Results(NamedTuple):
 
     Attributes:
         x: the state [N, C, H, W].
-        first, second: results of the units, not normalised.
+        first, second, reduces: results of the units and reduces, not normalised.
         pools: by ``"max"`` and ``"avg"``.
     """
 
     x: Tensor
     first: list[Tensor]
     second: list[Tensor]
+    reduces: list[Tensor]
     pools: dict[str, Tensor]
 
     def find(self, term: Term, modules: dict[Module, tuple[Tensor, Tensor]]) -> Tensor:
@@ -50,6 +66,8 @@ class Results(NamedTuple):
             return self.first[len(self.second) + term.position]
         if term.kind == "second":
             return self.second[term.position]
+        if term.kind == "reduce":
+            return self.reduces[term.position]
         if term.kind == "skip":
             return self.x
         if term.kind == "module":
@@ -72,16 +90,18 @@ def run_modules(modules: dict[Module, nn.Module], x: Tensor) -> dict[Module, tup
 
 def forward(
     primitives: Primitives,
+    sums: Primitives,
     source: Source,
     rows: SourceRows,
     statistics: Statistics,
     x: Tensor,
     filters: Filters,
 ) -> Results:
-    """Results of all units and pools; enters their statistics.
+    """Results of all units, reduces and pools; enters their statistics.
 
     Args:
         primitives: functions by name.
+        sums: those of the normalised sum.
         source: what leaves the state.
         rows: where its statistics go.
         statistics: of the cell.
@@ -90,6 +110,7 @@ def forward(
     """
     first: list[Tensor] = []
     second: list[Tensor] = []
+    reduces: list[Tensor] = []
     pools: dict[str, Tensor] = {}
     if source.first:
         first, mean, var = primitives("separable_forward")(
@@ -110,12 +131,16 @@ def forward(
             **_normalisation(statistics.table, source, rows),
         )
         statistics.enter(rows.second, mean, var)
+    if source.reduces:
+        reduces = reduces_forward(x, filters.even, filters.odd)
+        mean, var = sums("norm_statistics")(reduces, [True] * len(reduces))
+        statistics.enter(rows.reduces, mean, var)
     if source.pools:
         largest, average, mean, var = primitives("pools_forward")(x, source.stride)
         both = dict(zip(POOLS, (largest, average), strict=True))
         pools = {kind: both[kind] for kind in source.pools}
         statistics.enter(rows.pools, mean, var)
-    return Results(x, first, second, pools)
+    return Results(x, first, second, reduces, pools)
 
 
 def _normalisation(table: Tensor, source: Source, rows: SourceRows) -> dict[str, Tensor]:
@@ -170,9 +195,10 @@ class Backward:
         """All of them; ``into`` is what the state's gradient is so far, and is overwritten."""
         total = self._skips(into)
         total, parameters = self._modules(total)
+        total, of_reduces = self._reduces(total)
         total = self._pools(total)
         if not self.source.first:
-            return Gradients(total, [], parameters)
+            return Gradients(total, of_reduces, parameters)
         dus, filter_grads = self._second_units()
         dxs, _, d_depthwise, d_pointwise = self.primitives("separable_backward")(
             [self.results.x],
@@ -187,8 +213,8 @@ class Backward:
             into=total,
         )
         none = [None] * len(self.source.first)
-        all_filters = [*(d_depthwise or none), *(d_pointwise or none), *filter_grads]
-        return Gradients(dxs[0], all_filters, parameters)
+        of_first = [*(d_depthwise or none), *(d_pointwise or none)]
+        return Gradients(dxs[0], [*of_first, *filter_grads, *of_reduces], parameters)
 
     def _rows_of(self, kind: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """p, q and r of a kind; q and r are None where statistics are constants."""
@@ -226,6 +252,30 @@ class Backward:
                 dx = found[0].contiguous(memory_format=torch.channels_last)
                 total = dx if total is None else total.add_(dx)
         return total, parameters
+
+    def _reduces(self, total: Tensor | None) -> tuple[Tensor | None, list[Tensor | None]]:
+        if not self.source.reduces:
+            return total, []
+        block, table = self.blocks["reduce"], self.coefficients
+        grads = []
+        for k, (grad, z) in enumerate(zip(self.grads["reduce"], self.results.reduces, strict=True)):
+            row = block.p.start + 2 * k
+            if self.call.batch_statistics:
+                inputs, a, b = [grad, z], table[row : row + 2], table[block.r.start + k]
+            else:
+                inputs, a, b = [grad], table[row : row + 1], table[0]
+            grads.append(self.sums("norm_sum_forward")(inputs, a, b))
+        filters = self.filters
+        total, of_even, of_odd = reduces_backward(
+            self.results.x,
+            grads,
+            filters.even,
+            filters.odd,
+            needs_weights=self.needs_weights,
+            into=total,
+        )
+        none = [None] * len(grads)
+        return total, [*(of_even or none), *(of_odd or none)]
 
     def _pools(self, total: Tensor | None) -> Tensor | None:
         if not self.results.pools:

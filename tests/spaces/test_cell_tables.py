@@ -48,6 +48,7 @@ def test_statistics_have_a_row_for_every_batchnorm(kind, operations, nodes):
             norms = {
                 "whole": lambda s, t: [s.wholes[t.position].norm],
                 "second": lambda s, t: [s.second[t.position].norm],
+                "reduce": lambda s, t: [s.reduces[t.position].norm],
                 "max": lambda s, t: s.pools["max"],
                 "avg": lambda s, t: s.pools["avg"],
             }.get(term.kind)
@@ -85,10 +86,13 @@ def test_what_a_source_reads_is_a_slice(kind, operations, nodes):
             skipped = halves if name == "whole" else 0
             for number, (node, k) in enumerate(terms):
                 p, q, r = indices.gradients[node][:, k].tolist()
-                assert p == block.p.start + skipped + number
+                assert p == block.p.start + skipped + number * (2 if name == "reduce" else 1)
                 if name in POOLS:
                     # Those of p and the one of q are the factors of a single sum.
                     assert (q, r) == (block.p.stop, block.p.stop + 1)
+                elif name == "reduce":
+                    assert q == p + 1
+                    assert r == block.r.start + number
                 else:
                     assert (q - p, r - q) == (
                         block.q.start - block.p.start,
