@@ -55,6 +55,24 @@ def test_factorised_reduce_pads_the_smallest_images(size):
     torch.testing.assert_close(module(x), wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("channels", [4, 8])
+def test_factorised_reduce_of_large_images_is_the_same_in_both_layouts(channels):
+    """A strided convolution of these sizes writes beyond its memory in PyTorch 2.11."""
+    module = FactorizedReduce(channels, channels, True)
+    draws = torch.Generator().manual_seed(4)
+    found = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        draws.manual_seed(4)
+        x = torch.randn(2, channels, 64, 64, generator=draws).contiguous(memory_format=order)
+        y = module(x.requires_grad_())
+        cotangent = torch.randn(y.shape, generator=draws)
+        dx, *of_parameters = torch.autograd.grad(y, [x, *module.parameters()], cotangent)
+        assert dx.is_contiguous(memory_format=order)
+        found.append([y, dx, *of_parameters])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
 def test_factorised_reduce_refuses_one_channel():
     with pytest.raises(RequestError, match="at least 2 channels"):
         FactorizedReduce(4, 1, False)
