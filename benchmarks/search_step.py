@@ -79,7 +79,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "of one edge and their weighted sum, once for all edges of equal sizes; default: edge on a "
         "CPU, where compiling one cell takes many minutes, cell on a GPU",
     )
-    add("--compile-seconds", type=float, default=900, help="most seconds that compiling may take")
+    add(
+        "--compile-seconds",
+        type=float,
+        help="most seconds that compiling may take; default: 3600 on a CPU, 900 on a GPU",
+    )
     add("--profile", action="store_true", help="also write where the time of a step goes")
     add("--results", type=Path, default=RESULTS, help="folder to write to")
     arguments = parser.parse_args(argv)
@@ -92,6 +96,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         arguments.batch_size = 128 if on_gpu else 32
     if arguments.compile_unit is None:
         arguments.compile_unit = "cell" if on_gpu else "edge"
+    if arguments.compile_seconds is None:
+        arguments.compile_seconds = 900.0 if on_gpu else 3600.0
     if arguments.checked_images is None:
         arguments.checked_images = arguments.batch_size if on_gpu else 8
     arguments.checked_images = min(arguments.checked_images, arguments.batch_size)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssfnas.spaces.cells import SearchCell
 from ssfnas.training.search_trainer import SearchTrainer
 
 Backend = str | Callable[..., Any]
@@ -28,7 +29,8 @@ def compile_edges(trainer: SearchTrainer, backend: Backend = "inductor") -> None
     """
     compiled: dict[str, Callable[..., Any]] = {}
     for cell in trainer.net.cells:
-        for edge in cell.edges.children():
+        assert isinstance(cell, SearchCell)
+        for edge in cell.edges:
             # Sizes, strides and padding of all operations, in their order.
             kind = repr(edge)
             if kind not in compiled:

@@ -175,7 +175,8 @@ def document(
         "momentum, decay, clipping), each on a batch of its own; images/s counts both. Median "
         "of whole steps as a search makes them, variants in turn, each in a process of its own. "
         f"`{EAGER}` and `{COMPILED}` ({_COMPILED_UNITS[compile_unit]}) are the supernet as it is "
-        "usually written. A variant whose losses or gradients are wrong is not timed. "
+        "usually written; what was compiled for one objective the next finds in a cache. A "
+        "variant whose losses or gradients are wrong is not timed. "
         f"Calls: {calls}. Peak MB: of one step, beside weights, optimisers and batches."
     )
     model = (
