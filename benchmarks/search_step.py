@@ -13,7 +13,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ import torch
 from benchmarks import report, step_page
 from benchmarks.__main__ import RESULTS
 from benchmarks.report import Ceilings
+from benchmarks.step_compile import UNITS
 from benchmarks.step_floor import Floor, bytes_moved
 from benchmarks.step_page import FAST, GRAPHED, Measured, Row
-from benchmarks.step_runner import StepVariant, compile_cells
+from benchmarks.step_runner import StepVariant
 from benchmarks.step_worker import Worker, WorkerError
 from benchmarks.timing import copy_ceiling, matmul_ceiling
 from benchmarks.variants import COMPILED, EAGER, WrongResultError
@@ -38,7 +38,7 @@ from ssfnas.training.precision import check_precision
 TRUTH = StepVariant("reference, float64", "reference", backend="reference", exact=True)
 VARIANTS = (
     StepVariant(EAGER, "reference", backend="reference"),
-    StepVariant(COMPILED, "reference", backend="reference", prepare=compile_cells),
+    StepVariant(COMPILED, "reference", backend="reference"),
     StepVariant(FAST, "fast"),
     StepVariant(GRAPHED, "fast", graphed=True),
 )
@@ -72,7 +72,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, help="timings of each variant; default: 5 on a CPU, 30 on a GPU")
     add("--precision", default="fp32", choices=tuple(_DTYPES))
     add("--no-compile", action="store_true", help="leave torch.compile out")
-    add("--compile-seconds", type=float, default=900, help="most seconds that compiling may take")
+    add(
+        "--compile-unit",
+        choices=tuple(UNITS),
+        help="what torch.compile gets at a time: a whole cell, each by itself, or the candidates "
+        "of one edge and their weighted sum, once for all edges of equal sizes; default: edge on a "
+        "CPU, where compiling one cell takes many minutes, cell on a GPU",
+    )
+    add(
+        "--compile-seconds",
+        type=float,
+        help="most seconds that compiling may take; default: 3600 on a CPU, 900 on a GPU",
+    )
     add("--profile", action="store_true", help="also write where the time of a step goes")
     add("--results", type=Path, default=RESULTS, help="folder to write to")
     arguments = parser.parse_args(argv)
@@ -83,6 +94,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--device cuda: no CUDA device is visible")
     if arguments.batch_size is None:
         arguments.batch_size = 128 if on_gpu else 32
+    if arguments.compile_unit is None:
+        arguments.compile_unit = "cell" if on_gpu else "edge"
+    if arguments.compile_seconds is None:
+        arguments.compile_seconds = 900.0 if on_gpu else 3600.0
     if arguments.checked_images is None:
         arguments.checked_images = arguments.batch_size if on_gpu else 8
     arguments.checked_images = min(arguments.checked_images, arguments.batch_size)
@@ -151,15 +166,6 @@ def _error(x: np.ndarray, truth: np.ndarray) -> float:
     return float(np.linalg.norm(x - truth) / max(float(np.linalg.norm(truth)), 1e-30))
 
 
-@contextlib.contextmanager
-def _worker(*arguments: Any) -> Iterator[Worker]:
-    worker = Worker(*arguments)
-    try:
-        yield worker
-    finally:
-        worker.close()
-
-
 def _say(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
@@ -174,7 +180,7 @@ def measure(
     """
     place = (config, arguments.device, cache, arguments.checked_images)
     _say(f"{objective}: {TRUTH.name}")
-    with _worker(TRUTH, *place) as worker:
+    with contextlib.closing(Worker(TRUTH, *place)) as worker:
         truth = worker.ask("gradients")
     views = _views(config)
     rows = [Row(variant.name) for variant in VARIANTS]
@@ -187,7 +193,9 @@ def measure(
     moved = bytes_moved(config, data.image_size, views, _DTYPES[config.precision])
     with contextlib.ExitStack() as stack:
         workers = {
-            row.variant: stack.enter_context(_worker(_variant(row), *place))
+            row.variant: stack.enter_context(
+                contextlib.closing(_worker_of(row, arguments.compile_unit, place))
+            )
             for row in rows
             if not row.note
         }
@@ -199,7 +207,7 @@ def measure(
             limit = arguments.compile_seconds if row.variant == COMPILED else None
             try:
                 start = time.perf_counter()
-                found = workers[row.variant].ask("gradients", limit)
+                found = workers[row.variant].ask("first_gradients", limit)
                 row.warm_up = time.perf_counter() - start
                 plain = found if plain is None else plain
                 check(row.variant, found, plain, truth, config.precision)
@@ -221,6 +229,13 @@ def _variant(row: Row) -> StepVariant:
     return next(variant for variant in VARIANTS if variant.name == row.variant)
 
 
+def _worker_of(row: Row, compile_unit: str, place: tuple[Any, ...]) -> Worker:
+    variant = _variant(row)
+    if row.variant == COMPILED:
+        variant = dataclasses.replace(variant, prepare=UNITS[compile_unit])
+    return Worker(variant, *place)
+
+
 def _check_exactly(rows: list[Row], truth: Results, place: tuple[Any, ...]) -> None:
     """Note which variants are wrong in float64; compiling once more for that takes too long."""
     for row in rows:
@@ -228,7 +243,8 @@ def _check_exactly(rows: list[Row], truth: Results, place: tuple[Any, ...]) -> N
             continue
         _say(f"{row.variant}, float64")
         try:
-            with _worker(dataclasses.replace(_variant(row), exact=True), *place) as worker:
+            exact = dataclasses.replace(_variant(row), exact=True)
+            with contextlib.closing(Worker(exact, *place)) as worker:
                 check_exactly(row.variant, worker.ask("gradients"), truth)
         except WrongResultError as error:
             row.note = f"WRONG: {error}"
@@ -304,7 +320,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\n{step_page.section(measured, config, ceilings)}", flush=True)
             all_measured.append(measured)
             # After each objective: what is measured is kept if the next one is interrupted.
-            page = step_page.document(all_measured, config, ceilings, device)
+            page = step_page.document(
+                all_measured, config, ceilings, device, arguments.compile_unit
+            )
             path = report.write(page, device, arguments.results, suffix)
     print(f"\nwritten to {path}")
     wrong = any(row.note.startswith("WRONG") for each in all_measured for row in each.rows)

@@ -19,6 +19,10 @@ HEADER = (
     "variant", "ms a step", "x eager", "x compiled", "calls", "peak MB", "images/s"
 )  # fmt: skip
 _LINES_OF_PROFILE = 15
+_COMPILED_UNITS = {
+    "cell": "cell by cell",
+    "edge": "edge by edge, code shared by edges of equal sizes; what is between edges is eager",
+}
 
 
 @dataclass
@@ -29,7 +33,8 @@ class Row:
         seconds: of a step, the median.
         calls: operators on a processor, kernels on a GPU.
         peak_bytes: most memory beside what stays between steps.
-        warm_up: seconds of the first pass forward and backward of both updates.
+        warm_up: seconds of the first pass forward and backward of both updates on the checked
+            images, and of the first step on whole batches.
         spent: where the time of a step goes.
     """
 
@@ -151,15 +156,26 @@ def document(
     config: SearchConfig,
     ceilings: Ceilings,
     device: torch.device,
+    compile_unit: str,
 ) -> str:
-    """The whole page."""
+    """The whole page.
+
+    Args:
+        all_measured: one for each objective.
+        config: what they share.
+        ceilings: of the device.
+        device: what was measured.
+        compile_unit: what torch.compile got at a time; a key of
+            :data:`~benchmarks.step_compile.UNITS`.
+    """
     dtype = "bfloat16" if config.precision == "bf16" else "float32"
     calls = "kernels and graphs launched" if device.type == "cuda" else "operators called"
     caveat = (
         "One bilevel step of first order: alphas (Adam, zero-one loss), then weights (SGD, "
         "momentum, decay, clipping), each on a batch of its own; images/s counts both. Median "
         "of whole steps as a search makes them, variants in turn, each in a process of its own. "
-        f"`{EAGER}` and `{COMPILED}` (cell by cell) are the supernet as it is usually written. A "
+        f"`{EAGER}` and `{COMPILED}` ({_COMPILED_UNITS[compile_unit]}) are the supernet as it is "
+        "usually written; what was compiled for one objective the next finds in a cache. A "
         "variant whose losses or gradients are wrong is not timed. "
         f"Calls: {calls}. Peak MB: of one step, beside weights, optimisers and batches."
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import ctypes
 import dataclasses
-import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import step_counts
+from benchmarks.step_compile import UNITS
 from benchmarks.timing import timed
 from ssfnas import ops
 from ssfnas.config import SearchConfig
@@ -49,16 +49,6 @@ class StepVariant:
     exact: bool = False
     graphed: bool = False
     prepare: Callable[[SearchTrainer], None] | None = None
-
-
-def compile_cells(trainer: SearchTrainer) -> None:
-    """Compile each cell of a supernet by itself, for fixed sizes."""
-    for cell in trainer.net.cells:
-        forward = type(cell).forward
-        # What is compiled is kept by code object, and too much for one of them is not kept at all.
-        own = types.FunctionType(forward.__code__.replace(), forward.__globals__)
-        compiled = torch.compile(own, dynamic=False, fullgraph=True)
-        cell.forward = types.MethodType(compiled, cell)
 
 
 class StepRunner:
@@ -141,6 +131,12 @@ class StepRunner:
         bilevel.average = None
         return found
 
+    def first_gradients(self) -> dict[str, np.ndarray]:
+        """:meth:`gradients`, and then a step: whole batches may have to be compiled for too."""
+        found = self.gradients()
+        self.step()
+        return found
+
     def seconds(self) -> float:
         """Of one step."""
         return timed(self.step, self.device)
@@ -170,7 +166,7 @@ class StepRunner:
         """Kernels launched on a GPU; operators called elsewhere; None: not known."""
         if self.device.type == "cuda":
             return step_counts.launches(self.step)
-        if self.variant.prepare is compile_cells:
+        if self.variant.prepare in UNITS.values():
             # Counting what is dispatched makes PyTorch leave compiled code aside.
             return None
         return step_counts.operator_calls(self.step)

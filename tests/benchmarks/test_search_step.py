@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from torch import nn
 from ssfnas.config import SearchConfig
 
 TINY = ["--device", "cpu", "--channels", "4", "--layers", "1", "--batch-size", "4",
-        "--projector", "8,8", "--rounds", "1", "--no-compile"]  # fmt: skip
+        "--projector", "8,8", "--rounds", "1"]  # fmt: skip
+UNCOMPILED = [*TINY, "--no-compile"]
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +73,7 @@ def test_page(in_this_process, tmp_path):
     from benchmarks.search_step import main
     from benchmarks.step_page import HEADER
 
-    assert main([*TINY, "--results", str(tmp_path)]) == 0
+    assert main([*UNCOMPILED, "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     assert path.name.endswith("-search-step.md")
     page = path.read_text()
@@ -91,10 +93,84 @@ def test_page(in_this_process, tmp_path):
     assert not lines_of(page, "reference, compiled")
 
 
+def test_compiled_variant_is_timed_and_said_how(in_this_process, monkeypatch, tmp_path):
+    from benchmarks import step_compile
+    from benchmarks.search_step import main
+    from benchmarks.step_page import HEADER
+
+    uncompiling = functools.partial(step_compile.compile_edges, backend="eager")
+    monkeypatch.setitem(step_compile.UNITS, "edge", uncompiling)
+    argv = [*TINY, "--objective", "supervised"]
+    assert main([*argv, "--results", str(tmp_path)]) == 0
+    (path,) = tmp_path.iterdir()
+    page = path.read_text()
+    assert "`reference, compiled` (edge by edge, " in page
+    assert page.count("Compiling, warm-up included: ") == 1
+    (row,) = lines_of(page, "reference, compiled")
+    found = dict(zip(HEADER, row, strict=True))
+    assert float(found["ms a step"]) > 0
+    assert found["x compiled"] == "1.00"
+    assert found["calls"] == "-"
+
+
+def test_compiling_that_takes_too_long_is_noted(in_this_process, monkeypatch, tmp_path):
+    from benchmarks import step_compile
+    from benchmarks.search_step import main
+    from benchmarks.step_worker import WorkerError
+
+    def forward(*_):
+        raise WorkerError("not done after 900 s")
+
+    def endless(trainer):
+        for cell in trainer.net.cells:
+            cell.forward = forward
+
+    monkeypatch.setitem(step_compile.UNITS, "cell", endless)
+    argv = [*TINY, "--compile-unit", "cell", "--objective", "supervised"]
+    assert main([*argv, "--results", str(tmp_path)]) == 0
+    (path,) = tmp_path.iterdir()
+    page = path.read_text()
+    assert "`reference, compiled` (cell by cell) " in page
+    assert "Compiling, " not in page
+    (row,) = lines_of(page, "reference, compiled")
+    assert row[1] == "failed: not done after 900 s"
+    (fast,) = lines_of(page, "fast")
+    assert float(fast[1]) > 0
+
+
+def test_alike_edges_share_what_is_compiled(config):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    from benchmarks.step_compile import compile_edges
+    from benchmarks.step_runner import StepRunner, StepVariant
+
+    config = dataclasses.replace(
+        config, layers=6, operations=["max_pool_3x3", "skip_connect", "dil_conv_3x3"]
+    )
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    plain = StepVariant("plain", "reference", backend="reference")
+    compiled = dataclasses.replace(plain, prepare=functools.partial(compile_edges, backend=counter))
+    runner, usual = (StepRunner(variant, config, "cpu", 4) for variant in (compiled, plain))
+    found, wanted = runner.gradients(), usual.gradients()
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-6)
+    # 30 edges of 3 widths, of which 2 also come with stride 2. Each kind is compiled for both
+    # updates, and that of the first cells once more: their input has no gradient for the alphas.
+    assert counter.frame_count == 5 * 2 + 1
+    for one in (runner, usual):
+        one.step()
+        one.step()
+    assert counter.frame_count == 5 * 2 + 1
+    states = (one.trainer.net.state_dict() for one in (runner, usual))
+    for mine, other in zip(*(state.items() for state in states), strict=True):
+        torch.testing.assert_close(mine[1], other[1], rtol=1e-4, atol=1e-5, msg=mine[0])
+
+
 def test_profile_says_where_the_time_of_a_step_goes(in_this_process, tmp_path):
     from benchmarks.search_step import main
 
-    argv = [*TINY, "--objective", "supervised", "--precision", "bf16", "--profile"]
+    argv = [*UNCOMPILED, "--objective", "supervised", "--precision", "bf16", "--profile"]
     assert main([*argv, "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     assert path.name.endswith("-search-step-bf16.md")
@@ -114,7 +190,7 @@ def test_wrong_variant_is_refused(in_this_process, monkeypatch, tmp_path):
     eager, _, fast, *_ = search_step.VARIANTS
     wrong = dataclasses.replace(fast, prepare=spoil)
     monkeypatch.setattr(search_step, "VARIANTS", (eager, search_step.VARIANTS[1], wrong))
-    argv = [*TINY, "--objective", "supervised", "--results", str(tmp_path)]
+    argv = [*UNCOMPILED, "--objective", "supervised", "--results", str(tmp_path)]
     assert search_step.main(argv) == 1
     (path,) = tmp_path.iterdir()
     (row,) = lines_of(path.read_text(), "fast")
@@ -169,7 +245,7 @@ def test_variant_out_of_time_is_ended(config, tmp_path):
 def test_each_variant_in_a_process_of_its_own(tmp_path):
     from benchmarks.search_step import main
 
-    assert main([*TINY, "--objective", "ssl", "--results", str(tmp_path)]) == 0
+    assert main([*UNCOMPILED, "--objective", "ssl", "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     (eager,), (fast,) = (lines_of(path.read_text(), start) for start in ("reference, e", "fast"))
     assert float(eager[1]) > 0
@@ -212,6 +288,7 @@ def test_bytes_are_those_of_the_published_search():
         ["--projector", "8,0"],
         ["--precision", "fp16"],
         ["--compile-seconds", "0"],
+        ["--compile-unit", "node"],
         ["--steps", "3"],
     ],
 )
