@@ -324,22 +324,29 @@ inline int filter_bytes(int taps, int columns, int vec) {
   return rounded_up(taps * columns * vec * static_cast<int>(sizeof(S)), 16);
 }
 
+// What a tiling may have: vectors side by side, and bytes of shared memory for a block.
+struct Limits {
+  int least_columns = 1, most_columns;
+  int64_t bytes = SHARED;
+};
+
 // The tiling with the least work: `bytes(rows, across, columns)` is what a block needs of shared
-// memory and loads `reads` times, `work` the products of each of its results. At most
-// `most_columns` vectors are side by side.
+// memory and loads `reads` times, `work` the products of each of its results. Without threads where
+// no tile fits.
 template <class Bytes>
-Tiling best_tiling(int64_t images, int64_t height, int64_t width, int64_t channels, int vec,
-                   int most_columns, double work, double reads, Bytes bytes) {
+Tiling find_tiling(int64_t images, int64_t height, int64_t width, int64_t channels, int vec,
+                   const Limits& limits, double work, double reads, Bytes bytes) {
   Tiling best{};
   double least = 0;
   const int64_t packs = channels / vec;
-  for (int columns = 1; columns <= most_columns && columns < 2 * packs; columns *= 2)
+  for (int columns = limits.least_columns; columns <= limits.most_columns && columns < 2 * packs;
+       columns *= 2)
     for (int across = STRIP; across <= 32 && (across == STRIP || across < 2 * width); across *= 2)
       for (int rows = 1; rows <= 32 && rows < 2 * height; rows *= 2) {
         Tiling t{};
         t.rows = rows, t.across = across, t.columns = columns;
         const int64_t size = bytes(rows, across, columns);
-        if (t.items() > THREADS || size > SHARED) continue;
+        if (t.items() > THREADS || size > limits.bytes) continue;
         t.height = static_cast<int>(height), t.width = static_cast<int>(width);
         t.channels = static_cast<int>(channels), t.packs = static_cast<int>(packs);
         t.down = static_cast<int>(ceil_div(height, rows));
@@ -353,6 +360,15 @@ Tiling best_tiling(int64_t images, int64_t height, int64_t width, int64_t channe
                             ((t.threads + 2 * WARP) * STRIP * work + reads * sectors * size);
         if (best.threads == 0 || cost < least) best = t, least = cost;
       }
+  return best;
+}
+
+// The same where something has to fit: with at most `most_columns` vectors side by side.
+template <class Bytes>
+Tiling best_tiling(int64_t images, int64_t height, int64_t width, int64_t channels, int vec,
+                   int most_columns, double work, double reads, Bytes bytes) {
+  const Tiling best = find_tiling(images, height, width, channels, vec, Limits{1, most_columns},
+                                  work, reads, bytes);
   if (best.threads == 0)
     throw std::invalid_argument("a stencil reaches too far for one block of a GPU");
   if (best.channel_tiles > 65535)
