@@ -129,6 +129,22 @@ __device__ inline void load_coefficients(S (&to)[N], const S* from) {
   }
 }
 
+// The other way round.
+template <int N, class S>
+__device__ inline void put(S* to, const S (&from)[N]) {
+  if constexpr (N * sizeof(S) % 16 == 0) {
+#pragma unroll
+    for (int i = 0; i < N * static_cast<int>(sizeof(S)) / 16; ++i) {
+      uint4 bits;
+      memcpy(&bits, from + i * (16 / sizeof(S)), 16);
+      reinterpret_cast<uint4*>(to)[i] = bits;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) to[i] = from[i];
+  }
+}
+
 // u = scale x + shift for a thread's channels, or x itself.
 template <class T, int VEC>
 struct Normalised {
@@ -320,7 +336,7 @@ __host__ __device__ inline int box_bytes(const Box& box, int columns, int vec) {
 }
 
 template <class S>
-inline int filter_bytes(int taps, int columns, int vec) {
+__host__ __device__ inline int filter_bytes(int taps, int columns, int vec) {
   return rounded_up(taps * columns * vec * static_cast<int>(sizeof(S)), 16);
 }
 

@@ -1,8 +1,10 @@
-"""Candidates of a source on GPUs: stencils in CUDA C++, 1x1 convolutions as matrix products.
+"""Candidates of a source on GPUs, in CUDA C++.
 
-Definitions: :mod:`ssfnas.ops.torch_stencils`. Depthwise results of all groups are stacked, so that
-their 1x1 convolutions are one batched product; the backward pass computes them again rather than
-keep them. Everything runs on the current stream and waits for nothing.
+Definitions: :mod:`ssfnas.ops.torch_stencils`. Where a block can hold all channels, a unit is fused:
+its depthwise results stay on the chip, and go there into the product with the 1x1 filter. Else
+those of all groups are stacked in memory, so that their 1x1 convolutions are one batched product.
+The backward pass computes depthwise results again rather than keep them. Everything runs on the
+current stream and waits for nothing.
 """
 
 from __future__ import annotations
@@ -56,8 +58,11 @@ def separable_forward(
         zs = [units.output() for _ in units.depthwise]
         mean = torch.full(units.rows, math.nan, dtype=accumulator(x.dtype), device=x.device)
         return zs, mean, mean.clone()
-    mixing = torch.stack([f.flatten(1).T for f in units.pointwise]).to(x.dtype)
-    zs = _apart(torch.bmm(_depthwise(units), mixing), units.output_shape)
+    if _is_fused(units):
+        out, mean, var = _fused_forward(units)
+        return _apart(out, units.output_shape), mean, var
+    mixed = torch.bmm(_depthwise(units), _stacked(units.pointwise, x.dtype).transpose(1, 2))
+    zs = _apart(mixed, units.output_shape)
     mean, var = norm_statistics(zs, [True] * len(zs))
     return zs, mean, var
 
@@ -89,21 +94,20 @@ def separable_backward(
     units = Units.of(xs, depthwise, pointwise, stride, dilations, scale, shift)
     given = Gradients.of(units, zs, grads, p, q, r, into)
     units = given.units
-    d_depthwise = [torch.zeros_like(f) for f in units.depthwise] if needs_weights else None
-    d_pointwise = [torch.zeros_like(f) for f in units.pointwise] if needs_weights else None
-    x = units.xs[0]
-    if x.numel() != 0:
-        dz = _scaled(given)
-        if needs_weights:
-            products = _sums_of_products(dz, _depthwise(units))
-            d_pointwise = [
-                found.view_as(f) for found, f in zip(products, units.pointwise, strict=True)
-            ]
-        dd = torch.bmm(dz, torch.stack([f.flatten(1) for f in units.pointwise]).to(x.dtype))
-        del dz
-        _input_gradients(given, dd)
-        if needs_weights:
-            d_depthwise = _filter_gradients(units, dd)
+    if units.xs[0].numel() == 0:
+        if not needs_weights:
+            return *given.inputs(into), None, None
+        zeros = [[torch.zeros_like(f) for f in fs] for fs in (units.depthwise, units.pointwise)]
+        return *given.inputs(into), *zeros
+    gradients = _fused_backward if _is_fused(units) else _unfused_backward
+    dd, d_mixing = gradients(given, needs_weights)
+    _input_gradients(given, dd)
+    d_depthwise = _filter_gradients(units, dd) if needs_weights else None
+    d_pointwise = None
+    if d_mixing is not None:
+        d_pointwise = [
+            found.view_as(f) for found, f in zip(d_mixing, units.pointwise, strict=True)
+        ]
     return *given.inputs(into), d_depthwise, d_pointwise
 
 
@@ -178,6 +182,61 @@ def _place(x: Tensor) -> tuple[int, int]:
 def _pixels(units: Units) -> int:
     samples, _, height, width = units.output_shape
     return samples * height * width
+
+
+def _is_fused(units: Units) -> bool:
+    """Whether depthwise results of these units stay on the chip; there are pixels."""
+    return bool(_core().fused_fits(units.native(_core())))
+
+
+def _fused_forward(units: Units) -> tuple[Tensor, Tensor, Tensor]:
+    """z of all groups, [G, pixels, C], and the mean and variance [G, C] of their channels."""
+    x, given = units.xs[0], units.native(_core())
+    out = x.new_empty(len(units.depthwise), _pixels(units), x.shape[1])
+    mean = torch.empty(units.rows, dtype=accumulator(x.dtype), device=x.device)
+    var = torch.empty_like(mean)
+    partials = mean.new_empty(_core().fused_forward_partials(given))
+    _core().fused_forward(
+        *_place(x), given, out.data_ptr(), mean.data_ptr(), var.data_ptr(), partials.data_ptr()
+    )
+    return out, mean, var
+
+
+def _fused_backward(given: Gradients, needs_weights: bool) -> tuple[Tensor, Tensor | None]:
+    """dD of all groups, [G, pixels, C], and where wanted the 1x1 filters' gradients [G, C, C]."""
+    units, x = given.units.native(_core()), given.units.xs[0]
+    groups, channels = given.units.rows
+    dd = x.new_empty(groups, _pixels(given.units), channels)
+    d_mixing = partials = None
+    if needs_weights:
+        d_mixing = given.p.new_empty(groups, channels, channels)
+        partials = given.p.new_empty(_core().fused_backward_partials(units))
+    _core().fused_backward(
+        *_place(x),
+        units,
+        addresses(given.grads),
+        addresses(given.zs),
+        given.p.data_ptr(),
+        address(given.q),
+        address(given.r),
+        dd.data_ptr(),
+        address(d_mixing),
+        address(partials),
+    )
+    return dd, d_mixing
+
+
+def _unfused_backward(given: Gradients, needs_weights: bool) -> tuple[Tensor, Tensor | None]:
+    """The same by way of memory."""
+    units = given.units
+    dz = _scaled(given)
+    d_mixing = _sums_of_products(dz, _depthwise(units)) if needs_weights else None
+    return torch.bmm(dz, _stacked(units.pointwise, dz.dtype)), d_mixing
+
+
+def _stacked(pointwise: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """1x1 filters [G, O, I]."""
+    return torch.stack([f.flatten(1) for f in pointwise]).to(dtype)
 
 
 def _depthwise(units: Units) -> Tensor:

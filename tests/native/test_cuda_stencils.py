@@ -17,7 +17,7 @@ from ssfnas.errors import RequestError
 from ssfnas.ops import cuda_stencils, native, torch_stencils
 
 HERE = ROOT / "tests" / "native"
-SOURCES = ("depthwise_stencils.cu", "candidate_pools.cu")
+SOURCES = ("depthwise_stencils.cu", "fused_forward.cu", "fused_backward.cu", "candidate_pools.cu")
 
 
 @pytest.fixture(scope="module")
