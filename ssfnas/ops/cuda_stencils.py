@@ -105,9 +105,7 @@ def separable_backward(
     d_depthwise = _filter_gradients(units, dd) if needs_weights else None
     d_pointwise = None
     if d_mixing is not None:
-        d_pointwise = [
-            found.view_as(f) for found, f in zip(d_mixing, units.pointwise, strict=True)
-        ]
+        d_pointwise = [found.view_as(f) for found, f in zip(d_mixing, units.pointwise, strict=True)]
     return *given.inputs(into), d_depthwise, d_pointwise
 
 
