@@ -15,9 +15,8 @@ namespace {
 constexpr int MOST_COLUMNS = 8;       // vectors of channels that are side by side in a block
 constexpr int64_t FILTER_BLOCKS = 1024;  // over tiles and groups: each sums several tiles
 
-// Two blocks a processor: with fewer registers than that leaves, ptxas spills some.
 template <class T, int VEC>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
     forward_kernel(const __grid_constant__ Units<T> units, T* out) {
   SSFNAS_SHARED_MEMORY(memory);
   const Tiling& t = units.tiling;
@@ -66,7 +65,7 @@ __device__ inline void sum_columns(S* memory, const S (&mine)[VEC], const Tiling
 }
 
 template <class T, int VEC>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
     backward_input_kernel(const __grid_constant__ Units<T> units, const T* dd, const T* into,
                           const __grid_constant__ Outputs dxs, Scalar<T>* partials) {
   SSFNAS_SHARED_MEMORY(memory);

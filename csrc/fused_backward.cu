@@ -53,29 +53,26 @@ struct Terms {
   }
 };
 
-// A thread's square of a filter's gradient, which `people` share: each has every so-manieth pixel.
-struct Square {
-  int output, input, person, people, all;
-
-  __device__ explicit Square(int channels) {
-    const int side = (channels + CHUNK - 1) / CHUNK;
-    all = side * side;
-    people = blockDim.x / all;
-    person = threadIdx.x / all;
-    output = threadIdx.x % all / side * CHUNK;
-    input = threadIdx.x % all % side * CHUNK;
-  }
-};
+// How many squares of CHUNK by CHUNK a filter's gradient has. A thread has one, and of the pixels
+// every so-manieth: as many threads as there are `people` share a square.
+__host__ __device__ inline int squares(int channels) {
+  const int side = (channels + CHUNK - 1) / CHUNK;
+  return side * side;
+}
 
 template <class S>
-__device__ inline void add_products(S (&sums)[CHUNK][CHUNK], const Square& square, const S* dz,
-                                    const S* inner, int pixels, int pitch) {
-  if (square.person >= square.people) return;
+__device__ inline void add_products(S (&sums)[CHUNK][CHUNK], const S* dz, const S* inner, int pixels,
+                                    int channels) {
+  const int pitch = row_pitch<S>(channels), side = (channels + CHUNK - 1) / CHUNK;
+  const int people = blockDim.x / squares(channels), person = threadIdx.x / squares(channels);
+  const int square = threadIdx.x % squares(channels);
+  dz += square / side * CHUNK, inner += square % side * CHUNK;
+  if (person >= people) return;
 #pragma unroll 2
-  for (int pixel = square.person; pixel < pixels; pixel += square.people) {
+  for (int pixel = person; pixel < pixels; pixel += people) {
     S left[CHUNK], right[CHUNK];
-    load_coefficients(left, dz + pixel * pitch + square.output);
-    load_coefficients(right, inner + pixel * pitch + square.input);
+    load_coefficients(left, dz + pixel * pitch);
+    load_coefficients(right, inner + pixel * pitch);
 #pragma unroll
     for (int a = 0; a < CHUNK; ++a)
 #pragma unroll
@@ -85,21 +82,20 @@ __device__ inline void add_products(S (&sums)[CHUNK][CHUNK], const Square& squar
 
 // The block's sums, [outputs, inputs].
 template <class S>
-__device__ inline void store_products(S* to, const S (&sums)[CHUNK][CHUNK], const Square& square,
-                                      S* room, int channels) {
+__device__ inline void store_products(S* to, const S (&sums)[CHUNK][CHUNK], S* room, int channels) {
   __syncthreads();
 #pragma unroll
   for (int a = 0; a < CHUNK; ++a)
 #pragma unroll
     for (int b = 0; b < CHUNK; ++b) room[(a * CHUNK + b) * blockDim.x + threadIdx.x] = sums[a][b];
   __syncthreads();
-  const int side = (channels + CHUNK - 1) / CHUNK;
+  const int side = (channels + CHUNK - 1) / CHUNK, people = blockDim.x / squares(channels);
   for (int i = threadIdx.x; i < channels * channels; i += blockDim.x) {
     const int output = i / channels, input = i - output * channels;
     const S* from = room + (output % CHUNK * CHUNK + input % CHUNK) * blockDim.x +
                     output / CHUNK * side + input / CHUNK;
     S total = 0;
-    for (int person = 0; person < square.people; ++person) total += from[person * square.all];
+    for (int person = 0; person < people; ++person) total += from[person * squares(channels)];
     to[i] = total;
   }
 }
@@ -117,7 +113,7 @@ int backward_bytes(const Plan& plan, int stride, int channels, int rows, int acr
 }
 
 template <class T, int VEC, bool FILTERS>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
     backward_kernel(const __grid_constant__ Units<T> units, const __grid_constant__ Inputs mixing,
                     const __grid_constant__ Terms<T> terms, T* dd, Scalar<T>* partials) {
   using S = Scalar<T>;
@@ -145,7 +141,6 @@ __global__ void __launch_bounds__(THREADS, 2)
                      units.filters.size[g] * units.filters.size[g], t);
   }
   __syncthreads();
-  const Square square(channels);
   S sums[CHUNK][CHUNK] = {};
   for (int64_t tile = blockIdx.x; tile < t.tiles; tile += gridDim.x) {
     const Corner corner(t, tile);
@@ -153,17 +148,17 @@ __global__ void __launch_bounds__(THREADS, 2)
     const int live = lane.live ? live_pixels(t, corner, lane) : 0;
     const int64_t place =
         ((corner.image * t.height + y) * t.width + x) * channels + lane.channel;
-    Strip<T, VEC> values = {};
-    if (live > 0) terms.template load_strip<VEC>(values, g, row + lane.channel, place, channels, live);
     const Box box = reached(corner.y, corner.x, t.rows, t.across, units.filters.stride,
                             units.filters.halo(g));
     if constexpr (FILTERS) {
       __syncthreads();
       load_box<VEC>(image, box, units.input(g, corner.image), units.height, units.width, t, lane,
                     Rectified<T, VEC>{units.normalised(g, lane)});
-    } else {
-      synchronise_pixels(t);
     }
+    Strip<T, VEC> values = {};
+    if (live > 0)
+      terms.template load_strip<VEC>(values, g, row + lane.channel, place, channels, live);
+    if constexpr (!FILTERS) synchronise_pixels(t);
     if (placed)
 #pragma unroll
       for (int o = 0; o < STRIP; ++o) put(dz_rows + mine + o * step, values[o].v);
@@ -194,13 +189,13 @@ __global__ void __launch_bounds__(THREADS, 2)
         }
       }
       __syncthreads();
-      add_products(sums, square, dz_rows, inner_rows, pixels, pitch);
+      add_products(sums, dz_rows, inner_rows, pixels, channels);
     }
   }
   if constexpr (FILTERS) {
     const int64_t size = static_cast<int64_t>(channels) * channels;
     store_products(partials + (static_cast<int64_t>(blockIdx.x) * gridDim.z + g) * size, sums,
-                   square, reinterpret_cast<S*>(memory), channels);
+                   reinterpret_cast<S*>(memory), channels);
   }
 }
 
@@ -220,7 +215,8 @@ Tiling backward_tiling(const SeparableUnits& given) {
                        bytes);
   Tiling t = find_tiling(given.images, height, width, given.channels, VEC, limits,
                          plan.taps + 2 * channels, 1.0, bytes);
-  if (t.threads > 0) t.threads = THREADS;
+  if (t.threads > 0 && t.threads < squares(channels))
+    t.threads = rounded_up(squares(channels), WARP);
   return t;
 }
 

@@ -19,12 +19,12 @@ int forward_bytes(const Plan& plan, int stride, int channels, int rows, int acro
   return filter_bytes<S>(plan.taps, columns, VEC) +
          row_bytes<S>(rounded_up(channels, CHUNK), channels) +
          row_bytes<S>(strips * STRIP, channels) +
-         TileMoments<S>::bytes(rounded_up(strips * columns, WARP), columns, VEC) +
+         TileMoments<S, VEC>::bytes(rounded_up(strips * columns, WARP), columns) +
          box_bytes<T>(reached(0, 0, rows, across, stride, plan.halo), columns, VEC);
 }
 
 template <class T, int VEC>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
     forward_kernel(const __grid_constant__ Units<T> units, const __grid_constant__ Inputs mixing,
                    T* out, Scalar<T>* partials) {
   using S = Scalar<T>;
@@ -43,42 +43,40 @@ __global__ void __launch_bounds__(THREADS, 2)
   S* rows = matrix + rounded_up(channels, CHUNK) * pitch;
   S* room = rows + strips * STRIP * pitch;
   T* pixels = reinterpret_cast<T*>(reinterpret_cast<unsigned char*>(room) +
-                                   TileMoments<S>::bytes(blockDim.x, t.columns, VEC));
-  S* mine = rows + strip * pitch;
-  const int step = strips * pitch;
-  const int64_t row = static_cast<int64_t>(units.filters.count) * channels;
-  S* to_tile = partials + blockIdx.x * 2 * row;
+                                   TileMoments<S, VEC>::bytes(blockDim.x, t.columns));
+  const int mine = strip * pitch, step = strips * pitch;
+  const int row = units.filters.count * channels;
+  T* to = out + units.result(0, corner.image) +
+          (static_cast<int64_t>(y) * t.width + x) * channels + lane.channel;
 
-  TileMoments<S> moments(room, t, VEC, live);
+  TileMoments<S, VEC> moments(room, t, live);
   clear_ends(rows, strips * STRIP, channels);
   const int first = units.first(), last = units.last();
   const Box box =
       reached(corner.y, corner.x, t.rows, t.across, units.filters.stride, units.reach(first));
   load_box<VEC>(pixels, box, units.input(first, corner.image), units.height, units.width, t, lane,
                 Rectified<T, VEC>{units.normalised(first, lane)});
+  const View<T, VEC> view(pixels, filter, box, t, lane, corner);
   for (int g = first; g < last; ++g) {
     __syncthreads();
-    if (g > first) moments.store(to_tile + static_cast<int64_t>(g - 1) * channels, channels, row);
+    if (g > first) moments.store(partials, row, (g - 1) * channels);
     load_filter<VEC>(filter, static_cast<const S*>(units.filters.at[g]),
                      units.filters.size[g] * units.filters.size[g], t);
     load_transposed_mixing(matrix, static_cast<const S*>(mixing.at[g]), channels);
     __syncthreads();
     if (busy) {
       Strip<T, VEC> inner = {};
-      add_group<false, T, VEC>(inner, View<T, VEC>(pixels, filter, box, t, lane, corner),
-                               units.filters, g);
+      add_group<false, T, VEC>(inner, view, units.filters, g);
 #pragma unroll
-      for (int o = 0; o < STRIP; ++o) put(mine + o * step + lane.channel, inner[o].v);
+      for (int o = 0; o < STRIP; ++o) put(rows + (mine + lane.channel + o * step), inner[o].v);
     }
     synchronise_pixels(t);
     Strip<T, VEC> z = {};
     if (busy) {
-      add_mixed<T, VEC>(z, mine, step, matrix + lane.channel, channels, pitch);
-      T* to = out + units.result(g, corner.image) +
-              (static_cast<int64_t>(y) * t.width + x) * channels + lane.channel;
+      add_mixed<T, VEC>(z, rows + mine, step, matrix + lane.channel, channels, pitch);
 #pragma unroll
       for (int o = 0; o < STRIP; ++o) {
-        if (o < live) store<VEC>(to + o * channels, z[o]);
+        if (o < live) store<VEC>(to + (g * units.results + o * channels), z[o]);
         // Moments are of what is stored.
 #pragma unroll
         for (int i = 0; i < VEC; ++i) {
@@ -88,10 +86,10 @@ __global__ void __launch_bounds__(THREADS, 2)
         }
       }
     }
-    moments.template add<T, VEC>(z, lane.column);
+    moments.template add<T>(z, lane.column);
   }
   __syncthreads();
-  moments.store(to_tile + static_cast<int64_t>(last - 1) * channels, channels, row);
+  moments.store(partials, row, (last - 1) * channels);
 }
 
 template <class T, int VEC>

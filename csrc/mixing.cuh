@@ -49,24 +49,33 @@ __device__ inline void clear_ends(S* rows, int count, int channels) {
 // A filter [outputs, inputs], as rows of inputs for products with their results.
 template <class S>
 __device__ inline void load_mixing(S* to, const S* from, int channels) {
-  const int pitch = row_pitch<S>(channels);
-  for (int i = threadIdx.x; i < rounded_up(channels, CHUNK) * channels; i += blockDim.x) {
-    const int row = i / channels, column = i - row * channels;
-    to[row * pitch + column] = row < channels ? from[i] : S(0);
-  }
+  const int pitch = row_pitch<S>(channels), size = channels * channels;
+  copy_by_threads<4, S>(
+      rounded_up(channels, CHUNK) * channels, [&](int i) { return i < size ? from[i] : S(0); },
+      [&](int i, S value) { to[i / channels * pitch + i % channels] = value; });
 }
 
 // The same, as rows of outputs. A warp takes 8 inputs of 4 outputs: whole sectors of memory, and
 // places in shared memory that all lie in different banks.
 template <class S>
 __device__ inline void load_transposed_mixing(S* to, const S* from, int channels) {
-  const int pitch = row_pitch<S>(channels), all = rounded_up(channels, 8);
-  const int lane = threadIdx.x % WARP;
-  for (int i = threadIdx.x / WARP; i < all / 8 * (all / 4); i += blockDim.x / WARP) {
-    const int input = i % (all / 8) * 8 + lane % 8, output = i / (all / 8) * 4 + lane / 8;
-    if (output >= channels || input >= rounded_up(channels, CHUNK)) continue;
-    to[input * pitch + output] = input < channels ? from[output * channels + input] : S(0);
-  }
+  const int pitch = row_pitch<S>(channels), across = rounded_up(channels, 8) / 8;
+  const int inner = threadIdx.x % 8, outer = threadIdx.x % WARP / 8;
+  const auto place = [&](int i, int& input, int& output) {
+    const int patch = i / WARP, down = patch / across;
+    input = (patch - down * across) * 8 + inner, output = down * 4 + outer;
+  };
+  const auto get = [&](int i) {
+    int input, output;
+    place(i, input, output);
+    return output < channels && input < channels ? from[output * channels + input] : S(0);
+  };
+  copy_by_threads<4, S>(across * (rounded_up(channels, 4) / 4) * WARP, get, [&](int i, S value) {
+    int input, output;
+    place(i, input, output);
+    if (output < channels && input < rounded_up(channels, CHUNK))
+      to[input * pitch + output] = value;
+  });
 }
 
 // total_o += sum over the rows' channels i of row_o[i] * filter[i]; `step` is from pixel to pixel.

@@ -90,20 +90,59 @@ __host__ __device__ inline Box reaching(int y, int x, int rows, int cols, int st
           floor_div(x + cols - 1 + halo, stride) - left + 1};
 }
 
-// Copies a box, zeros where it sticks out, each vector changed by `change`.
-template <int VEC, class T, class Change>
+// Calls `put(i, get(i))` for i < count, over the threads of a block. Each has several loads under way
+// before it waits for the first of them.
+template <int BATCH, class V, class Get, class Put>
+__device__ inline void copy_by_threads(int count, Get get, Put put) {
+  for (int first = threadIdx.x; first < count; first += BATCH * blockDim.x) {
+    V values[BATCH];
+#pragma unroll
+    for (int k = 0; k < BATCH; ++k) {
+      const int i = first + k * blockDim.x;
+      values[k] = i < count ? get(i) : V{};
+    }
+#pragma unroll
+    for (int k = 0; k < BATCH; ++k) {
+      const int i = first + k * blockDim.x;
+      if (i < count) put(i, values[k]);
+    }
+  }
+}
+
+// Copies a box, zeros where it sticks out, each vector changed by `change`. So many loads are under
+// way before the first is waited for.
+template <int VEC, int BATCH = 4, class T, class Change>
 __device__ inline void load_box(T* to, const Box& box, const T* image, int height, int width,
                                 const Tiling& t, const Lane<VEC>& lane, Change change) {
-  const int all = box.rows * box.cols, step = blockDim.x / t.columns;
-  for (int pixel = threadIdx.x / t.columns; pixel < all; pixel += step) {
-    const int row = pixel / box.cols, col = pixel - row * box.cols;
-    const int y = box.y + row, x = box.x + col;
-    Values<T, VEC> values{};
-    if (lane.live && y >= 0 && y < height && x >= 0 && x < width) {
-      const int64_t place = static_cast<int64_t>(y) * width + x;
-      values = change(load<VEC>(image + place * t.channels + lane.channel));
+  const int step = blockDim.x / t.columns;
+  const int down = step / box.cols, along = step - down * box.cols;
+  int row = threadIdx.x / t.columns / box.cols;
+  int col = threadIdx.x / t.columns - row * box.cols;
+  while (row < box.rows) {
+    const int first = row, start = col;
+    Raw<T, VEC> raw[BATCH];
+    const auto inside = [&] {
+      const int y = box.y + row, x = box.x + col;
+      return lane.live && row < box.rows && y >= 0 && y < height && x >= 0 && x < width;
+    };
+    const auto advance = [&] {
+      row += down, col += along;
+      if (col >= box.cols) ++row, col -= box.cols;
+    };
+#pragma unroll
+    for (int k = 0; k < BATCH; ++k, advance()) {
+      raw[k] = {};
+      const int64_t place = static_cast<int64_t>(box.y + row) * width + box.x + col;
+      if (inside()) raw[k] = load_raw<VEC>(image + place * t.channels + lane.channel);
     }
-    store<VEC>(to + ((row * box.pitch() + col) * t.columns + lane.column) * VEC, values);
+    row = first, col = start;
+#pragma unroll
+    for (int k = 0; k < BATCH; ++k, advance()) {
+      if (row >= box.rows) continue;
+      Values<T, VEC> values{};
+      if (inside()) values = change(widened(raw[k]));
+      store<VEC>(to + ((row * box.pitch() + col) * t.columns + lane.column) * VEC, values);
+    }
   }
 }
 
@@ -134,10 +173,12 @@ template <int N, class S>
 __device__ inline void put(S* to, const S (&from)[N]) {
   if constexpr (N * sizeof(S) % 16 == 0) {
 #pragma unroll
-    for (int i = 0; i < N * static_cast<int>(sizeof(S)) / 16; ++i) {
-      uint4 bits;
-      memcpy(&bits, from + i * (16 / sizeof(S)), 16);
-      reinterpret_cast<uint4*>(to)[i] = bits;
+    for (int i = 0; i < N; i += 16 / sizeof(S)) {
+      if constexpr (sizeof(S) == 4)
+        *reinterpret_cast<float4*>(to + i) =
+            make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]);
+      else
+        *reinterpret_cast<double2*>(to + i) = make_double2(from[i], from[i + 1]);
     }
   } else {
 #pragma unroll
@@ -193,10 +234,11 @@ struct Filters {
 template <int VEC, class S>
 __device__ inline void load_filter(S* to, const S* from, int taps, const Tiling& t) {
   const int width = t.columns * VEC, first = blockIdx.y * width;
-  for (int i = threadIdx.x; i < taps * width; i += blockDim.x) {
+  const auto get = [&](int i) {
     const int tap = i / width, channel = first + i - tap * width;
-    to[i] = channel < t.channels ? from[static_cast<int64_t>(channel) * taps + tap] : S(0);
-  }
+    return channel < t.channels ? from[static_cast<int64_t>(channel) * taps + tap] : S(0);
+  };
+  copy_by_threads<4, S>(taps * width, get, [&](int i, S value) { to[i] = value; });
 }
 
 // Where a thread reads: its pixel (y, x) is one of the tiled image, not of the box.

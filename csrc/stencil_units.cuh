@@ -9,6 +9,11 @@ namespace cuda {
 
 constexpr int MOST_TAPS = 225;  // of a filter, so that a block has a thread for each
 
+// Blocks that a processor has registers for, where numbers are such that speed counts: with fewer
+// registers than that leaves, ptxas spills some.
+template <class T>
+constexpr int RESIDENT = sizeof(T) == 8 ? 1 : 2;
+
 // A block has the results of one tile: of `together` groups, one after the other.
 template <class T>
 struct Units {
@@ -19,6 +24,7 @@ struct Units {
   const Scalar<T>* shift;
   int height, width;          // of the inputs
   int out_height, out_width;  // of the results
+  int64_t results;            // values of a group's results
   int halo, taps;             // the largest
   int together;
   bool shared;
@@ -26,16 +32,13 @@ struct Units {
   __device__ int first() const { return blockIdx.z * together; }
   __device__ int last() const { return min(first() + together, filters.count); }
   __device__ int reach(int g) const { return shared ? halo : filters.halo(g); }
-  __device__ int64_t images() const {
-    return tiling.tiles / (static_cast<int64_t>(tiling.down) * tiling.along);
-  }
   __device__ const T* input(int g, int64_t image) const {
     return static_cast<const T*>(xs.at[shared ? 0 : g]) +
            image * height * width * tiling.channels;
   }
   // Where a group's results of an image begin.
   __device__ int64_t result(int g, int64_t image) const {
-    return (g * images() + image) * out_height * out_width * tiling.channels;
+    return g * results + image * out_height * out_width * tiling.channels;
   }
   template <int VEC>
   __device__ Normalised<T, VEC> normalised(int g, const Lane<VEC>& lane) const {
@@ -90,6 +93,7 @@ Units<T> units_of(const SeparableUnits& given) {
   units.height = static_cast<int>(given.height), units.width = static_cast<int>(given.width);
   units.out_height = static_cast<int>(ceil_div(given.height, given.stride));
   units.out_width = static_cast<int>(ceil_div(given.width, given.stride));
+  units.results = given.images * units.out_height * units.out_width * given.channels;
   const Plan plan = plan_of(units.filters);
   units.halo = plan.halo, units.taps = plan.taps;
   units.together = given.shared ? units.filters.count : 1;

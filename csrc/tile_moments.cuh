@@ -36,42 +36,38 @@ __device__ inline void sum_lanes(const S (&values)[N], S* to, int columns, int o
 }
 
 // One tile's, in shared memory. A team of threads is a warp, or more where that has not all columns.
-template <class S>
+template <class S, int VEC>
 class TileMoments {
  public:
-  static __host__ __device__ int bytes(int threads, int columns, int vec) {
-    const int teams = threads / (columns > WARP ? columns : WARP);
-    return rounded_up(teams * (2 * columns * vec + 1) * static_cast<int>(sizeof(S)), 16);
+  static __host__ __device__ int bytes(int threads, int columns) {
+    const int teams = threads / team_size(columns);
+    return rounded_up(teams * (2 * columns * VEC + 2) * static_cast<int>(sizeof(S)), 16);
   }
 
   // `live` is how many pixels a thread has, the first ones of its strip.
-  __device__ TileMoments(S* memory, const Tiling& t, int vec, int live)
-      : width_(t.columns * vec), columns_(t.columns), live_(live) {
-    const int size = t.columns > WARP ? t.columns : WARP;
-    teams_ = blockDim.x / size;
-    team_ = threadIdx.x / size;
-    totals_ = memory;
-    squares_ = totals_ + teams_ * width_;
-    counts_ = squares_ + teams_ * width_;
-    count_ = sum_of_lanes(static_cast<S>(live), t.columns);
-    counts_[team_] = count_;
+  __device__ TileMoments(S* memory, const Tiling& tiling, int live)
+      : memory_(memory), tiling_(tiling), live_(live) {
+    const S count = sum_of_lanes(static_cast<S>(live), tiling.columns);
+    counts()[team()] = count, inverses()[team()] = count > 0 ? 1 / count : 0;
+    __syncwarp();
   }
 
   // Called by all threads, without `live` pixels too; `column` is the thread's.
-  template <class T, int VEC>
+  template <class T>
   __device__ void add(const Strip<T, VEC>& z, int column) {
-    const int place = team_ * width_ + column * VEC;
+    const int place = team() * width() + column * VEC;
     S values[VEC] = {}, center[VEC];
 #pragma unroll
     for (int o = 0; o < STRIP; ++o)
 #pragma unroll
       for (int i = 0; i < VEC; ++i)
         if (o < live_) values[i] += z[o].v[i];
-    sum_lanes<VEC>(values, totals_ + place, columns_);
+    sum_lanes<VEC>(values, totals() + place, tiling_.columns);
     __syncwarp();
-    load_coefficients(center, totals_ + place);
+    load_coefficients(center, totals() + place);
+    const S inverse = inverses()[team()];
 #pragma unroll
-    for (int i = 0; i < VEC; ++i) center[i] /= count_, values[i] = 0;
+    for (int i = 0; i < VEC; ++i) center[i] *= inverse, values[i] = 0;
 #pragma unroll
     for (int o = 0; o < STRIP; ++o)
 #pragma unroll
@@ -79,31 +75,45 @@ class TileMoments {
         const S deviation = z[o].v[i] - center[i];
         if (o < live_) values[i] += deviation * deviation;
       }
-    sum_lanes<VEC>(values, squares_ + place, columns_);
+    sum_lanes<VEC>(values, squares() + place, tiling_.columns);
   }
 
-  // After a synchronisation: the tile's mean and squares of each channel, one row apart.
-  __device__ void store(S* to, int channels, int64_t row) const {
+  // After a synchronisation: the tile's mean and squares of each channel, into [tiles, 2, row].
+  __device__ void store(S* partials, int row, int first) const {
     S count = 0;
-    for (int team = 0; team < teams_; ++team) count += counts_[team];
-    for (int channel = threadIdx.x; channel < channels; channel += blockDim.x) {
-      S total = 0, squares = 0;
-      for (int team = 0; team < teams_; ++team) total += totals_[team * width_ + channel];
-      const S mean = total / count;
-      for (int team = 0; team < teams_; ++team) {
-        if (counts_[team] == 0) continue;
-        const S shift = totals_[team * width_ + channel] / counts_[team] - mean;
-        squares += squares_[team * width_ + channel] + counts_[team] * shift * shift;
+#pragma unroll 1
+    for (int team = 0; team < teams(); ++team) count += counts()[team];
+    const S inverse = 1 / count;
+    for (int channel = threadIdx.x; channel < tiling_.channels; channel += blockDim.x) {
+      S total = 0, deviations = 0;
+#pragma unroll 4
+      for (int team = 0; team < teams(); ++team) total += totals()[team * width() + channel];
+      const S mean = total * inverse;
+#pragma unroll 4
+      for (int team = 0; team < teams(); ++team) {
+        const S shift = totals()[team * width() + channel] * inverses()[team] - mean;
+        deviations += squares()[team * width() + channel] + counts()[team] * (shift * shift);
       }
-      to[channel] = mean;
-      to[row + channel] = squares;
+      S* to = partials + static_cast<int64_t>(blockIdx.x) * 2 * row + first + channel;
+      to[0] = mean;
+      to[row] = deviations;
     }
   }
 
  private:
-  S *totals_, *squares_, *counts_;  // [teams, width] twice, [teams]
-  int width_, columns_, live_, teams_, team_;
-  S count_;
+  static __host__ __device__ int team_size(int columns) { return columns > WARP ? columns : WARP; }
+  __device__ int teams() const { return blockDim.x / team_size(tiling_.columns); }
+  __device__ int team() const { return threadIdx.x / team_size(tiling_.columns); }
+  __device__ int width() const { return tiling_.columns * VEC; }
+  // Of each channel [teams, width], then of each team.
+  __device__ S* totals() const { return memory_; }
+  __device__ S* squares() const { return memory_ + teams() * width(); }
+  __device__ S* counts() const { return memory_ + 2 * teams() * width(); }
+  __device__ S* inverses() const { return counts() + teams(); }
+
+  S* memory_;
+  const Tiling& tiling_;
+  int live_;
 };
 
 // The sum of what the threads of a column have, in order, in each of them.
