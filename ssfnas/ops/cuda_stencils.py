@@ -58,10 +58,11 @@ def separable_forward(
         zs = [units.output() for _ in units.depthwise]
         mean = torch.full(units.rows, math.nan, dtype=accumulator(x.dtype), device=x.device)
         return zs, mean, mean.clone()
-    if _is_fused(units):
-        out, mean, var = _fused_forward(units)
+    raw = units.native(_core())
+    if _is_fused(raw):
+        out, mean, var = _fused_forward(units, raw)
         return _apart(out, units.output_shape), mean, var
-    mixed = torch.bmm(_depthwise(units), _stacked(units.pointwise, x.dtype).transpose(1, 2))
+    mixed = torch.bmm(_depthwise(units, raw), _stacked(units.pointwise, x.dtype).transpose(1, 2))
     zs = _apart(mixed, units.output_shape)
     mean, var = norm_statistics(zs, [True] * len(zs))
     return zs, mean, var
@@ -97,12 +98,12 @@ def separable_backward(
     if units.xs[0].numel() == 0:
         if not needs_weights:
             return *given.inputs(into), None, None
-        zeros = [[torch.zeros_like(f) for f in fs] for fs in (units.depthwise, units.pointwise)]
-        return *given.inputs(into), *zeros
-    gradients = _fused_backward if _is_fused(units) else _unfused_backward
-    dd, d_mixing = gradients(given, needs_weights)
-    _input_gradients(given, dd)
-    d_depthwise = _filter_gradients(units, dd) if needs_weights else None
+        return *given.inputs(into), _zeros(units.depthwise), _zeros(units.pointwise)
+    raw = units.native(_core())
+    gradients = _fused_backward if _is_fused(raw) else _unfused_backward
+    dd, d_mixing = gradients(given, raw, needs_weights)
+    _input_gradients(given, raw, dd)
+    d_depthwise = _filter_gradients(units, raw, dd) if needs_weights else None
     d_pointwise = None
     if d_mixing is not None:
         d_pointwise = [found.view_as(f) for found, f in zip(d_mixing, units.pointwise, strict=True)]
@@ -177,41 +178,50 @@ def _place(x: Tensor) -> tuple[int, int]:
     return x.device.index, torch.cuda.current_stream(x.device).cuda_stream
 
 
+def _zeros(filters: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(f) for f in filters]
+
+
 def _pixels(units: Units) -> int:
     samples, _, height, width = units.output_shape
     return samples * height * width
 
 
-def _is_fused(units: Units) -> bool:
-    """Whether depthwise results of these units stay on the chip; there are pixels."""
-    return bool(_core().fused_fits(units.native(_core())))
+def _is_fused(raw: Any) -> bool:
+    """Whether depthwise results of units stay on the chip: where a block can hold all channels.
+
+    Args:
+        raw: the units as native code has them; there are pixels.
+    """
+    return bool(_core().fused_fits(raw))
 
 
-def _fused_forward(units: Units) -> tuple[Tensor, Tensor, Tensor]:
+def _fused_forward(units: Units, raw: Any) -> tuple[Tensor, Tensor, Tensor]:
     """z of all groups, [G, pixels, C], and the mean and variance [G, C] of their channels."""
-    x, given = units.xs[0], units.native(_core())
+    x = units.xs[0]
     out = x.new_empty(len(units.depthwise), _pixels(units), x.shape[1])
     mean = torch.empty(units.rows, dtype=accumulator(x.dtype), device=x.device)
     var = torch.empty_like(mean)
-    partials = mean.new_empty(_core().fused_forward_partials(given))
+    partials = mean.new_empty(_core().fused_forward_partials(raw))
     _core().fused_forward(
-        *_place(x), given, out.data_ptr(), mean.data_ptr(), var.data_ptr(), partials.data_ptr()
+        *_place(x), raw, out.data_ptr(), mean.data_ptr(), var.data_ptr(), partials.data_ptr()
     )
     return out, mean, var
 
 
-def _fused_backward(given: Gradients, needs_weights: bool) -> tuple[Tensor, Tensor | None]:
+def _fused_backward(
+    given: Gradients, raw: Any, needs_weights: bool
+) -> tuple[Tensor, Tensor | None]:
     """dD of all groups, [G, pixels, C], and where wanted the 1x1 filters' gradients [G, C, C]."""
-    units, x = given.units.native(_core()), given.units.xs[0]
-    groups, channels = given.units.rows
+    x, (groups, channels) = given.units.xs[0], given.units.rows
     dd = x.new_empty(groups, _pixels(given.units), channels)
     d_mixing = partials = None
     if needs_weights:
         d_mixing = given.p.new_empty(groups, channels, channels)
-        partials = given.p.new_empty(_core().fused_backward_partials(units))
+        partials = given.p.new_empty(_core().fused_backward_partials(raw))
     _core().fused_backward(
         *_place(x),
-        units,
+        raw,
         addresses(given.grads),
         addresses(given.zs),
         given.p.data_ptr(),
@@ -224,12 +234,13 @@ def _fused_backward(given: Gradients, needs_weights: bool) -> tuple[Tensor, Tens
     return dd, d_mixing
 
 
-def _unfused_backward(given: Gradients, needs_weights: bool) -> tuple[Tensor, Tensor | None]:
+def _unfused_backward(
+    given: Gradients, raw: Any, needs_weights: bool
+) -> tuple[Tensor, Tensor | None]:
     """The same by way of memory."""
-    units = given.units
     dz = _scaled(given)
-    d_mixing = _sums_of_products(dz, _depthwise(units)) if needs_weights else None
-    return torch.bmm(dz, _stacked(units.pointwise, dz.dtype)), d_mixing
+    d_mixing = _sums_of_products(dz, _depthwise(given.units, raw)) if needs_weights else None
+    return torch.bmm(dz, _stacked(given.units.pointwise, dz.dtype)), d_mixing
 
 
 def _stacked(pointwise: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
@@ -237,11 +248,11 @@ def _stacked(pointwise: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.stack([f.flatten(1) for f in pointwise]).to(dtype)
 
 
-def _depthwise(units: Units) -> Tensor:
+def _depthwise(units: Units, raw: Any) -> Tensor:
     """The depthwise results of all groups, [G, pixels, C]."""
     x = units.xs[0]
     out = x.new_empty(len(units.depthwise), _pixels(units), x.shape[1])
-    _core().stencil_forward(*_place(x), units.native(_core()), out.data_ptr())
+    _core().stencil_forward(*_place(x), raw, out.data_ptr())
     return out
 
 
@@ -274,14 +285,14 @@ def _scaled(given: Gradients) -> Tensor:
     return out
 
 
-def _input_gradients(given: Gradients, dd: Tensor) -> None:
+def _input_gradients(given: Gradients, raw: Any, dd: Tensor) -> None:
     """Fills the gradients of the inputs, and their sums, from those of depthwise results."""
-    units, partials = given.units.native(_core()), None
+    partials = None
     if given.sums is not None:
-        partials = given.sums.new_empty(_core().stencil_input_partials(units))
+        partials = given.sums.new_empty(_core().stencil_input_partials(raw))
     _core().stencil_backward_input(
         *_place(dd),
-        units,
+        raw,
         dd.data_ptr(),
         address(given.total),
         addresses(given.dxs),
@@ -300,14 +311,13 @@ def _sums_of_products(dz: Tensor, inner: Tensor) -> Tensor:
     return torch.bmm(left.to(dtype), inner.to(dtype))
 
 
-def _filter_gradients(units: Units, dd: Tensor) -> list[Tensor]:
-    x, given = units.xs[0], units.native(_core())
+def _filter_gradients(units: Units, raw: Any, dd: Tensor) -> list[Tensor]:
+    x, counts = units.xs[0], [f.numel() for f in units.depthwise]
     dtype = accumulator(x.dtype)
-    counts = [f.numel() for f in units.depthwise]
     gradients = torch.empty(sum(counts), dtype=dtype, device=x.device)
-    partials = torch.empty(_core().stencil_filter_partials(given), dtype=dtype, device=x.device)
+    partials = torch.empty(_core().stencil_filter_partials(raw), dtype=dtype, device=x.device)
     _core().stencil_backward_filter(
-        *_place(x), given, dd.data_ptr(), gradients.data_ptr(), partials.data_ptr()
+        *_place(x), raw, dd.data_ptr(), gradients.data_ptr(), partials.data_ptr()
     )
     return [
         part.view_as(f) for part, f in zip(gradients.split(counts), units.depthwise, strict=True)
