@@ -144,17 +144,19 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
   S sums[CHUNK][CHUNK] = {};
   for (int64_t tile = blockIdx.x; tile < t.tiles; tile += gridDim.x) {
     const Corner corner(t, tile);
-    const int y = corner.y + lane.row, x = corner.x + lane.strip * STRIP;
-    const int live = lane.live ? live_pixels(t, corner, lane) : 0;
-    const int64_t place =
-        ((corner.image * t.height + y) * t.width + x) * channels + lane.channel;
     const Box box = reached(corner.y, corner.x, t.rows, t.across, units.filters.stride,
                             units.filters.halo(g));
     if constexpr (FILTERS) {
       __syncthreads();
-      load_box<VEC>(image, box, units.input(g, corner.image), units.height, units.width, t, lane,
-                    Rectified<T, VEC>{units.normalised(g, lane)});
+      // Fewer loads at once where a vector has more values: ptxas would spill registers.
+      load_box<VEC, (VEC > 4 ? 2 : 4)>(image, box, units.input(g, corner.image), units.height,
+                                       units.width, t, lane,
+                                       Rectified<T, VEC>{units.normalised(g, lane)});
     }
+    const int y = corner.y + lane.row, x = corner.x + lane.strip * STRIP;
+    const int live = lane.live ? live_pixels(t, corner, lane) : 0;
+    const int64_t place =
+        ((corner.image * t.height + y) * t.width + x) * channels + lane.channel;
     Strip<T, VEC> values = {};
     if (live > 0)
       terms.template load_strip<VEC>(values, g, row + lane.channel, place, channels, live);

@@ -90,6 +90,36 @@ __host__ __device__ inline Box reaching(int y, int x, int rows, int cols, int st
           floor_div(x + cols - 1 + halo, stride) - left + 1};
 }
 
+// 16 bytes into shared memory at once. Compilers take some such stores apart, and then the threads of
+// a warp meet in a few banks.
+__device__ inline void store_shared(void* to, const uint4& bits) {
+#ifdef __CUDA_ARCH__
+  const auto place = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(place), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w)
+               : "memory");
+#else
+  memcpy(to, &bits, 16);
+#endif
+}
+
+// N values into shared memory, at a multiple of 16 bytes if they are one.
+template <int N, class S>
+__device__ inline void put(S* to, const S (&from)[N]) {
+  if constexpr (N * sizeof(S) % 16 == 0) {
+#pragma unroll
+    for (int i = 0; i < N; i += 16 / sizeof(S)) {
+      uint4 bits;
+      memcpy(&bits, from + i, 16);
+      store_shared(to + i, bits);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) to[i] = from[i];
+  }
+}
+
 // Calls `put(i, get(i))` for i < count, over the threads of a block. Each has several loads under way
 // before it waits for the first of them.
 template <int BATCH, class V, class Get, class Put>
@@ -141,7 +171,10 @@ __device__ inline void load_box(T* to, const Box& box, const T* image, int heigh
       if (row >= box.rows) continue;
       Values<T, VEC> values{};
       if (inside()) values = change(widened(raw[k]));
-      store<VEC>(to + ((row * box.pitch() + col) * t.columns + lane.column) * VEC, values);
+      T changed[VEC];
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) narrow(values.v[i], changed[i]);
+      put(to + ((row * box.pitch() + col) * t.columns + lane.column) * VEC, changed);
     }
   }
 }
@@ -161,24 +194,6 @@ __device__ inline void load_coefficients(S (&to)[N], const S* from) {
     for (int i = 0; i < N * static_cast<int>(sizeof(S)) / 16; ++i) {
       const uint4 bits = reinterpret_cast<const uint4*>(from)[i];
       memcpy(to + i * (16 / sizeof(S)), &bits, 16);
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < N; ++i) to[i] = from[i];
-  }
-}
-
-// The other way round.
-template <int N, class S>
-__device__ inline void put(S* to, const S (&from)[N]) {
-  if constexpr (N * sizeof(S) % 16 == 0) {
-#pragma unroll
-    for (int i = 0; i < N; i += 16 / sizeof(S)) {
-      if constexpr (sizeof(S) == 4)
-        *reinterpret_cast<float4*>(to + i) =
-            make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]);
-      else
-        *reinterpret_cast<double2*>(to + i) = make_double2(from[i], from[i + 1]);
     }
   } else {
 #pragma unroll
