@@ -1,5 +1,5 @@
-// Candidates on GPUs: separable units whole, or what is left of them once their 1x1 convolutions are
-// matrix products.
+// Candidates on GPUs: separable units whole, or what is left of them once their 1x1 convolutions
+// are matrix products.
 //
 // D_g = depthwise_g * relu(u_g), u_g = scale_gc x_g + shift_gc, all [N, H, W, C]. What belongs to
 // the groups' results is stacked, [G, N, Ho, Wo, C]. Only fused calls look at `pointwise`.

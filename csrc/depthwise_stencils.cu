@@ -165,9 +165,10 @@ __global__ void __launch_bounds__(THREADS)
           const Box own{corner.y, corner.x, t.rows, t.across};
           T* gradients = reinterpret_cast<T*>(memory + box_bytes<T>(box, t.columns, VEC));
           __syncthreads();
-          load_box<VEC>(pixels, box, units.input(g, corner.image), units.height, units.width, t,
+          // With more loads at once this is too much for compilers to inline, in all eight cases.
+          load_box<VEC, 2>(pixels, box, units.input(g, corner.image), units.height, units.width, t,
                         lane, rectified);
-          load_box<VEC>(gradients, own, dd + units.result(g, corner.image), t.height, t.width, t,
+          load_box<VEC, 2>(gradients, own, dd + units.result(g, corner.image), t.height, t.width, t,
                         lane, Unchanged{});
           __syncthreads();
           if (person >= people) continue;

@@ -1,8 +1,8 @@
 // Gradients of 1x1 filters and of what they mix, in one pass over the gradients of their results.
 //
-// A block goes over tiles of one group. dz = p grad + q z + r and, where the filter wants a gradient,
-// the depthwise results, computed again, are rows in shared memory; their products over pixels add
-// up in registers. What blocks have is summed in order: the same call gives the same bits.
+// A block goes over tiles of one group. dz = p grad + q z + r and, where the filter wants a
+// gradient, the depthwise results, computed again, are rows in shared memory; their products over
+// pixels add up in registers. What blocks have is summed in order: the same call gives the same bits.
 
 #include "fused_units.cuh"
 #include "tile_sums.cuh"
@@ -61,8 +61,8 @@ __host__ __device__ inline int squares(int channels) {
 }
 
 template <class S>
-__device__ inline void add_products(S (&sums)[CHUNK][CHUNK], const S* dz, const S* inner, int pixels,
-                                    int channels) {
+__device__ inline void add_products(S (&sums)[CHUNK][CHUNK], const S* dz, const S* inner,
+                                    int pixels, int channels) {
   const int pitch = row_pitch<S>(channels), side = (channels + CHUNK - 1) / CHUNK;
   const int people = blockDim.x / squares(channels), person = threadIdx.x / squares(channels);
   const int square = threadIdx.x % squares(channels);

@@ -1,7 +1,7 @@
 // Separable units in one pass: ReLU, depthwise filter, 1x1 filter, and moments of the result.
 //
-// A block has a tile with all channels, of several groups where they share their input: its depthwise
-// results go to shared memory, and from there into products with the group's 1x1 filter.
+// A block has a tile with all channels, of several groups where they share their input: its
+// depthwise results go to shared memory, and from there into products with the group's 1x1 filter.
 
 #include "fused_units.cuh"
 #include "tile_moments.cuh"

@@ -1,4 +1,4 @@
-// Units whose depthwise results and products with 1x1 filters stay on the chip, as launches see them.
+// What launches of fused units share: units whose depthwise results stay on the chip.
 #pragma once
 
 #include "mixing.cuh"

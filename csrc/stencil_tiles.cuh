@@ -90,8 +90,8 @@ __host__ __device__ inline Box reaching(int y, int x, int rows, int cols, int st
           floor_div(x + cols - 1 + halo, stride) - left + 1};
 }
 
-// 16 bytes into shared memory at once. Compilers take some such stores apart, and then the threads of
-// a warp meet in a few banks.
+// 16 bytes into shared memory at once. Compilers take some such stores apart, and then the threads
+// of a warp meet in a few banks.
 __device__ inline void store_shared(void* to, const uint4& bits) {
 #ifdef __CUDA_ARCH__
   const auto place = static_cast<unsigned>(__cvta_generic_to_shared(to));
@@ -120,8 +120,8 @@ __device__ inline void put(S* to, const S (&from)[N]) {
   }
 }
 
-// Calls `put(i, get(i))` for i < count, over the threads of a block. Each has several loads under way
-// before it waits for the first of them.
+// Calls `put(i, get(i))` for i < count, over the threads of a block. Each has several loads under
+// way before it waits for the first of them.
 template <int BATCH, class V, class Get, class Put>
 __device__ inline void copy_by_threads(int count, Get get, Put put) {
   for (int first = threadIdx.x; first < count; first += BATCH * blockDim.x) {

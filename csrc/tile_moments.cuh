@@ -35,7 +35,8 @@ __device__ inline void sum_lanes(const S (&values)[N], S* to, int columns, int o
   }
 }
 
-// One tile's, in shared memory. A team of threads is a warp, or more where that has not all columns.
+// One tile's, in shared memory. A team of threads is a warp, or more where a warp has not all
+// columns.
 template <class S, int VEC>
 class TileMoments {
  public:

@@ -1,8 +1,8 @@
 // Runs kernels on a processor: a block's threads are fibres, which take turns at barriers.
 //
 // For g++, which reads CUDA sources as C++ with this file before them. A barrier that not all of a
-// block's, or of a warp's, threads come to ends the program. Every other block runs its threads last
-// to first, so that results that hang on the order show.
+// block's, or of a warp's, threads come to ends the program. Every other block runs its threads
+// last to first, so that results that hang on the order show.
 #pragma once
 
 #include <setjmp.h>
