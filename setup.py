@@ -35,6 +35,7 @@ PROCESSOR_SOURCES = ("mixed_sum.cpp", "mixed_norm_sum.cpp", "separable.cpp", "po
 BINDING_SOURCES = ("instruction_sets.cpp", "binding.cpp")
 CUDA_SOURCES = (
     *("mixed_sum.cu", "mixed_norm_sum.cu"),
+    *("fused_forward.cu", "fused_backward.cu"),
     *("depthwise_stencils.cu", "candidate_pools.cu"),
 )
 X86_INSTRUCTION_SETS = {

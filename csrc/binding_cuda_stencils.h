@@ -8,7 +8,39 @@ namespace ssfnas {
 
 inline void* stream_of(std::int64_t handle) { return reinterpret_cast<void*>(handle); }
 
+inline void bind_fused_units(py::module_& m) {
+  m.def("fused_fits", [](const Units& units) {
+    return cuda::fused_forward_fits(units.units()) && cuda::fused_backward_fits(units.units());
+  });
+  m.def("fused_forward_partials",
+        [](const Units& units) { return cuda::fused_forward_partials(units.units()); });
+  m.def("fused_backward_partials",
+        [](const Units& units) { return cuda::fused_backward_partials(units.units()); });
+  m.def("fused_forward", [](int device, std::int64_t stream, const Units& units,
+                            std::uintptr_t out, std::uintptr_t mean, std::uintptr_t var,
+                            std::uintptr_t partials) {
+    const py::gil_scoped_release released;
+    cuda::fused_forward(
+        {units.units(), pointer(out), pointer(mean), pointer(var), pointer(partials)}, device,
+        stream_of(stream));
+  });
+  m.def("fused_backward",
+        [](int device, std::int64_t stream, const Units& units, const Addresses& grads,
+           const Addresses& zs, std::uintptr_t p, std::uintptr_t q, std::uintptr_t r,
+           std::uintptr_t dd, std::uintptr_t dw, std::uintptr_t partials) {
+          const SeparableUnits& given = units.units();
+          check_count(grads.size(), given.groups, "fused_backward");
+          if (q != 0) check_count(zs.size(), given.groups, "fused_backward");
+          const py::gil_scoped_release released;
+          const std::vector<void*> g = pointers(grads), z = pointers(zs);
+          cuda::fused_backward({given, g.data(), z.data(), pointer(p), pointer(q), pointer(r),
+                                pointer(dd), pointer(dw), pointer(partials)},
+                               device, stream_of(stream));
+        });
+}
+
 inline void bind_cuda_stencils(py::module_& m) {
+  bind_fused_units(m);
   m.def("stencil_input_partials",
         [](const Units& units) { return cuda::stencil_input_partials(units.units()); });
   m.def("stencil_filter_partials",

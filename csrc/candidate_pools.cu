@@ -87,7 +87,8 @@ __global__ void __launch_bounds__(THREADS)
   unsigned char* chosen = memory + box_bytes<T>(box, t.columns, VEC);
   if (task.d_largest != nullptr) {
     const T* image = task.x + corner.image * t.height * t.width * t.channels;
-    load_box<VEC>(pixels, box, image, t.height, t.width, t, lane, Unchanged{});
+    // With more at once ptxas spills registers.
+    load_box<VEC, (VEC > 1 ? 2 : 1)>(pixels, box, image, t.height, t.width, t, lane, Unchanged{});
     __syncthreads();
     for (int place = start; place < windows.rows * windows.cols; place += step) {
       const int row = windows.y + place / windows.cols, col = windows.x + place % windows.cols;

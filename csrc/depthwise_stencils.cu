@@ -5,53 +5,18 @@
 // Sums over tiles go in two stages, in order: the same call gives the same bits.
 
 #include "cuda_stencils.h"
-#include "stencil_tiles.cuh"
+#include "stencil_units.cuh"
+#include "tile_sums.cuh"
 
 namespace ssfnas {
 namespace cuda {
 namespace {
 
-constexpr int MOST_TAPS = 225;        // of a filter, so that a block has a thread for each
 constexpr int MOST_COLUMNS = 8;       // vectors of channels that are side by side in a block
 constexpr int64_t FILTER_BLOCKS = 1024;  // over tiles and groups: each sums several tiles
-constexpr int FINISH_ROWS = 8;
 
-// What the three kernels take.
-template <class T>
-struct Units {
-  Tiling tiling;
-  Filters filters;
-  Inputs xs;
-  const Scalar<T>* scale;  // [G, C], or null
-  const Scalar<T>* shift;
-  int height, width;          // of the inputs
-  int out_height, out_width;  // of the results
-  int halo;                   // the largest
-  bool shared;
-
-  __device__ int first() const { return shared ? 0 : blockIdx.z; }
-  __device__ int last() const { return shared ? filters.count : blockIdx.z + 1; }
-  __device__ int reach(int g) const { return shared ? halo : filters.halo(g); }
-  __device__ int64_t images() const {
-    return tiling.tiles / (static_cast<int64_t>(tiling.down) * tiling.along);
-  }
-  __device__ const T* input(int g, int64_t image) const {
-    return static_cast<const T*>(xs.at[shared ? 0 : g]) +
-           image * height * width * tiling.channels;
-  }
-  // Where a group's results of an image begin.
-  __device__ int64_t result(int g, int64_t image) const {
-    return (g * images() + image) * out_height * out_width * tiling.channels;
-  }
-  template <int VEC>
-  __device__ Normalised<T, VEC> normalised(int g, const Lane<VEC>& lane) const {
-    return {scale, shift, static_cast<int64_t>(g) * tiling.channels, lane};
-  }
-};
-
-// Two blocks a processor: with fewer registers than that leaves, ptxas spills some.
 template <class T, int VEC>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
     forward_kernel(const __grid_constant__ Units<T> units, T* out) {
   SSFNAS_SHARED_MEMORY(memory);
   const Tiling& t = units.tiling;
@@ -100,7 +65,7 @@ __device__ inline void sum_columns(S* memory, const S (&mine)[VEC], const Tiling
 }
 
 template <class T, int VEC>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
     backward_input_kernel(const __grid_constant__ Units<T> units, const T* dd, const T* into,
                           const __grid_constant__ Outputs dxs, Scalar<T>* partials) {
   SSFNAS_SHARED_MEMORY(memory);
@@ -200,9 +165,10 @@ __global__ void __launch_bounds__(THREADS)
           const Box own{corner.y, corner.x, t.rows, t.across};
           T* gradients = reinterpret_cast<T*>(memory + box_bytes<T>(box, t.columns, VEC));
           __syncthreads();
-          load_box<VEC>(pixels, box, units.input(g, corner.image), units.height, units.width, t,
+          // With more loads at once this is too much for compilers to inline, in all eight cases.
+          load_box<VEC, 2>(pixels, box, units.input(g, corner.image), units.height, units.width, t,
                         lane, rectified);
-          load_box<VEC>(gradients, own, dd + units.result(g, corner.image), t.height, t.width, t,
+          load_box<VEC, 2>(gradients, own, dd + units.result(g, corner.image), t.height, t.width, t,
                         lane, Unchanged{});
           __syncthreads();
           if (person >= people) continue;
@@ -254,32 +220,6 @@ __global__ void __launch_bounds__(THREADS)
       });
 }
 
-// to[column] = sum of from[row, column] over rows, in an order that depends on the sizes alone.
-template <class S>
-__global__ void __launch_bounds__(WARP* FINISH_ROWS)
-    sum_rows_kernel(const S* from, S* to, int64_t rows, int64_t columns) {
-  SSFNAS_SHARED_MEMORY(memory);
-  auto* sums = reinterpret_cast<S*>(memory);
-  const int lane = threadIdx.x % WARP, part = threadIdx.x / WARP;
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * WARP + lane;
-  S total = 0;
-  if (column < columns)
-    for (int64_t row = part; row < rows; row += FINISH_ROWS) total += from[row * columns + column];
-  sums[threadIdx.x] = total;
-  __syncthreads();
-  if (part != 0 || column >= columns) return;
-  for (int p = 1; p < FINISH_ROWS; ++p) total += sums[p * WARP + lane];
-  to[column] = total;
-}
-
-template <class S>
-void sum_rows(const void* from, void* to, int64_t rows, int64_t columns, void* stream) {
-  SSFNAS_LAUNCH(sum_rows_kernel<S>, dim3(blocks(ceil_div(columns, WARP))), WARP * FINISH_ROWS,
-                WARP * FINISH_ROWS * sizeof(S), stream, static_cast<const S*>(from),
-                static_cast<S*>(to), rows, columns);
-  check(cudaGetLastError(), "sums over tiles");
-}
-
 template <class T, int VEC>
 __global__ void __launch_bounds__(THREADS)
     scaled_sums_kernel(const __grid_constant__ Inputs grads, const __grid_constant__ Inputs zs,
@@ -306,57 +246,6 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 // --- on the host
-
-struct Plan {
-  int halo = 0, taps = 0;
-};
-
-Filters filters_of(const SeparableUnits& units) {
-  if (units.groups > MAX_INPUTS) throw std::invalid_argument("too many groups for one kernel");
-  Filters filters{};
-  filters.count = static_cast<int>(units.groups);
-  filters.stride = static_cast<int>(units.stride);
-  for (int g = 0; g < filters.count; ++g) {
-    if (units.sizes[g] * units.sizes[g] > MOST_TAPS || units.dilations[g] > 255)
-      throw std::invalid_argument("a filter is too large for one block of a GPU");
-    filters.at[g] = units.depthwise[g];
-    filters.size[g] = static_cast<unsigned char>(units.sizes[g]);
-    filters.dilation[g] = static_cast<unsigned char>(units.dilations[g]);
-  }
-  return filters;
-}
-
-Plan plan_of(const Filters& filters) {
-  Plan plan;
-  for (int g = 0; g < filters.count; ++g) {
-    const int halo = filters.dilation[g] * (filters.size[g] / 2);
-    const int taps = filters.size[g] * filters.size[g];
-    plan.halo = plan.halo > halo ? plan.halo : halo;
-    plan.taps = plan.taps > taps ? plan.taps : taps;
-  }
-  return plan;
-}
-
-bool wide_fits(const SeparableUnits& units) {
-  return units.channels % full_of(units.dtype) == 0 &&
-         aligned(units.xs, units.shared ? 1 : units.groups) && aligned(units.scale) &&
-         aligned(units.shift);
-}
-
-template <class T>
-Units<T> units_of(const SeparableUnits& given) {
-  Units<T> units{};
-  units.filters = filters_of(given);
-  units.xs = inputs(given.xs, given.shared ? 1 : given.groups);
-  units.scale = static_cast<const Scalar<T>*>(given.scale);
-  units.shift = static_cast<const Scalar<T>*>(given.shift);
-  units.height = static_cast<int>(given.height), units.width = static_cast<int>(given.width);
-  units.out_height = static_cast<int>(ceil_div(given.height, given.stride));
-  units.out_width = static_cast<int>(ceil_div(given.width, given.stride));
-  units.halo = plan_of(units.filters).halo;
-  units.shared = given.shared;
-  return units;
-}
 
 template <class T, int VEC>
 int forward_bytes(const Plan& plan, int stride, int rows, int across, int columns) {

@@ -49,21 +49,37 @@ struct Values {
   Scalar<T> v[VEC];
 };
 
+// The same as they are stored.
+template <class T, int VEC>
+struct Raw {
+  T v[VEC];
+};
+
 // VEC is 1, or FULL where the address is a multiple of 16 bytes.
 template <int VEC, class T>
-__device__ inline Values<T, VEC> load(const T* from) {
-  T raw[VEC];
+__device__ inline Raw<T, VEC> load_raw(const T* from) {
+  Raw<T, VEC> raw;
   if constexpr (VEC == 1) {
-    raw[0] = *from;
+    raw.v[0] = *from;
   } else {
     static_assert(sizeof(raw) == 16);
     const uint4 bits = *reinterpret_cast<const uint4*>(from);
-    memcpy(raw, &bits, 16);
+    memcpy(&raw, &bits, 16);
   }
+  return raw;
+}
+
+template <class T, int VEC>
+__device__ inline Values<T, VEC> widened(const Raw<T, VEC>& raw) {
   Values<T, VEC> result;
 #pragma unroll
-  for (int i = 0; i < VEC; ++i) result.v[i] = widened(raw[i]);
+  for (int i = 0; i < VEC; ++i) result.v[i] = widened(raw.v[i]);
   return result;
+}
+
+template <int VEC, class T>
+__device__ inline Values<T, VEC> load(const T* from) {
+  return widened(load_raw<VEC>(from));
 }
 
 template <int VEC, class T>

@@ -90,20 +90,92 @@ __host__ __device__ inline Box reaching(int y, int x, int rows, int cols, int st
           floor_div(x + cols - 1 + halo, stride) - left + 1};
 }
 
-// Copies a box, zeros where it sticks out, each vector changed by `change`.
-template <int VEC, class T, class Change>
+// 16 bytes into shared memory at once. Compilers take some such stores apart, and then the threads
+// of a warp meet in a few banks.
+__device__ inline void store_shared(void* to, const uint4& bits) {
+#ifdef __CUDA_ARCH__
+  const auto place = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(place), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w)
+               : "memory");
+#else
+  memcpy(to, &bits, 16);
+#endif
+}
+
+// N values into shared memory, at a multiple of 16 bytes if they are one.
+template <int N, class S>
+__device__ inline void put(S* to, const S (&from)[N]) {
+  if constexpr (N * sizeof(S) % 16 == 0) {
+#pragma unroll
+    for (int i = 0; i < N; i += 16 / sizeof(S)) {
+      uint4 bits;
+      memcpy(&bits, from + i, 16);
+      store_shared(to + i, bits);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) to[i] = from[i];
+  }
+}
+
+// Calls `put(i, get(i))` for i < count, over the threads of a block. Each has several loads under
+// way before it waits for the first of them.
+template <int BATCH, class V, class Get, class Put>
+__device__ inline void copy_by_threads(int count, Get get, Put put) {
+  for (int first = threadIdx.x; first < count; first += BATCH * blockDim.x) {
+    V values[BATCH];
+#pragma unroll
+    for (int k = 0; k < BATCH; ++k) {
+      const int i = first + k * blockDim.x;
+      values[k] = i < count ? get(i) : V{};
+    }
+#pragma unroll
+    for (int k = 0; k < BATCH; ++k) {
+      const int i = first + k * blockDim.x;
+      if (i < count) put(i, values[k]);
+    }
+  }
+}
+
+// Copies a box, zeros where it sticks out, each vector changed by `change`. So many loads are under
+// way before the first is waited for.
+template <int VEC, int BATCH = 4, class T, class Change>
 __device__ inline void load_box(T* to, const Box& box, const T* image, int height, int width,
                                 const Tiling& t, const Lane<VEC>& lane, Change change) {
-  const int all = box.rows * box.cols, step = blockDim.x / t.columns;
-  for (int pixel = threadIdx.x / t.columns; pixel < all; pixel += step) {
-    const int row = pixel / box.cols, col = pixel - row * box.cols;
-    const int y = box.y + row, x = box.x + col;
-    Values<T, VEC> values{};
-    if (lane.live && y >= 0 && y < height && x >= 0 && x < width) {
-      const int64_t place = static_cast<int64_t>(y) * width + x;
-      values = change(load<VEC>(image + place * t.channels + lane.channel));
+  const int step = blockDim.x / t.columns;
+  const int down = step / box.cols, along = step - down * box.cols;
+  int row = threadIdx.x / t.columns / box.cols;
+  int col = threadIdx.x / t.columns - row * box.cols;
+  while (row < box.rows) {
+    const int first = row, start = col;
+    Raw<T, VEC> raw[BATCH];
+    const auto inside = [&] {
+      const int y = box.y + row, x = box.x + col;
+      return lane.live && row < box.rows && y >= 0 && y < height && x >= 0 && x < width;
+    };
+    const auto advance = [&] {
+      row += down, col += along;
+      if (col >= box.cols) ++row, col -= box.cols;
+    };
+#pragma unroll
+    for (int k = 0; k < BATCH; ++k, advance()) {
+      raw[k] = {};
+      const int64_t place = static_cast<int64_t>(box.y + row) * width + box.x + col;
+      if (inside()) raw[k] = load_raw<VEC>(image + place * t.channels + lane.channel);
     }
-    store<VEC>(to + ((row * box.pitch() + col) * t.columns + lane.column) * VEC, values);
+    row = first, col = start;
+#pragma unroll
+    for (int k = 0; k < BATCH; ++k, advance()) {
+      if (row >= box.rows) continue;
+      Values<T, VEC> values{};
+      if (inside()) values = change(widened(raw[k]));
+      T changed[VEC];
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) narrow(values.v[i], changed[i]);
+      put(to + ((row * box.pitch() + col) * t.columns + lane.column) * VEC, changed);
+    }
   }
 }
 
@@ -177,10 +249,11 @@ struct Filters {
 template <int VEC, class S>
 __device__ inline void load_filter(S* to, const S* from, int taps, const Tiling& t) {
   const int width = t.columns * VEC, first = blockIdx.y * width;
-  for (int i = threadIdx.x; i < taps * width; i += blockDim.x) {
+  const auto get = [&](int i) {
     const int tap = i / width, channel = first + i - tap * width;
-    to[i] = channel < t.channels ? from[static_cast<int64_t>(channel) * taps + tap] : S(0);
-  }
+    return channel < t.channels ? from[static_cast<int64_t>(channel) * taps + tap] : S(0);
+  };
+  copy_by_threads<4, S>(taps * width, get, [&](int i, S value) { to[i] = value; });
 }
 
 // Where a thread reads: its pixel (y, x) is one of the tiled image, not of the box.
@@ -320,26 +393,33 @@ __host__ __device__ inline int box_bytes(const Box& box, int columns, int vec) {
 }
 
 template <class S>
-inline int filter_bytes(int taps, int columns, int vec) {
+__host__ __device__ inline int filter_bytes(int taps, int columns, int vec) {
   return rounded_up(taps * columns * vec * static_cast<int>(sizeof(S)), 16);
 }
 
+// What a tiling may have: vectors side by side, and bytes of shared memory for a block.
+struct Limits {
+  int least_columns = 1, most_columns;
+  int64_t bytes = SHARED;
+};
+
 // The tiling with the least work: `bytes(rows, across, columns)` is what a block needs of shared
-// memory and loads `reads` times, `work` the products of each of its results. At most
-// `most_columns` vectors are side by side.
+// memory and loads `reads` times, `work` the products of each of its results. Without threads where
+// no tile fits.
 template <class Bytes>
-Tiling best_tiling(int64_t images, int64_t height, int64_t width, int64_t channels, int vec,
-                   int most_columns, double work, double reads, Bytes bytes) {
+Tiling find_tiling(int64_t images, int64_t height, int64_t width, int64_t channels, int vec,
+                   const Limits& limits, double work, double reads, Bytes bytes) {
   Tiling best{};
   double least = 0;
   const int64_t packs = channels / vec;
-  for (int columns = 1; columns <= most_columns && columns < 2 * packs; columns *= 2)
+  for (int columns = limits.least_columns; columns <= limits.most_columns && columns < 2 * packs;
+       columns *= 2)
     for (int across = STRIP; across <= 32 && (across == STRIP || across < 2 * width); across *= 2)
       for (int rows = 1; rows <= 32 && rows < 2 * height; rows *= 2) {
         Tiling t{};
         t.rows = rows, t.across = across, t.columns = columns;
         const int64_t size = bytes(rows, across, columns);
-        if (t.items() > THREADS || size > SHARED) continue;
+        if (t.items() > THREADS || size > limits.bytes) continue;
         t.height = static_cast<int>(height), t.width = static_cast<int>(width);
         t.channels = static_cast<int>(channels), t.packs = static_cast<int>(packs);
         t.down = static_cast<int>(ceil_div(height, rows));
@@ -353,6 +433,15 @@ Tiling best_tiling(int64_t images, int64_t height, int64_t width, int64_t channe
                             ((t.threads + 2 * WARP) * STRIP * work + reads * sectors * size);
         if (best.threads == 0 || cost < least) best = t, least = cost;
       }
+  return best;
+}
+
+// The same where something has to fit: with at most `most_columns` vectors side by side.
+template <class Bytes>
+Tiling best_tiling(int64_t images, int64_t height, int64_t width, int64_t channels, int vec,
+                   int most_columns, double work, double reads, Bytes bytes) {
+  const Tiling best = find_tiling(images, height, width, channels, vec, Limits{1, most_columns},
+                                  work, reads, bytes);
   if (best.threads == 0)
     throw std::invalid_argument("a stencil reaches too far for one block of a GPU");
   if (best.channel_tiles > 65535)

@@ -1,8 +1,10 @@
-"""Candidates of a source on GPUs: stencils in CUDA C++, 1x1 convolutions as matrix products.
+"""Candidates of a source on GPUs, in CUDA C++.
 
-Definitions: :mod:`ssfnas.ops.torch_stencils`. Depthwise results of all groups are stacked, so that
-their 1x1 convolutions are one batched product; the backward pass computes them again rather than
-keep them. Everything runs on the current stream and waits for nothing.
+Definitions: :mod:`ssfnas.ops.torch_stencils`. Where a block can hold all channels, a unit is fused:
+its depthwise results stay on the chip, and go there into the product with the 1x1 filter. Else
+those of all groups are stacked in memory, so that their 1x1 convolutions are one batched product.
+The backward pass computes depthwise results again rather than keep them. Everything runs on the
+current stream and waits for nothing.
 """
 
 from __future__ import annotations
@@ -56,8 +58,12 @@ def separable_forward(
         zs = [units.output() for _ in units.depthwise]
         mean = torch.full(units.rows, math.nan, dtype=accumulator(x.dtype), device=x.device)
         return zs, mean, mean.clone()
-    mixing = torch.stack([f.flatten(1).T for f in units.pointwise]).to(x.dtype)
-    zs = _apart(torch.bmm(_depthwise(units), mixing), units.output_shape)
+    raw = units.native(_core())
+    if _is_fused(raw):
+        out, mean, var = _fused_forward(units, raw)
+        return _apart(out, units.output_shape), mean, var
+    mixed = torch.bmm(_depthwise(units, raw), _stacked(units.pointwise, x.dtype).transpose(1, 2))
+    zs = _apart(mixed, units.output_shape)
     mean, var = norm_statistics(zs, [True] * len(zs))
     return zs, mean, var
 
@@ -89,21 +95,18 @@ def separable_backward(
     units = Units.of(xs, depthwise, pointwise, stride, dilations, scale, shift)
     given = Gradients.of(units, zs, grads, p, q, r, into)
     units = given.units
-    d_depthwise = [torch.zeros_like(f) for f in units.depthwise] if needs_weights else None
-    d_pointwise = [torch.zeros_like(f) for f in units.pointwise] if needs_weights else None
-    x = units.xs[0]
-    if x.numel() != 0:
-        dz = _scaled(given)
-        if needs_weights:
-            products = _sums_of_products(dz, _depthwise(units))
-            d_pointwise = [
-                found.view_as(f) for found, f in zip(products, units.pointwise, strict=True)
-            ]
-        dd = torch.bmm(dz, torch.stack([f.flatten(1) for f in units.pointwise]).to(x.dtype))
-        del dz
-        _input_gradients(given, dd)
-        if needs_weights:
-            d_depthwise = _filter_gradients(units, dd)
+    if units.xs[0].numel() == 0:
+        if not needs_weights:
+            return *given.inputs(into), None, None
+        return *given.inputs(into), _zeros(units.depthwise), _zeros(units.pointwise)
+    raw = units.native(_core())
+    gradients = _fused_backward if _is_fused(raw) else _unfused_backward
+    dd, d_mixing = gradients(given, raw, needs_weights)
+    _input_gradients(given, raw, dd)
+    d_depthwise = _filter_gradients(units, raw, dd) if needs_weights else None
+    d_pointwise = None
+    if d_mixing is not None:
+        d_pointwise = [found.view_as(f) for found, f in zip(d_mixing, units.pointwise, strict=True)]
     return *given.inputs(into), d_depthwise, d_pointwise
 
 
@@ -175,16 +178,81 @@ def _place(x: Tensor) -> tuple[int, int]:
     return x.device.index, torch.cuda.current_stream(x.device).cuda_stream
 
 
+def _zeros(filters: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(f) for f in filters]
+
+
 def _pixels(units: Units) -> int:
     samples, _, height, width = units.output_shape
     return samples * height * width
 
 
-def _depthwise(units: Units) -> Tensor:
+def _is_fused(raw: Any) -> bool:
+    """Whether depthwise results of units stay on the chip: where a block can hold all channels.
+
+    Args:
+        raw: the units as native code has them; there are pixels.
+    """
+    return bool(_core().fused_fits(raw))
+
+
+def _fused_forward(units: Units, raw: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """z of all groups, [G, pixels, C], and the mean and variance [G, C] of their channels."""
+    x = units.xs[0]
+    out = x.new_empty(len(units.depthwise), _pixels(units), x.shape[1])
+    mean = torch.empty(units.rows, dtype=accumulator(x.dtype), device=x.device)
+    var = torch.empty_like(mean)
+    partials = mean.new_empty(_core().fused_forward_partials(raw))
+    _core().fused_forward(
+        *_place(x), raw, out.data_ptr(), mean.data_ptr(), var.data_ptr(), partials.data_ptr()
+    )
+    return out, mean, var
+
+
+def _fused_backward(
+    given: Gradients, raw: Any, needs_weights: bool
+) -> tuple[Tensor, Tensor | None]:
+    """dD of all groups, [G, pixels, C], and where wanted the 1x1 filters' gradients [G, C, C]."""
+    x, (groups, channels) = given.units.xs[0], given.units.rows
+    dd = x.new_empty(groups, _pixels(given.units), channels)
+    d_mixing = partials = None
+    if needs_weights:
+        d_mixing = given.p.new_empty(groups, channels, channels)
+        partials = given.p.new_empty(_core().fused_backward_partials(raw))
+    _core().fused_backward(
+        *_place(x),
+        raw,
+        addresses(given.grads),
+        addresses(given.zs),
+        given.p.data_ptr(),
+        address(given.q),
+        address(given.r),
+        dd.data_ptr(),
+        address(d_mixing),
+        address(partials),
+    )
+    return dd, d_mixing
+
+
+def _unfused_backward(
+    given: Gradients, raw: Any, needs_weights: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The same by way of memory."""
+    dz = _scaled(given)
+    d_mixing = _sums_of_products(dz, _depthwise(given.units, raw)) if needs_weights else None
+    return torch.bmm(dz, _stacked(given.units.pointwise, dz.dtype)), d_mixing
+
+
+def _stacked(pointwise: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """1x1 filters [G, O, I]."""
+    return torch.stack([f.flatten(1) for f in pointwise]).to(dtype)
+
+
+def _depthwise(units: Units, raw: Any) -> Tensor:
     """The depthwise results of all groups, [G, pixels, C]."""
     x = units.xs[0]
     out = x.new_empty(len(units.depthwise), _pixels(units), x.shape[1])
-    _core().stencil_forward(*_place(x), units.native(_core()), out.data_ptr())
+    _core().stencil_forward(*_place(x), raw, out.data_ptr())
     return out
 
 
@@ -217,14 +285,14 @@ def _scaled(given: Gradients) -> Tensor:
     return out
 
 
-def _input_gradients(given: Gradients, dd: Tensor) -> None:
+def _input_gradients(given: Gradients, raw: Any, dd: Tensor) -> None:
     """Fills the gradients of the inputs, and their sums, from those of depthwise results."""
-    units, partials = given.units.native(_core()), None
+    partials = None
     if given.sums is not None:
-        partials = given.sums.new_empty(_core().stencil_input_partials(units))
+        partials = given.sums.new_empty(_core().stencil_input_partials(raw))
     _core().stencil_backward_input(
         *_place(dd),
-        units,
+        raw,
         dd.data_ptr(),
         address(given.total),
         addresses(given.dxs),
@@ -243,14 +311,13 @@ def _sums_of_products(dz: Tensor, inner: Tensor) -> Tensor:
     return torch.bmm(left.to(dtype), inner.to(dtype))
 
 
-def _filter_gradients(units: Units, dd: Tensor) -> list[Tensor]:
-    x, given = units.xs[0], units.native(_core())
+def _filter_gradients(units: Units, raw: Any, dd: Tensor) -> list[Tensor]:
+    x, counts = units.xs[0], [f.numel() for f in units.depthwise]
     dtype = accumulator(x.dtype)
-    counts = [f.numel() for f in units.depthwise]
     gradients = torch.empty(sum(counts), dtype=dtype, device=x.device)
-    partials = torch.empty(_core().stencil_filter_partials(given), dtype=dtype, device=x.device)
+    partials = torch.empty(_core().stencil_filter_partials(raw), dtype=dtype, device=x.device)
     _core().stencil_backward_filter(
-        *_place(x), given, dd.data_ptr(), gradients.data_ptr(), partials.data_ptr()
+        *_place(x), raw, dd.data_ptr(), gradients.data_ptr(), partials.data_ptr()
     )
     return [
         part.view_as(f) for part, f in zip(gradients.split(counts), units.depthwise, strict=True)

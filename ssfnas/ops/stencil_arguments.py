@@ -110,7 +110,8 @@ class Gradients:
         p, q, r: [G, C].
         total: what is added to the gradient of a shared input, which goes there; or None.
         dxs: the gradients of the inputs.
-        sums: room for S0 and S1, [2, G, C] of zeros; None where the input is shared.
+        sums: room for S0 and S1, [2, G, C], zeros where there are no pixels; None where the input
+            is shared.
     """
 
     units: Units
@@ -152,6 +153,9 @@ class Gradients:
             q, r = coefficients(q, x, units.rows), coefficients(r, x, units.rows)
             zs = images(zs, groups, units.output_shape, x)
         total = None if into is None else images([into], 1, x.shape, x)[0]
+        sums = None
+        if not shared:
+            sums = p.new_empty(2, *units.rows) if x.numel() else p.new_zeros(2, *units.rows)
         return Gradients(
             units,
             list(zs),
@@ -161,7 +165,7 @@ class Gradients:
             r,
             total,
             [torch.empty_like(x) if total is None else total for x in units.xs],
-            None if shared else p.new_zeros(2, *units.rows),
+            sums,
         )
 
     def inputs(self, into: Tensor | None) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:

@@ -1,15 +1,24 @@
-// Runs kernels on a processor: a block's threads are fibres, which take turns at __syncthreads().
+// Runs kernels on a processor: a block's threads are fibres, which take turns at barriers.
 //
-// For g++, which reads CUDA sources as C++ with this file before them.
+// For g++, which reads CUDA sources as C++ with this file before them. A barrier that not all of a
+// block's, or of a warp's, threads come to ends the program. Every other block runs its threads
+// last to first, so that results that hang on the order show.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include <cuda_runtime.h>
+
+using std::min;
 
 namespace emulation {
 
@@ -17,45 +26,119 @@ struct Index {
   unsigned x = 0, y = 0, z = 0;
 };
 
+enum class Wait { nothing, warp, block, work };
+
+// A fibre outlives its block: it takes the same thread of the next one.
+struct Fibre {
+  Wait wait = Wait::work;
+  bool started = false;
+  jmp_buf place;
+  ucontext_t context;
+  std::vector<char> stack;
+};
+
+constexpr unsigned LANES = 32;
+
 inline Index thread, block, threads, grid;
 inline std::vector<unsigned char> memory;
-inline ucontext_t scheduler;
-inline std::vector<ucontext_t> fibres;
-inline std::vector<bool> done;
+inline jmp_buf scheduler;
+inline std::vector<std::unique_ptr<Fibre>> fibres;
 inline const std::function<void()>* body;
+// What lanes hand to others: two rows that take turns, so that one barrier is enough.
+inline std::vector<std::vector<unsigned char>> handed[2];
+inline std::vector<unsigned> exchanges;
 
 inline unsigned char* shared() { return memory.data(); }
 
-// Gives the turn back; the next turn comes when every other thread has got here, or ended.
-inline void synchronise() { swapcontext(&fibres[thread.x], &scheduler); }
+// Gives the turn back until what is waited for has come.
+__attribute__((noinline)) inline void wait_for(Wait what) {
+  Fibre& mine = *fibres[thread.x];
+  mine.wait = what;
+  if (_setjmp(mine.place) == 0) _longjmp(scheduler, 1);
+}
 
-inline void run_thread() {
-  (*body)();
-  done[thread.x] = true;
+inline void synchronise() { wait_for(Wait::block); }
+inline void synchronise_warp() { wait_for(Wait::warp); }
+
+inline void run_fibre() {
+  for (;;) {
+    (*body)();
+    wait_for(Wait::work);
+  }
+}
+
+__attribute__((noinline)) inline void resume(unsigned i) {
+  Fibre& fibre = *fibres[i];
+  thread.x = i;
+  fibre.wait = Wait::nothing;
+  if (_setjmp(scheduler) != 0) return;
+  if (fibre.started) _longjmp(fibre.place, 1);
+  fibre.started = true;
+  setcontext(&fibre.context);
+}
+
+inline void make_fibres(unsigned count) {
+  while (fibres.size() < count) {
+    fibres.push_back(std::make_unique<Fibre>());
+    Fibre& fibre = *fibres.back();
+    fibre.stack.resize(64 << 10);
+    getcontext(&fibre.context);
+    fibre.context.uc_stack.ss_sp = fibre.stack.data();
+    fibre.context.uc_stack.ss_size = fibre.stack.size();
+    makecontext(&fibre.context, run_fibre, 0);
+  }
+}
+
+// Whether threads [first, last) all wait for that; then they may go on.
+inline bool released(unsigned first, unsigned last, Wait what, std::vector<bool>& ready) {
+  for (unsigned i = first; i < last; ++i)
+    if (fibres[i]->wait != what) return false;
+  for (unsigned i = first; i < last; ++i) ready[i] = true;
+  return true;
 }
 
 inline void run_block(unsigned count) {
-  constexpr std::size_t STACK = 64 << 10;
-  static std::vector<std::vector<char>> stacks;
-  while (stacks.size() < count) stacks.emplace_back(STACK);
-  fibres.assign(count, {});
-  done.assign(count, false);
-  for (unsigned i = 0; i < count; ++i) {
-    getcontext(&fibres[i]);
-    fibres[i].uc_stack.ss_sp = stacks[i].data();
-    fibres[i].uc_stack.ss_size = STACK;
-    fibres[i].uc_link = &scheduler;
-    makecontext(&fibres[i], run_thread, 0);
-  }
-  for (bool busy = true; busy;) {
-    busy = false;
-    for (unsigned i = 0; i < count; ++i) {
-      if (done[i]) continue;
-      thread.x = i;
-      swapcontext(&scheduler, &fibres[i]);
-      busy = busy || !done[i];
+  make_fibres(count);
+  exchanges.assign(count, 0);
+  std::vector<bool> ready(count, true);
+  const bool reversed = (block.x + block.y + block.z) % 2 == 1;
+  for (bool over = false; !over;) {
+    for (unsigned k = 0; k < count; ++k) {
+      const unsigned i = reversed ? count - 1 - k : k;
+      if (!ready[i]) continue;
+      ready[i] = false;
+      resume(i);
+    }
+    bool moves = released(0, count, Wait::block, ready);
+    for (unsigned i = 0; i < count; i += LANES)
+      moves |= released(i, i + LANES < count ? i + LANES : count, Wait::warp, ready);
+    if (moves) continue;
+    over = true;
+    for (unsigned i = 0; i < count; ++i) over = over && fibres[i]->wait == Wait::work;
+    // Threads that have ended are not waited for, as on GPUs.
+    if (!over) {
+      bool only = true;
+      for (unsigned i = 0; i < count; ++i)
+        only = only && (fibres[i]->wait == Wait::work || fibres[i]->wait == Wait::block);
+      if (!only) {
+        std::fputs("a barrier that not all of its threads come to\n", stderr);
+        std::abort();
+      }
+      for (unsigned i = 0; i < count; ++i) ready[i] = fibres[i]->wait == Wait::block;
     }
   }
+}
+
+// The value of the lane whose number differs in the bits of `mask`.
+template <class S>
+S exchanged(S value, int mask) {
+  const unsigned i = thread.x, row = exchanges[i]++ % 2;
+  auto& values = handed[row];
+  if (values.size() < threads.x) values.resize(threads.x, std::vector<unsigned char>(16));
+  std::memcpy(values[i].data(), &value, sizeof(S));
+  synchronise_warp();
+  std::memcpy(&value, handed[row][i ^ mask].data(), sizeof(S));
+  return value;
 }
 
 inline void launch(const std::function<void()>& kernel, dim3 size, unsigned count,
@@ -79,6 +162,7 @@ inline void launch(const std::function<void()>& kernel, dim3 size, unsigned coun
 #define blockDim emulation::threads
 #define gridDim emulation::grid
 #define __syncthreads emulation::synchronise
+#define __syncwarp emulation::synchronise_warp
 #undef __launch_bounds__
 #define __launch_bounds__(...)
 #define SSFNAS_LAUNCH(kernel, grid, threads, bytes, stream, ...) \
@@ -89,9 +173,8 @@ inline void launch(const std::function<void()>& kernel, dim3 size, unsigned coun
       (reinterpret_cast<std::uintptr_t>(emulation::shared()) + 63) / 64 * 64)
 
 template <class S>
-S __shfl_xor_sync(unsigned, S value, int) {
-  std::abort();  // not used by the kernels that are run so
-  return value;
+S __shfl_xor_sync(unsigned, S value, int mask) {
+  return emulation::exchanged(value, mask);
 }
 
 // What asks for a device.
@@ -99,3 +182,4 @@ S __shfl_xor_sync(unsigned, S value, int) {
 #define cudaSetDevice(device) ((void)(device), cudaSuccess)
 #define cudaGetLastError() cudaSuccess
 #define cudaGetErrorString(error) ((void)(error), "")
+#define cudaFuncSetAttribute(...) cudaSuccess

@@ -19,13 +19,13 @@ TOLERANCES = {
 class Calls:
     """Arguments of both passes of separable units, and of both pools."""
 
-    def __init__(self, dtype, shape, *, stride, shared, layout="channels_last"):
-        draws, (n, c, h, w), groups = Draws(dtype, layout), shape, len(KINDS)
+    def __init__(self, dtype, shape, *, stride, shared, layout="channels_last", kinds=KINDS):
+        draws, (n, c, h, w), groups = Draws(dtype, layout), shape, len(kinds)
         output = (n, c, -(-h // stride), -(-w // stride))
         self.xs = draws.tensors(1 if shared else groups, shape)
-        self.depthwise = [draws.values(c, 1, k, k) / k for k, _ in KINDS]
-        self.pointwise = [draws.values(c, c, 1, 1) / c**0.5 for _ in KINDS]
-        self.keywords = {"stride": stride, "dilations": [d for _, d in KINDS]}
+        self.depthwise = [draws.values(c, 1, k, k) / k for k, _ in kinds]
+        self.pointwise = [draws.values(c, c, 1, 1) / c**0.5 for _ in kinds]
+        self.keywords = {"stride": stride, "dilations": [d for _, d in kinds]}
         if not shared:
             self.keywords |= {"scale": draws.values(groups, c), "shift": draws.values(groups, c)}
         self.zs, self.grads = draws.tensors(groups, output), draws.tensors(groups, output)

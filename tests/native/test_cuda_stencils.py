@@ -10,14 +10,15 @@ import sysconfig
 import pytest
 import torch
 from build_script import ROOT, build_script
-from native_checks import DTYPES, Draws, displaced
+from native_checks import DTYPES, Draws, assert_variance, displaced, over_places, wide
 from stencil_calls import KINDS, SHAPES, Calls, assert_right
 
 from ssfnas.errors import RequestError
 from ssfnas.ops import cuda_stencils, native, torch_stencils
+from ssfnas.ops.stencil_arguments import Units
 
 HERE = ROOT / "tests" / "native"
-SOURCES = ("depthwise_stencils.cu", "candidate_pools.cu")
+SOURCES = ("depthwise_stencils.cu", "fused_forward.cu", "fused_backward.cu", "candidate_pools.cu")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,12 @@ def emulated_core(tmp_path_factory):
     return module
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(threads):
+    """Definitions of small tensors wait for other threads longer than they run."""
+    threads(1)
+
+
 @pytest.fixture(
     params=[
         "emulated",
@@ -81,6 +88,20 @@ def place(request, monkeypatch):
     monkeypatch.setattr(cuda_stencils, "_place", lambda x: (0, 0))
     monkeypatch.setattr(cuda_stencils, "norm_statistics", _statistics)
     return "cpu"
+
+
+@pytest.fixture(params=["fused", "unfused"])
+def way(request, monkeypatch):
+    """Whether depthwise results stay on the chip, where they can; in float64 they often cannot."""
+    decide, fused, answers = cuda_stencils._is_fused, request.param == "fused", []
+
+    def chosen(raw):
+        answers.append(fused and decide(raw))
+        return answers[-1]
+
+    monkeypatch.setattr(cuda_stencils, "_is_fused", chosen)
+    yield request.param
+    assert any(answers) == fused
 
 
 def _statistics(zs, wanted):
@@ -108,14 +129,71 @@ def calls_on(device, *args, **options):
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_units_are_their_definition(place, dtype, stride, shared):
+def test_units_are_their_definition(place, way, dtype, stride, shared):
     for shape in SHAPES:
         calls = calls_on(place, dtype, shape, stride=stride, shared=shared)
         truth = calls_on("cpu", dtype, shape, stride=stride, shared=shared).double()
         found = to("cpu", calls.separable(cuda_stencils))
-        # Depthwise results are rounded on their way to a matrix product.
-        scale = 1 if dtype.itemsize > 2 else 8
+        # What goes by way of memory is rounded on it: gradients of depthwise results always are.
+        scale = 1 if dtype.itemsize > 2 else 4 if way == "fused" else 8
         assert_right(found, truth.separable(torch_stencils), dtype, f"{shape}", scale)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_blocks_go_over_several_tiles(place, shared):
+    options = {"stride": 1, "shared": shared, "kinds": KINDS[:1] * 40}
+    calls = calls_on(place, torch.float32, (3, 33, 17, 17), **options)
+    truth = calls_on("cpu", torch.float32, (3, 33, 17, 17), **options).double()
+    truth = truth.separable(torch_stencils)
+    assert_right(to("cpu", calls.separable(cuda_stencils)), truth, torch.float32, "both filters")
+    dxs = to("cpu", _without_filters(calls)[0])
+    first = truth[len(calls.zs) + 2 :]
+    assert_right(dxs, first[: len(dxs)], torch.float32, "no filter")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3, 16, 32, 48, 64, 65, 72, 128, 256])
+def test_units_of_few_channels_are_fused(emulated_core, monkeypatch, dtype, stride, channels):
+    monkeypatch.setattr(cuda_stencils, "_core", lambda: emulated_core)
+    x = torch.zeros(1, channels, 8, 8, dtype=dtype)
+    depthwise = [torch.zeros(channels, 1, k, k) for k, _ in KINDS]
+    pointwise = [torch.zeros(channels, channels, 1, 1) for _ in KINDS]
+    dilations = [dilation for _, dilation in KINDS]
+    units = Units.of([x], depthwise, pointwise, stride, dilations, None, None)
+    assert cuda_stencils._is_fused(units.native(emulated_core)) == (channels <= 64)
+
+
+def test_moments_of_channels_far_from_zero(place, way):
+    """A variance around another place than the mean would lose all its digits."""
+    draws = Draws(torch.float32, "channels_last")
+    x = draws.tensor((5, 16, 19, 21), mean=1e3).to(place)
+    depthwise = [torch.ones(16, 1, 1, 1, device=place)] * 2
+    mixing = torch.eye(16)[..., None, None] + draws.values(16, 16, 1, 1).abs() / 100
+    options = {"stride": 1, "dilations": [1, 1]}
+    results = cuda_stencils.separable_forward([x], depthwise, [mixing.to(place)] * 2, **options)
+    zs, mean, var = to("cpu", [*results])
+    for g, z in enumerate(zs):
+        exact, variance = torch_stencils.channel_moments(wide(z))
+        assert variance.max() < 3 < 500 < exact.min()
+        torch.testing.assert_close(wide(mean[g]), exact, rtol=3e-7, atol=0)
+        size = over_places(wide(z).abs()) / (z.numel() / 16)
+        assert_variance(var[g], variance, size, torch.float32, f"{g}")
+
+
+def test_infinity_reaches_what_it_belongs_to(place, way):
+    calls = calls_on(place, torch.float32, (2, 5, 6, 7), stride=1, shared=True)
+    # Definitions multiply by zero where a ReLU is shut, and here nothing is looked at there.
+    calls.xs[0].abs_()
+    calls.xs[0][0, 1, 2, 6], calls.grads[2][1, 3, 5, 6] = float("inf"), float("nan")
+    truth = calls_on("cpu", torch.float32, (2, 5, 6, 7), stride=1, shared=True)
+    truth.xs, truth.grads = to("cpu", calls.xs), to("cpu", calls.grads)
+    expected = truth.double().separable(torch_stencils)
+    found, groups = to("cpu", calls.separable(cuda_stencils)), len(KINDS)
+    # But for depthwise filters: their gradients take in zeros times what lies beyond an edge.
+    for place_of in (slice(None, groups + 3), slice(-groups, None)):
+        for a, b in zip(found[place_of], expected[place_of], strict=True):
+            assert torch.equal(a.isfinite(), b.isfinite())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
@@ -131,7 +209,7 @@ def test_pools_are_their_definition(place, dtype, stride):
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_memory_may_begin_anywhere(place, shared):
+def test_memory_may_begin_anywhere(place, way, shared):
     options = {"stride": 1, "shared": shared}
     calls = calls_on(place, torch.float32, (2, 16, 5, 11), **options)
     truth = calls_on("cpu", torch.float32, (2, 16, 5, 11), **options).double()
@@ -143,26 +221,46 @@ def test_memory_may_begin_anywhere(place, shared):
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_the_same_call_gives_the_same_bits(place, shared):
+def test_the_same_call_gives_the_same_bits(place, way, shared):
     calls = calls_on(place, torch.float32, (3, 16, 12, 12), stride=1, shared=shared)
     first, second = calls.separable(cuda_stencils), calls.separable(cuda_stencils)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_filters_that_want_no_gradient_get_none(place):
-    calls = calls_on(place, torch.float32, (2, 4, 6, 7), stride=2, shared=True)
-    arguments = (calls.xs, calls.zs, calls.grads, calls.p, calls.q, calls.r)
-    filters = (calls.depthwise, calls.pointwise)
-    every = cuda_stencils.separable_backward(*arguments, *filters, **calls.keywords)
-    few = cuda_stencils.separable_backward(
-        *arguments, *filters, **calls.keywords, needs_weights=False
-    )
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_filters_that_want_no_gradient_get_none(place, way, shared):
+    calls = calls_on(place, torch.float32, (2, 4, 6, 7), stride=2, shared=shared)
+    every, few = _backward(calls), _without_filters(calls)
     assert few[2] is None
     assert few[3] is None
-    assert torch.equal(few[0][0], every[0][0])
+    # Not to the bit: compilers may round a product and a sum once or twice.
+    for a, b in zip(few[0], every[0], strict=True):
+        torch.testing.assert_close(a, b)
+    for a, b in zip(few[1] or (), every[1] or (), strict=True):
+        torch.testing.assert_close(a, b)
 
 
-def test_a_coefficient_of_results_that_is_none_leaves_them_unread(place):
+def test_gradients_of_inputs_alone_need_no_depthwise_results(place, way, monkeypatch):
+    calls = calls_on(place, torch.float32, (2, 4, 6, 7), stride=2, shared=True)
+    monkeypatch.setattr(cuda_stencils, "_depthwise", None)
+    assert _without_filters(calls)[0][0].isfinite().all()
+
+
+def _backward(calls, **options):
+    return cuda_stencils.separable_backward(
+        *(calls.xs, calls.zs, calls.grads, calls.p, calls.q, calls.r),
+        *(calls.depthwise, calls.pointwise),
+        **calls.keywords,
+        into=None if calls.into is None else calls.into.clone(),
+        **options,
+    )
+
+
+def _without_filters(calls):
+    return _backward(calls, needs_weights=False)
+
+
+def test_a_coefficient_of_results_that_is_none_leaves_them_unread(place, way):
     calls = calls_on(place, torch.float32, (2, 4, 6, 7), stride=2, shared=True)
     zeros = calls_on(place, torch.float32, (2, 4, 6, 7), stride=2, shared=True)
     calls.q = calls.r = None
@@ -185,13 +283,21 @@ def test_maxima_treat_nan_and_infinity_as_pytorch_does(place):
         assert torch.equal(dx, torch_stencils.pools_backward(x, grad, None, stride))
 
 
-def test_images_without_pixels_are_taken(place):
-    calls = calls_on(place, torch.float32, (0, 4, 5, 5), stride=1, shared=True)
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_images_without_pixels_are_taken(place, shared):
+    calls = calls_on(place, torch.float32, (0, 4, 5, 5), stride=1, shared=shared)
     zs, mean, _ = cuda_stencils.separable_forward(
         calls.xs, calls.depthwise, calls.pointwise, **calls.keywords
     )
     assert zs[0].shape == (0, 4, 5, 5)
     assert mean.shape == (len(KINDS), 4)
+    dxs, sums, d_depthwise, d_pointwise = _backward(calls)
+    assert all(dx.shape == (0, 4, 5, 5) for dx in dxs)
+    for found, filters in ((d_depthwise, calls.depthwise), (d_pointwise, calls.pointwise)):
+        for a, b in zip(found, filters, strict=True):
+            assert torch.equal(a, torch.zeros_like(b))
+    assert all(torch.equal(total, torch.zeros_like(total)) for total in sums or ())
+    assert _without_filters(calls)[2:] == (None, None)
 
 
 def test_tensors_of_processors_are_refused():
