@@ -14,8 +14,9 @@ from native_checks import DTYPES, Draws, assert_variance, displaced, over_places
 from stencil_calls import KINDS, SHAPES, Calls, assert_right
 
 from ssfnas.errors import RequestError
-from ssfnas.ops import cuda_stencils, native, torch_stencils
+from ssfnas.ops import backend, cuda_stencils, native, native_backend, torch_stencils
 from ssfnas.ops.stencil_arguments import Units
+from ssfnas.spaces import ReferenceSupernet, Supernet
 
 HERE = ROOT / "tests" / "native"
 SOURCES = ("depthwise_stencils.cu", "fused_forward.cu", "fused_backward.cu", "candidate_pools.cu")
@@ -281,6 +282,30 @@ def test_maxima_treat_nan_and_infinity_as_pytorch_does(place):
         grad = torch.ones_like(expected[0])
         dx = cuda_stencils.pools_backward(x.to(place), grad.to(place), None, stride).cpu()
         assert torch.equal(dx, torch_stencils.pools_backward(x, grad, None, stride))
+
+
+def test_a_supernet_of_these_is_the_reference(place, monkeypatch):
+    """Both strides, shared and own inputs, both updates of a search: results and all gradients."""
+    if place == "cpu":
+        monkeypatch.setattr(native_backend, "_stencils", lambda x: cuda_stencils)
+    options = {"num_classes": 3, "channels": 4, "layers": 3, "nodes": 2}
+    draws = torch.Generator().manual_seed(5)
+    reference = ReferenceSupernet(**options, generator=draws).to(place, torch.float64)
+    fast = Supernet(**options).to(place, torch.float64)
+    fast.load_state_dict(reference.state_dict())
+    x = torch.randn(2, 3, 6, 7, generator=draws, dtype=torch.float64).to(place)
+    for kind in ("weights", "alphas"):
+        found = []
+        for net, name in ((reference, "reference"), (fast, "native")):
+            with backend(name):
+                wanted = getattr(net, kind)()
+                found.append(torch.autograd.grad(net(x).square().sum(), wanted, allow_unused=True))
+        for value, truth in zip(found[1], found[0], strict=True):
+            assert (value is None) == (truth is None)
+            if truth is not None:
+                assert (value - truth).norm() <= 1e-10 * max(float(truth.norm()), 1e-3)
+    for value, truth in zip(fast.buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(value, truth, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
