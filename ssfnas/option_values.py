@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import types
 import typing
@@ -186,6 +187,8 @@ class OptionValue:
             hint = did_you_mean(value, self.metadata["choices"])
         elif self.kind is str and isinstance(value, (bool, int, float)):
             hint = " (put it in quotes)"
+        elif self.kind is str and isinstance(value, os.PathLike):
+            hint = " (str() makes one of a path)"
         return OptionValueError(f"{shown(value)}: expected {self.expected}{hint}")
 
 
@@ -220,6 +223,19 @@ def option_values(config_class: type, *, extended: bool = False) -> dict[str, Op
             raise TypeError(f"{config_class.__name__}.{entry.name}: no flag for type {hint}")
         values[entry.name] = OptionValue(entry.name, hint, is_list, optional, metadata)
     return values
+
+
+def check_values(config: Any) -> None:
+    """Hold the values of a config that was made in Python to what its flags would be held to.
+
+    Names that plugins may register are left to the registries.
+
+    Raises:
+        RequestError: a value has the wrong type or is out of bounds; names class and field.
+    """
+    values = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
+    values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    read_values(option_values(type(config), extended=True), values, type(config).__name__)
 
 
 def read_values(

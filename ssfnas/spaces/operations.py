@@ -86,10 +86,16 @@ def check_operations(names: tuple[str, ...]) -> None:
     """Accept a list of candidates, or say what is wrong with it.
 
     Raises:
-        RequestError: it is empty, names something twice, or names what is not registered.
+        RequestError: it is empty or has nothing that a genotype could keep, names something twice,
+            or names what is not registered.
     """
     if not names:
         raise RequestError(f"no operations: give some of {', '.join(OPERATIONS)}")
+    if all(name == "none" for name in names):
+        raise RequestError(
+            "no operation besides 'none': a genotype needs others to keep, some of "
+            f"{', '.join(name for name in OPERATIONS if name != 'none')}"
+        )
     for position, name in enumerate(names):
         OPERATIONS.get(name)
         if name in names[:position]:

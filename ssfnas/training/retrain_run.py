@@ -5,7 +5,9 @@ from __future__ import annotations
 from safetensors.torch import save
 
 from ssfnas.config import EvaluateConfig, RetrainConfig
+from ssfnas.data import VIEWS
 from ssfnas.errors import RequestError
+from ssfnas.objectives import LOSSES
 from ssfnas.pictures import report_html
 from ssfnas.spaces import Genotype, count_multiply_adds, count_parameters
 from ssfnas.training.dry_run import predict
@@ -31,7 +33,7 @@ def run_retrain(config: RetrainConfig) -> Run | None:
         NumericalError: a loss became NaN or infinite.
         Interrupted: a signal came; the state is saved.
     """
-    with open_session(config) as session:
+    with open_session(config, lambda: _check_names(config)) as session:
         genotype = _genotype(config)
         _check(config, session)
 
@@ -51,6 +53,12 @@ def run_retrain(config: RetrainConfig) -> Run | None:
         with directory:
             _finish(trained, genotype, directory, session)
         return Run(directory.path)
+
+
+def _check_names(config: RetrainConfig) -> None:
+    """Refuse a loss or views that nothing has registered, before anything is loaded."""
+    LOSSES.get(config.loss)
+    VIEWS.get(config.augment)
 
 
 def _genotype(config: RetrainConfig) -> Genotype | None:

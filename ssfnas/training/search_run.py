@@ -8,8 +8,11 @@ import numpy as np
 
 from ssfnas.config import SearchConfig
 from ssfnas.errors import RequestError
+from ssfnas.objectives import OBJECTIVES
 from ssfnas.pictures import report_html, save_cell
-from ssfnas.spaces import Genotype, count_parameters
+from ssfnas.spaces import SUPERNETS, Genotype, count_parameters
+from ssfnas.spaces.operations import check_operations
+from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES
 from ssfnas.training.dry_run import predict
 from ssfnas.training.graphed_step import why_not_graphed
 from ssfnas.training.random_trainer import RandomSearchTrainer
@@ -41,8 +44,7 @@ def run_search(config: SearchConfig) -> Run | None:
         NumericalError: a loss became NaN or infinite.
         Interrupted: a signal came; the state is saved.
     """
-    with open_session(config) as session:
-        _check(config, session)
+    with open_session(config, lambda: _check(config)) as session:
 
         def make(changed: SearchConfig) -> SearchTrainer | RandomSearchTrainer:
             kind = RandomSearchTrainer if changed.strategy == "random" else SearchTrainer
@@ -70,7 +72,15 @@ def run_search(config: SearchConfig) -> Run | None:
         return Run(directory.path)
 
 
-def _check(config: SearchConfig, session: Session) -> None:
+def _check(config: SearchConfig) -> None:
+    """Refuse what would fail after hours as well as what would fail at once."""
+    strategy = STRATEGIES.get(config.strategy)
+    OBJECTIVES.get(config.objective)
+    SUPERNETS.get(config.supernet)
+    DERIVATIONS.get(config.derive)
+    if config.early_stop != "none":
+        STOPPERS.get(config.early_stop)
+    check_operations(tuple(config.operations or strategy.operations))
     if config.objective not in ("ssl", "joint"):
         return
     if not config.projector:

@@ -11,6 +11,7 @@ from ssfnas.config import DataOptions, RetrainConfig, SearchConfig
 from ssfnas.data import ImageData, load_data
 from ssfnas.environment import environment
 from ssfnas.errors import RequestError
+from ssfnas.option_values import check_values
 from ssfnas.plugins import import_plugins
 from ssfnas.training.checkpoints import CheckpointStore
 from ssfnas.training.data_card import DataCard
@@ -67,13 +68,22 @@ class Session:
 
 
 @contextmanager
-def open_session(config: SearchConfig | RetrainConfig) -> Iterator[Session]:
-    """Import plugins, start the processes, load the data.
+def open_session(
+    config: SearchConfig | RetrainConfig, check: Callable[[], None]
+) -> Iterator[Session]:
+    """Check the values, import plugins, check the request, start the processes, load the data.
+
+    Args:
+        config: the run's.
+        check: says what is wrong with the request, as far as that can be seen without data; called
+            when the plugins' names are registered.
 
     Raises:
         RequestError: something of it is wrong; nothing has been written.
     """
+    check_values(config)
     import_plugins(config.plugins)
+    check()
     if config.deterministic:
         make_deterministic()
     with Interruption() as interruption:

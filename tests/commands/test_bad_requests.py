@@ -67,6 +67,7 @@ def search_on(capsys, data, tmp_path, *words: str) -> str:
         (["--strategy", "dart"], "darts"),
         (["--objective", "sssl"], "ssl"),
         (["--operations", "sep_conv_3x3,sep_conv_9x9"], "sep_conv_9x9"),
+        (["--operations", "none"], "no operation besides 'none'"),
         (["--batch-size", "0"], "batch-size"),
         (["--batch-size", "1"], "Barlow Twins"),
         (["--epochs", "ten"], "epochs"),
@@ -154,6 +155,40 @@ def test_an_output_folder_in_use_read_only_or_not_a_runs(capsys, small_npz, tmp_
         capsys, "search", "--dataset", small_npz, "--out", held, "--resume", "--channels", "3"
     )
     assert "--channels" in line
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder but the lock, which names its last holder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".ssfnas-lock"
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--operations", "none"], "no operation besides 'none'"),
+        (["--strategy", "random", "--operations", "none"], "no operation besides 'none'"),
+        (["--derive", "dart"], "did you mean 'darts'"),
+    ],
+    ids=["operations", "operations of a random search", "derivation"],
+)
+def test_a_refused_search_leaves_the_run_that_it_would_overwrite(
+    capsys, small_npz, tmp_path, words, expected
+):
+    held, plugin = tmp_path / "held", tmp_path / "my_rules.py"
+    plugin.write_text("")
+    # Without the rule that TINY names, which a random search would refuse.
+    common = ["--dataset", small_npz, "--plugins", plugin, *TINY[:-2]]
+    assert search.main([str(w) for w in [*common, "--derive", "darts", "--out", held]]) == 0
+    before = contents(held)
+    capsys.readouterr()
+    assert expected in refused(capsys, "search", *common, "--out", held, "--overwrite", *words)
+    assert contents(held) == before
+    assert expected in refused(capsys, "search", *common, "--out", tmp_path / "new", *words)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.skipif(

@@ -140,6 +140,22 @@ def test_multi_label_data_train_with_binary_cross_entropy_and_report_auc(tmp_pat
         run_retrain(tiny_retrain(data, tmp_path / "other", mixup=0.5))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, r"RetrainConfig: epochs: 0: expected a whole number, at least 1"),
+        ({"genotype": 3}, r"RetrainConfig: genotype: 3: expected a text"),
+        ({"loss": "mse"}, r"unknown loss 'mse'"),
+        ({"augment": "flip"}, r"unknown .*'flip'"),
+    ],
+    ids=["epochs", "genotype", "loss", "augment"],
+)
+def test_wrong_values_from_python_are_refused_before_anything_is_loaded(tmp_path, changes, message):
+    with pytest.raises(RequestError, match=message):
+        run_retrain(tiny_retrain(tmp_path / "absent.npz", tmp_path / "run", **changes))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_logit_adjustment_corrects_for_what_is_drawn(small_npz, tmp_path):
     """Class-balanced sampling leaves nothing to adjust for; both together would correct twice."""
     config = tiny_retrain(small_npz, tmp_path / "run", sampling_exponent=0.0)

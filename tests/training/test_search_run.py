@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +166,32 @@ def test_metrics_are_one_json_object_a_line(small_npz, tmp_path):
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 1
     assert json.loads(lines[0])["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, r"SearchConfig: epochs: 0: expected a whole number, at least 1"),
+        ({"epochs": "3"}, r"SearchConfig: epochs: 3: expected a whole number"),
+        ({"w01": float("nan")}, r"SearchConfig: w01: nan: expected a number"),
+        ({"projector": 8}, r"SearchConfig: projector: 8: expected a list"),
+        ({"data_dir": Path("run")}, r"SearchConfig: data_dir: .*: expected a text.*str\(\)"),
+        ({"strategy": "dart"}, r"unknown strategy 'dart' \(did you mean 'darts'"),
+        ({"objective": "sssl"}, r"unknown objective 'sssl'"),
+        ({"derive": "dart"}, r"unknown derivation 'dart'"),
+        ({"early_stop": "skips"}, r"unknown .*'skips'"),
+        ({"profile": "linear"}, r"SearchConfig: profile: linear: expected exp or step"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_values_from_python_are_refused_before_anything_is_loaded(
+    tmp_path, changes, message, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    # Data that are not there: a refusal that comes after loading would be about them.
+    with pytest.raises(RequestError, match=message):
+        run_search(tiny_search(tmp_path / "absent.npz", "run", **changes))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_random_search_needs_a_step_a_sample(small_npz, tmp_path):
