@@ -90,7 +90,9 @@ def _nothing_passed(run: RunFiles) -> Section | None:
     if run.genotype is not None or not run.weights:
         return None
     threshold = run.config.get("threshold")
-    command = f"python -m ssfnas.derive --run {shlex.quote(str(run.path))}"
+    plugins = run.config.get("plugins") or []
+    words = [*(["--plugins", *map(str, plugins)] if plugins else []), "--run", str(run.path)]
+    command = f"python -m ssfnas.derive {shlex.join(words)}"
     # The largest threshold at which neither cell is empty, rounded down.
     lower = math.floor(100 * min(float(w[-1].max()) for w in run.weights.values())) / 100
     rows = [

@@ -15,6 +15,7 @@ from ssfnas.spaces.operations import check_operations
 from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES
 from ssfnas.training.dry_run import predict
 from ssfnas.training.graphed_step import why_not_graphed
+from ssfnas.training.next_commands import derive_command, retrain_command
 from ssfnas.training.random_trainer import RandomSearchTrainer
 from ssfnas.training.run import Run
 from ssfnas.training.run_directory import RunDirectory
@@ -121,9 +122,9 @@ def _finish(
     if problem is not None:
         raise RequestError(
             f"{problem}; the run is kept whole in {directory.path}: derive again with "
-            f"python -m ssfnas.derive --run {directory.path} --derive darts"
+            f"{derive_command(trainer.config, directory.path)}"
         )
-    session.say(f"next         python -m ssfnas.retrain --genotype {directory.path}")
+    session.say(f"next         {retrain_command(trainer.config, directory.path)}")
 
 
 def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:

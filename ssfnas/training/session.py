@@ -23,6 +23,7 @@ from ssfnas.training.determinism import (
 from ssfnas.training.distributed import World, start_world
 from ssfnas.training.interruption import Interruption
 from ssfnas.training.loop import Trainer, resume, train
+from ssfnas.training.next_commands import resume_command
 from ssfnas.training.run_directory import RunDirectory
 from ssfnas.training.runlog import RunLog
 
@@ -189,7 +190,7 @@ def run_training(
     if not complete:
         message = (
             f"state saved after step {trainer.step:,} of {trainer.total_steps:,}; go on with: "
-            f"python -m ssfnas.{command} --out {path} --resume"
+            f"{resume_command(command, path)}"
         )
         if log is not None:
             log.message(message, show=False)
