@@ -375,9 +375,13 @@ class EvaluateConfig:
     """``python -m ssfnas.evaluate``: measure a trained network."""
 
     run: str = option("", "directory of the retraining", required=True)
-    which: str = option("last", "weights to measure", choices=("last", "ema"))
+    which: str = option(
+        "last", "weights to measure; of ema in evaluation-ema.json", choices=("last", "ema")
+    )
     dataset: str | None = option(
-        None, "another data set of the same classes; absent: the run's own"
+        None,
+        "another data set of the same classes, measured in evaluation-on-NAME.json; absent: the "
+        "run's own",
     )
     batch_size: int = option(256, "images a batch", minimum=1)
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ssfnas.config import DataOptions, EvaluateConfig, RetrainConfig
-from ssfnas.data import ImageData, ImageSet, load_data
+from ssfnas.data import DATASETS, ImageData, ImageSet, load_data
 from ssfnas.errors import RequestError
 from ssfnas.spaces import count_multiply_adds, count_parameters
 from ssfnas.training.data_card import DataCard
@@ -18,7 +20,7 @@ from ssfnas.training.monitor import pooled_features
 from ssfnas.training.posthoc import TAUS, adjust_logits, normalize_classifier
 from ssfnas.training.prediction import measure, predict
 from ssfnas.training.probe import apply_linear_probe, fit_linear_probe
-from ssfnas.training.run import Run
+from ssfnas.training.run import EVALUATION_FILE, Run
 
 
 def evaluate_network(
@@ -41,7 +43,7 @@ def evaluate_network(
 
     Returns:
         For JSON. ``last_epoch`` holds the metrics to report; ``best_epoch`` was chosen on the test
-        part and is named so.
+        part and is named so, and is None for other weights or data.
 
     Raises:
         RequestError: the data have no test part, or other classes than the network.
@@ -78,6 +80,12 @@ def evaluate_network(
         "last_epoch": measure(logits, labels, card, thirds=config.thirds),
         "best_epoch": best or best_epoch(run),
     }
+    if config.dataset is not None:
+        named = config.dataset in DATASETS
+        path = config.dataset if named else str(Path(config.dataset).expanduser().resolve())
+        result["data"]["path"] = path
+    if config.which != "last" or config.dataset is not None:
+        result["best_epoch"] = None  # it is one of the last weights on the run's own data
     if config.which == "last" and (run.path / "model_ema.safetensors").is_file():
         averaged = run.network("ema").to(device)
         result["ema"] = measure(
@@ -93,6 +101,48 @@ def evaluate_network(
         if config.probe:
             result["probe"] = _probes(net, run, data, device)
     return result
+
+
+def write_evaluation(run: Run, result: dict[str, Any], config: EvaluateConfig) -> Path:
+    """Write what :func:`evaluate_network` gave, and lose nothing that was measured before.
+
+    Linear probes in the file that is written anew are kept where none were fitted this time.
+
+    Returns:
+        ``evaluation.json`` for the last weights on the run's own data; for others a file whose name
+        says which: ``evaluation-ema.json``, ``evaluation-on-NAME.json``.
+    """
+    name = _evaluation_file(run, result, config)
+    before = _evaluation_before(run, name)
+    if "probe" in before and "probe" not in result:
+        result["probe"] = before["probe"]
+    return run.directory.write_json(name, result)
+
+
+def _evaluation_file(run: Run, result: dict[str, Any], config: EvaluateConfig) -> str:
+    if config.which == "last" and config.dataset is None:
+        return EVALUATION_FILE
+    stem = "evaluation" if config.which == "last" else f"evaluation-{config.which}"
+    if config.dataset is None:
+        return f"{stem}.json"
+    stem += "-on-" + re.sub(r"[^\w.-]", "-", Path(result["data"]["path"]).stem)
+    number = 1
+    while True:
+        # Another data set may have the same name in another folder.
+        name = f"{stem}.json" if number == 1 else f"{stem}-{number}.json"
+        held = _evaluation_before(run, name).get("data", {}).get("path")
+        if held in (None, result["data"]["path"]):
+            return name
+        number += 1
+
+
+def _evaluation_before(run: Run, name: str) -> dict[str, Any]:
+    """What a file holds that is to be written anew; nothing where it is absent or damaged."""
+    try:
+        before = run.directory.read_json(name)
+    except RequestError:
+        return {}
+    return before if isinstance(before, dict) else {}
 
 
 def best_epoch(run: Run) -> dict[str, float] | None:

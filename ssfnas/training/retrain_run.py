@@ -13,7 +13,7 @@ from ssfnas.spaces import Genotype, count_multiply_adds, count_parameters
 from ssfnas.training.dry_run import predict
 from ssfnas.training.evaluation import evaluate_network
 from ssfnas.training.retrain_trainer import RetrainTrainer, weights_of
-from ssfnas.training.run import Run
+from ssfnas.training.run import EVALUATION_FILE, Run
 from ssfnas.training.run_directory import RunDirectory
 from ssfnas.training.search_run import write_genotype
 from ssfnas.training.session import Session, open_session, run_training
@@ -125,7 +125,7 @@ def _finish(
             session.world.device,
             best=trainer.best,
         )
-        directory.write_json("evaluation.json", result)
+        directory.write_json(EVALUATION_FILE, result)
         key = "auc" if trainer.data.multi_label else "top1"
         session.say(f"last epoch   {key} {100 * result['last_epoch'][key]:.2f} %")
     directory.write_text("report.html", report_html([directory.path]))

@@ -44,6 +44,7 @@ RUN_FILES = (
     "model.safetensors",
     "model_ema.safetensors",
     "evaluation.json",
+    "evaluation-*.json",
     "events.out.tfevents.*",
     f"{CHECKPOINT_FOLDER}/step-*.pt",
     f".*{PARTIAL_SUFFIX}",

@@ -179,8 +179,31 @@ def test_evaluate_measures_again_with_probes_and_on_other_data(small_npz, tmp_pa
     stamp = (run.path / "evaluation.json").read_bytes()
     assert evaluate.main(["--run", str(run.path), "--dataset", str(other)]) == 0
     assert (run.path / "evaluation.json").read_bytes() == stamp
+    (tmp_path / "more").mkdir()
+    namesake = write_npz(tmp_path / "more" / "other.npz", (4, 4, 4, 4), seed=10)
+    assert evaluate.main(["--run", str(run.path), "--dataset", str(namesake)]) == 0
+    for name, data in (("other", other), ("other-2", namesake)):
+        apart = json.loads((run.path / f"evaluation-on-{name}.json").read_text())
+        assert apart["data"]["path"] == str(data)
+        assert apart["best_epoch"] is None
     fewer = write_npz(tmp_path / "fewer.npz", (3, 3))
     assert evaluate.main(["--run", str(run.path), "--dataset", str(fewer)]) == 2
+
+
+def test_evaluate_loses_nothing_that_was_measured_before(small_npz, tmp_path):
+    run = run_retrain(tiny_retrain(small_npz, tmp_path / "run", ema=0.75, epochs=1))
+    words = ["--run", str(run.path), "--device", "cpu"]
+    assert evaluate.main([*words, "--probe"]) == 0
+    probed = load(run.path).evaluation
+    page = (run.path / "report.html").read_bytes()
+    assert evaluate.main(words) == 0
+    assert load(run.path).evaluation == probed
+    assert (run.path / "report.html").read_bytes() == page
+    assert evaluate.main([*words, "--which", "ema"]) == 0
+    assert load(run.path).evaluation == probed
+    averaged = json.loads((run.path / "evaluation-ema.json").read_text())
+    assert (averaged["weights"], averaged["last_epoch"]) == ("ema", probed["ema"])
+    assert averaged["best_epoch"] is None
 
 
 def test_a_damaged_or_foreign_weight_file_is_refused(small_npz, tmp_path):
