@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from ssfnas.training.posthoc import TAUS, adjust_logits, normalize_classifier
 from ssfnas.training.prediction import measure, predict
 from ssfnas.training.probe import apply_linear_probe, fit_linear_probe
 from ssfnas.training.run import EVALUATION_FILE, Run
+
+_BRIEF = ("top1", "balanced_accuracy", "worst_class")
 
 
 def evaluate_network(
@@ -191,7 +194,7 @@ def _post_hoc(
 
 def _brief(logits: torch.Tensor, labels: torch.Tensor, card: DataCard) -> dict[str, float]:
     measured = measure(logits, labels, card)
-    return {name: measured[name] for name in ("top1", "balanced_accuracy", "worst_class")}
+    return {name: measured[name] for name in _BRIEF}
 
 
 def _probes(net: nn.Module, run: Run, data: ImageData, device: torch.device) -> dict[str, Any]:
@@ -223,7 +226,7 @@ def _balanced(run: Run, data: ImageData) -> ImageSet:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The headline metrics of :func:`evaluate_network` as lines for people."""
+    """What :func:`evaluate_network` measured, apart from single classes, as lines for people."""
     last = result["last_epoch"]
     lines = [
         f"parameters   {result['parameters']:,}",
@@ -238,4 +241,39 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"best epoch {int(best['epoch'])}, chosen on the test part: {100 * best[key]:.2f} %"
         )
+    for name, sweep in result.get("post_hoc", {}).items():
+        lines += _sweep_lines(_TITLES[name], sweep)
+    if "probe" in result:
+        lines += _probe_lines(result["probe"])
     return "\n".join(lines)
+
+
+_TITLES = {
+    "logit_adjustment": "post-hoc logit adjustment",
+    # As in its source; so tau 0 is not quite the network itself.
+    "tau_normalization": "tau-normalisation of the classifier, without its bias",
+}
+
+
+def _sweep_lines(title: str, sweep: dict[str, Any] | list[dict[str, float]]) -> list[str]:
+    """One line a strength, or why there are none."""
+    if isinstance(sweep, dict):
+        return ["", f"{title}: left out, {sweep['left_out']}"]
+    return ["", f"{title}:", *_rows("tau", {f"{entry['tau']:g}": entry for entry in sweep})]
+
+
+def _probe_lines(probes: dict[str, dict[str, float]]) -> list[str]:
+    """One line a set of images that a probe was fitted on."""
+    named = {f"{name} ({p['training_images']:,} images)": p for name, p in probes.items()}
+    return ["", "linear probes on the frozen features:", *_rows("fitted on", named)]
+
+
+def _rows(head: str, measured: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A small table in percent, a row an entry."""
+    width = max(len(head), *map(len, measured))
+    titles = "  ".join(f"{name:>17}" for name in _BRIEF)
+    rows = [
+        f"  {label:<{width}}" + "".join(f"  {100 * values[name]:15.2f} %" for name in _BRIEF)
+        for label, values in measured.items()
+    ]
+    return [f"  {head:<{width}}  {titles}", *rows]

@@ -174,7 +174,13 @@ def test_evaluate_measures_again_with_probes_and_on_other_data(small_npz, tmp_pa
     assert {"many", "medium", "few"} <= set(after["last_epoch"]["groups"])
     assert after["probe"]["balanced"]["training_images"] == 4 * 4
     assert after["post_hoc"]["logit_adjustment"][0]["top1"] == before["last_epoch"]["top1"]
-    assert "top1" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "top1" in printed
+    adjusted, balanced = after["post_hoc"]["logit_adjustment"][-1], after["probe"]["balanced"]
+    for label, values in (("2", adjusted), ("balanced (16 images)", balanced)):
+        shares = [values[name] for name in ("top1", "balanced_accuracy", "worst_class")]
+        assert " ".join([label, *(f"{100 * share:.2f} %" for share in shares)]) in printed
+    assert "tau-normalisation of the classifier, without its bias: tau top1" in printed
     other = write_npz(tmp_path / "other.npz", (3, 3, 3, 3), seed=9)
     stamp = (run.path / "evaluation.json").read_bytes()
     assert evaluate.main(["--run", str(run.path), "--dataset", str(other)]) == 0
@@ -190,7 +196,7 @@ def test_evaluate_measures_again_with_probes_and_on_other_data(small_npz, tmp_pa
     assert evaluate.main(["--run", str(run.path), "--dataset", str(fewer)]) == 2
 
 
-def test_evaluate_loses_nothing_that_was_measured_before(small_npz, tmp_path):
+def test_evaluate_loses_nothing_that_was_measured_before(small_npz, tmp_path, capsys):
     run = run_retrain(tiny_retrain(small_npz, tmp_path / "run", ema=0.75, epochs=1))
     words = ["--run", str(run.path), "--device", "cpu"]
     assert evaluate.main([*words, "--probe"]) == 0
@@ -199,6 +205,8 @@ def test_evaluate_loses_nothing_that_was_measured_before(small_npz, tmp_path):
     assert evaluate.main(words) == 0
     assert load(run.path).evaluation == probed
     assert (run.path / "report.html").read_bytes() == page
+    printed = capsys.readouterr().out
+    assert "post-hoc logit adjustment: left out, trained with --loss logit-adjusted" in printed
     assert evaluate.main([*words, "--which", "ema"]) == 0
     assert load(run.path).evaluation == probed
     averaged = json.loads((run.path / "evaluation-ema.json").read_text())
