@@ -33,6 +33,8 @@ class RunFiles:
         metrics: one dict a line of ``metrics.jsonl``.
         data: ``data.json``: class names and sizes, ...; empty where absent.
         genotype: what was found or trained; None where absent.
+        derivation: how the genotype was read from the weights, of ``derivation.json``; the config
+            where that is absent.
         operations: names of the candidate operations; empty where there are no alphas.
         alphas: cell type -> [epochs + 1, edges, operations].
         weights: the same after the relaxation.
@@ -49,6 +51,7 @@ class RunFiles:
     metrics: list[dict[str, Any]]
     data: Mapping[str, Any]
     genotype: Genotype | None
+    derivation: Mapping[str, Any]
     operations: tuple[str, ...]
     alphas: Mapping[str, NDArray[np.floating]]
     weights: Mapping[str, NDArray[np.floating]]
@@ -138,6 +141,7 @@ def read_run(path: str | Path) -> RunFiles:
         metrics=metrics,
         data=_read_object(path / "data.json"),
         genotype=Genotype.load(path) if (path / "genotype.json").is_file() else None,
+        derivation=_read_object(path / "derivation.json") or config,
         operations=operations,
         alphas=alphas,
         weights=weights,

@@ -37,6 +37,7 @@ RUN_FILES = (
     "log.txt",
     "alphas.npz",
     "genotype.json",
+    "derivation.json",
     "genotype_normal.*",
     "genotype_reduce.*",
     "report.html",

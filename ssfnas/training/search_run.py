@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ssfnas.config import SearchConfig
+from ssfnas.config import DeriveConfig, SearchConfig
 from ssfnas.errors import RequestError
 from ssfnas.objectives import OBJECTIVES
 from ssfnas.pictures import report_html, save_cell
@@ -116,6 +116,10 @@ def _finish(
         problem = error
     else:
         write_genotype(genotype, directory)
+        if isinstance(trainer, SearchTrainer):
+            last = len(trainer.alpha_history) - 1
+            epoch = last if trainer.use_epoch is None else trainer.use_epoch
+            write_derivation(directory, trainer.config, epoch)
         session.say(f"genotype     {directory.file('genotype.json')}\n{genotype.to_text()}")
     directory.write_text("report.html", report_html([directory.path]))
     session.say(f"report       {directory.file('report.html')}")
@@ -133,6 +137,21 @@ def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:
     for cell in ("normal", "reduce"):
         for ending in ("svg", "png"):
             save_cell(genotype, cell, directory.file(f"genotype_{cell}.{ending}"))
+
+
+def write_derivation(
+    directory: RunDirectory, config: SearchConfig | DeriveConfig, epoch: int
+) -> None:
+    """``derivation.json``: how the genotype beside it was read from the alphas after ``epoch``."""
+    limits = {
+        name: getattr(config, name)
+        for name in ("max_params", "max_flops")
+        if getattr(config, name, None) is not None
+    }
+    directory.write_json(
+        "derivation.json",
+        {"derive": config.derive, "threshold": config.threshold, "epoch": epoch, **limits},
+    )
 
 
 def alpha_arrays(trainer: SearchTrainer) -> dict[str, Any]:

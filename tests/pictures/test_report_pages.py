@@ -210,7 +210,8 @@ def test_a_retraining_tells_the_last_epoch_from_the_best(tmp_path):
         "top-1 accuracy 60.00 %", "best epoch (3): test, top-1 accuracy 70.00 %",
         "chosen by looking at the test part", "3,349,342", "528.4 M", "worst class 12.50 %",
         "classes with few images (1 of them) 12.50 %", "adjusting again would correct twice",
-        "0.5 65.25 % 20.00 %", "a tau of 0 is not quite the network itself", "fitted on the training images", "41.25 %", "DARTS_V2",
+        "0.5 65.25 % 20.00 %", "a tau of 0 is not quite the network itself",
+        "fitted on the training images", "41.25 %", "DARTS_V2",
         f"{NASTY} 50 50.00 %", "normal cell (without node 1)",
     ):  # fmt: skip
         assert text in page.text, text
