@@ -94,6 +94,23 @@ def test_a_gpu_that_is_not_there(capsys, small_npz, tmp_path, monkeypatch):
     assert "cuda" in search_on(capsys, small_npz, tmp_path, "--device", "cuda")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("raise SystemExit(5)", "SystemExit: 5"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("def broken(:", "SyntaxError"),
+    ],
+    ids=["exit", "error", "syntax"],
+)
+def test_plugins_that_cannot_be_imported(capsys, small_npz, tmp_path, text, expected):
+    plugin = tmp_path / "my_ops.py"
+    plugin.write_text(text)
+    line = search_on(capsys, small_npz, tmp_path, "--plugins", plugin)
+    assert "my_ops.py" in line
+    assert expected in line
+
+
 def test_data_that_cannot_be_read(capsys, tmp_path):
     assert "absent.npz" in search_on(capsys, tmp_path / "absent.npz", tmp_path)
     broken = tmp_path / "broken.npz"
