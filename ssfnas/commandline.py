@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import jsonargparse
 
+from ssfnas.config import Above
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.option_values import (
     OptionValue,
@@ -414,7 +415,8 @@ def _check_relevance(
         obstacle = _obstacle(config, options, name)
         if obstacle is not None:
             other, right = obstacle
-            alternatives = " or ".join(f"{options[other].flag} {_written(v)}" for v in right)
+            values = [str(right)] if isinstance(right, Above) else map(_written, right)
+            alternatives = " or ".join(f"{options[other].flag} {value}" for value in values)
             raise RequestError(
                 f"{options[name].flag} has no effect with {options[other].flag} "
                 f"{_written(getattr(config, other))}: leave it out or use {alternatives}"
@@ -423,7 +425,7 @@ def _check_relevance(
 
 def _obstacle(
     config: Any, options: Mapping[str, OptionValue], name: str
-) -> tuple[str, tuple[Any, ...]] | None:
+) -> tuple[str, tuple[Any, ...] | Above] | None:
     """The field, and its right values, that keeps ``name`` from having an effect."""
     for other, right in options[name].metadata["only_if"].items():
         if (deeper := _obstacle(config, options, other)) is not None:

@@ -91,12 +91,26 @@ def _check(config: RetrainConfig, session: Session) -> None:
             f"--batch-size {config.batch_size}: batch normalisation needs at least 2 a process"
         )
     if data.multi_label:
-        for name, plain in (("mixup", 0.0), ("crt_epochs", 0), ("sampling_exponent", 1.0)):
-            if getattr(config, name) != plain:
-                raise RequestError(
-                    f"--{name.replace('_', '-')} {getattr(config, name)} has no meaning for "
-                    f"multi-label data: leave it at {plain}"
-                )
+        _check_multi_label(config)
+
+
+# Presets name plain cross-entropy as well as the default; of each label it is the binary one.
+_MULTI_LABEL_LOSSES = ("logit-adjusted", "ce")
+
+
+def _check_multi_label(config: RetrainConfig) -> None:
+    if config.loss not in _MULTI_LABEL_LOSSES:
+        raise RequestError(
+            f"--loss {config.loss} has no effect on multi-label data, which train with binary "
+            "cross-entropy: leave it out"
+        )
+    for name in ("mixup", "crt_epochs", "sampling_exponent", "tau", "label_smoothing"):
+        plain = getattr(RetrainConfig(), name)
+        if getattr(config, name) != plain:
+            raise RequestError(
+                f"--{name.replace('_', '-')} {getattr(config, name)} has no meaning for "
+                f"multi-label data: leave it at {plain}"
+            )
 
 
 def _describe(trainer: RetrainTrainer) -> str:

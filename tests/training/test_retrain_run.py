@@ -11,6 +11,8 @@ from image_files import write_npz
 from runs import tiny_retrain, tiny_search
 
 from ssfnas import evaluate
+from ssfnas.commandline import parse
+from ssfnas.config import RetrainConfig
 from ssfnas.data import load_data
 from ssfnas.errors import RequestError
 from ssfnas.spaces import Genotype, count_parameters
@@ -136,8 +138,12 @@ def test_multi_label_data_train_with_binary_cross_entropy_and_report_auc(tmp_pat
     run = run_retrain(tiny_retrain(data, tmp_path / "run", epochs=1))
     assert 0 <= run.evaluation["last_epoch"]["auc"] <= 1
     assert "post_hoc" not in run.evaluation
-    with pytest.raises(RequestError, match="mixup"):
-        run_retrain(tiny_retrain(data, tmp_path / "other", mixup=0.5))
+    for name, value in (("mixup", 0.5), ("loss", "focal"), ("loss", "ldam"), ("tau", 2.0)):
+        with pytest.raises(RequestError, match=f"--{name} .*multi-label"):
+            run_retrain(tiny_retrain(data, tmp_path / "other", **{name: value}))
+    assert not (tmp_path / "other").exists()
+    preset = parse(RetrainConfig, ["--preset", "darts-retrain"], "ssfnas.retrain", "")[0]
+    assert run_retrain(tiny_retrain(data, dry_run=True, loss=preset.loss)) is None
 
 
 @pytest.mark.parametrize(
