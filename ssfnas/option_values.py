@@ -39,8 +39,8 @@ def shown(value: Any) -> str:
 
 def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
     """``" (did you mean ...?)"``, or nothing where no known name comes near."""
-    by_core = {other.lstrip("-"): other for other in known}
-    close = difflib.get_close_matches(name.lstrip("-"), by_core, n=1)
+    by_core = {other.lstrip("-").lower(): other for other in known}
+    close = difflib.get_close_matches(name.lstrip("-").lower(), by_core, n=1)
     return f" (did you mean {by_core[close[0]]}?)" if close else ""
 
 
@@ -189,7 +189,15 @@ class OptionValue:
             hint = " (put it in quotes)"
         elif self.kind is str and isinstance(value, os.PathLike):
             hint = " (str() makes one of a path)"
+        elif self.kind is int and self.metadata["maximum"] is None and _too_large(value):
+            hint = f" and at most {_LARGEST_INT}"
         return OptionValueError(f"{shown(value)}: expected {self.expected}{hint}")
+
+
+def _too_large(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"\+?0*[1-9][0-9]{18,}", value) is not None
+    return isinstance(value, int) and value > _LARGEST_INT
 
 
 def _one_of(names: typing.Sequence[str]) -> str:

@@ -70,7 +70,10 @@ def _genotype(config: RetrainConfig) -> Genotype | None:
             "a published cell such as DARTS_V2"
         )
     genotype = Genotype.load(config.genotype)
-    genotype.check()
+    try:
+        genotype.check()
+    except RequestError as error:
+        raise RequestError(f"--genotype {config.genotype}: {error}") from None
     return genotype
 
 

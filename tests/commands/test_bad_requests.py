@@ -131,6 +131,16 @@ def test_a_class_without_images_and_labels_out_of_range(capsys, tmp_path):
     assert "-1" in search_on(capsys, negative, tmp_path)
 
 
+@pytest.mark.parametrize("words", [[], ["--strategy", "random"]], ids=["alphas", "random"])
+def test_classes_of_one_image_leave_none_for_the_alphas(capsys, tmp_path, words):
+    data = write_npz(tmp_path / "single.npz", (1, 1, 1))
+    common = ["--dataset", data, "--out", tmp_path / "out", *TINY[:-2], *words]
+    line = refused(capsys, "search", *common, *(["--samples", "1"] if words else []))
+    assert "single" in line
+    assert "alphas" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_ratio_that_the_data_cannot_give(capsys, tmp_path):
     data = write_npz(tmp_path / "d.npz", (20, 2, 20))
     line = search_on(capsys, data, tmp_path, "--imbalance-ratio", "4")
@@ -234,7 +244,11 @@ def test_a_full_disk(small_npz, tmp_path):
     [
         ([], "--genotype"),
         (["--genotype", "FairDARTS_z"], "FairDARTS_z"),
-        (["--genotype", "missing.json"], "missing.json"),
+        (["--genotype", "missing.json"], "missing.json: there is no such file or directory"),
+        (["--genotype", "runs/absent"], "runs/absent: there is no such file or directory"),
+        (["--genotype", "DARTS_v2"], "did you mean DARTS_V2?"),
+        (["--genotype", "DARTS_V2", "--seed", "9" * 23], "and at most 9223372036854775807"),
+        (["--preset", "Longtai"], "did you mean longtail?"),
         (["--model", "timm:resnet1234"], "resnet"),
         (["--model", "vgg"], "timm:"),
         (["--genotype", "DARTS_V2", "--loss", "mse"], "logit-adjusted"),
@@ -274,8 +288,17 @@ def test_genotypes_that_cannot_be_trained(capsys, small_npz, tmp_path, content):
     line = refused(
         capsys, "retrain", "--dataset", small_npz, "--out", out, "--genotype", file, "--steps", "1"
     )
-    assert "genotype.json" in line or "warp" in line
+    assert "genotype.json" in line
     assert not out.exists()
+
+
+def test_a_genotype_text_with_an_unknown_operation_names_the_file(capsys, small_npz, tmp_path):
+    file = tmp_path / "g.txt"
+    cell = "[('warp', 0), ('skip_connect', 1)]"
+    file.write_text(f"Genotype(normal={cell}, normal_concat=[2], reduce={cell}, reduce_concat=[2])")
+    line = refused(capsys, "retrain", "--dataset", small_npz, "--genotype", file, "--dry-run")
+    assert str(file) in line
+    assert "'warp'" in line
 
 
 def test_derive_evaluate_and_report_of_what_is_no_run(capsys, tmp_path):
