@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 import jsonargparse
 
 from ssfnas.config import Above
-from ssfnas.errors import NumericalError, RequestError
+from ssfnas.errors import NumericalError, RequestError, found_everywhere
 from ssfnas.option_values import (
     OptionValue,
     OptionValueError,
@@ -450,8 +450,9 @@ def main(
 
     Returns:
         what ``run`` returned (None: 0); 2 where the request was wrong or the system refused a file,
-        with one line on stderr; 1 where numbers or memory gave out, likewise; 130 or 143 after
-        SIGINT or SIGTERM. Any other exception is a fault of the program: it keeps its traceback.
+        with one line on stderr (where all processes find it, the first of a machine says it); 1
+        where numbers or memory gave out, likewise; 130 or 143 after SIGINT or SIGTERM. Any other
+        exception is a fault of the program: it keeps its traceback.
     """
 
     def complain(message: str, level: str = "error") -> None:
@@ -470,12 +471,16 @@ def main(
         complain(str(message), "warning")
 
     try:
-        config, _ = parse(config_class, argv, prog, description, default_preset=default_preset)
+        with found_everywhere():
+            config, _ = parse(config_class, argv, prog, description, default_preset=default_preset)
         with warnings.catch_warnings():
             warnings.showwarning = warn
             return run(config) or 0
     except RequestError as error:
-        complain(str(error))
+        # Files may differ from machine to machine, so the first process of each speaks.
+        local_rank = os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))
+        if not error.everywhere or local_rank == "0":
+            complain(str(error))
         return 2
     except NumericalError as error:
         complain(str(error))

@@ -6,7 +6,7 @@ from safetensors.torch import save
 
 from ssfnas.config import EvaluateConfig, RetrainConfig
 from ssfnas.data import VIEWS
-from ssfnas.errors import RequestError
+from ssfnas.errors import RequestError, found_everywhere
 from ssfnas.objectives import LOSSES
 from ssfnas.pictures import report_html
 from ssfnas.spaces import Genotype, count_multiply_adds, count_parameters
@@ -34,8 +34,9 @@ def run_retrain(config: RetrainConfig) -> Run | None:
         Interrupted: a signal came; the state is saved.
     """
     with open_session(config, lambda: _check_names(config)) as session:
-        genotype = _genotype(config)
-        _check(config, session)
+        with found_everywhere():
+            genotype = _genotype(config)
+            _check(config, session)
 
         def make(changed: RetrainConfig) -> RetrainTrainer:
             return RetrainTrainer(changed, session.data, genotype, session.world)
@@ -79,14 +80,12 @@ def _genotype(config: RetrainConfig) -> Genotype | None:
 
 def _check(config: RetrainConfig, session: Session) -> None:
     data = session.data
-    for name in ("batch_size", "pretrain_batch_size"):
-        used = name == "batch_size" or config.pretrain_epochs > 0
-        size = getattr(config, name)
-        if used and size % session.world.size:
-            raise RequestError(
-                f"--{name.replace('_', '-')} {size} cannot be shared by {session.world.size} "
-                f"processes: use a multiple of {session.world.size}"
-            )
+    processes = session.world.size
+    if config.pretrain_epochs > 0 and config.pretrain_batch_size % processes:
+        raise RequestError(
+            f"--pretrain-batch-size {config.pretrain_batch_size} cannot be shared by {processes} "
+            f"processes: use a multiple of {processes}"
+        )
     if config.pretrain_epochs > 0 and not config.projector:
         raise RequestError("--projector names no layer: give widths such as 2048,2048,2048")
     if config.batch_size // session.world.size < 2:
