@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from collections.abc import Mapping
@@ -65,6 +66,20 @@ class RunFiles:
             if key in line:
                 return line[key]
         return None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The config's values, without the epochs where a number of steps stands in their place."""
+        replaced = {"epochs"} if self.config.get("steps") else set()
+        return {key: value for key, value in self.config.items() if key not in replaced}
+
+    @property
+    def started(self) -> float | None:
+        """When the run began, in seconds since 1970; None where that is not known."""
+        try:
+            return datetime.datetime.fromisoformat(str(self.environment.get("started"))).timestamp()
+        except (ValueError, OverflowError, OSError):
+            return None
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -191,6 +191,7 @@ def test_metrics_are_one_json_object_a_line(small_npz, tmp_path):
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 1
     assert json.loads(lines[0])["step"] == 1
+    assert "<dt>time</dt>" in (run.path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
