@@ -22,7 +22,8 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import jsonargparse
 
-from ssfnas.errors import NumericalError, RequestError
+from ssfnas.config import Above
+from ssfnas.errors import NumericalError, RequestError, found_everywhere
 from ssfnas.option_values import (
     OptionValue,
     OptionValueError,
@@ -414,7 +415,8 @@ def _check_relevance(
         obstacle = _obstacle(config, options, name)
         if obstacle is not None:
             other, right = obstacle
-            alternatives = " or ".join(f"{options[other].flag} {_written(v)}" for v in right)
+            values = [str(right)] if isinstance(right, Above) else map(_written, right)
+            alternatives = " or ".join(f"{options[other].flag} {value}" for value in values)
             raise RequestError(
                 f"{options[name].flag} has no effect with {options[other].flag} "
                 f"{_written(getattr(config, other))}: leave it out or use {alternatives}"
@@ -423,7 +425,7 @@ def _check_relevance(
 
 def _obstacle(
     config: Any, options: Mapping[str, OptionValue], name: str
-) -> tuple[str, tuple[Any, ...]] | None:
+) -> tuple[str, tuple[Any, ...] | Above] | None:
     """The field, and its right values, that keeps ``name`` from having an effect."""
     for other, right in options[name].metadata["only_if"].items():
         if (deeper := _obstacle(config, options, other)) is not None:
@@ -448,8 +450,9 @@ def main(
 
     Returns:
         what ``run`` returned (None: 0); 2 where the request was wrong or the system refused a file,
-        with one line on stderr; 1 where numbers or memory gave out, likewise; 130 or 143 after
-        SIGINT or SIGTERM. Any other exception is a fault of the program: it keeps its traceback.
+        with one line on stderr (where all processes find it, the first of a machine says it); 1
+        where numbers or memory gave out, likewise; 130 or 143 after SIGINT or SIGTERM. Any other
+        exception is a fault of the program: it keeps its traceback.
     """
 
     def complain(message: str, level: str = "error") -> None:
@@ -468,12 +471,16 @@ def main(
         complain(str(message), "warning")
 
     try:
-        config, _ = parse(config_class, argv, prog, description, default_preset=default_preset)
+        with found_everywhere():
+            config, _ = parse(config_class, argv, prog, description, default_preset=default_preset)
         with warnings.catch_warnings():
             warnings.showwarning = warn
             return run(config) or 0
     except RequestError as error:
-        complain(str(error))
+        # Files may differ from machine to machine, so the first process of each speaks.
+        local_rank = os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))
+        if not error.everywhere or local_rank == "0":
+            complain(str(error))
         return 2
     except NumericalError as error:
         complain(str(error))

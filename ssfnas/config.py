@@ -24,6 +24,19 @@ DARTS_OPERATIONS = (
 FAIRDARTS_OPERATIONS = DARTS_OPERATIONS[1:]
 
 
+@dataclass(frozen=True)
+class Above:
+    """All numbers above ``bound``, as the values of ``only_if``."""
+
+    bound: float
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, (int, float)) and value > self.bound
+
+    def __str__(self) -> str:
+        return f"above {self.bound:g}"
+
+
 def option(
     default: Any,
     help: str,
@@ -33,7 +46,7 @@ def option(
     maximum: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    only_if: dict[str, tuple[Any, ...]] | None = None,
+    only_if: dict[str, tuple[Any, ...] | Above] | None = None,
     required: bool = False,
 ) -> Any:
     """A dataclass field with its documentation and the values that it may have.
@@ -352,16 +365,41 @@ class RetrainConfig(DataOptions, RunOptions):
     pretrain_epochs: int = option(
         0, "epochs of Barlow Twins on the same images before the labels are used", minimum=0
     )
-    pretrain_batch_size: int = option(256, "images a step of the pre-training", minimum=2)
-    pretrain_lr: float = option(0.3, "first learning rate of the pre-training (LARS)", above=0)
-    pretrain_weight_decay: float = option(1e-4, "decay of the pre-training", minimum=0)
-    projector: list[int] = option([2048, 2048, 2048], "widths of the projector's layers", minimum=1)
-    lambd: float = option(0.0051, "weight of Barlow Twins' off-diagonal terms", minimum=0)
+    pretrain_batch_size: int = option(
+        256, "images a step of the pre-training", minimum=2, only_if={"pretrain_epochs": Above(0)}
+    )
+    pretrain_lr: float = option(
+        0.3,
+        "first learning rate of the pre-training (LARS)",
+        above=0,
+        only_if={"pretrain_epochs": Above(0)},
+    )
+    pretrain_weight_decay: float = option(
+        1e-4, "decay of the pre-training", minimum=0, only_if={"pretrain_epochs": Above(0)}
+    )
+    projector: list[int] = option(
+        [2048, 2048, 2048],
+        "widths of the projector's layers",
+        minimum=1,
+        only_if={"pretrain_epochs": Above(0)},
+    )
+    lambd: float = option(
+        0.0051,
+        "weight of Barlow Twins' off-diagonal terms",
+        minimum=0,
+        only_if={"pretrain_epochs": Above(0)},
+    )
     bt_mixup: float = option(
-        0.0, "weight s of Mixed Barlow Twins' term (4 in its paper); 0: none", minimum=0
+        0.0,
+        "weight s of Mixed Barlow Twins' term (4 in its paper); 0: none",
+        minimum=0,
+        only_if={"pretrain_epochs": Above(0)},
     )
     finetune: str = option(
-        "all", "what is trained after the pre-training", choices=("all", "classifier")
+        "all",
+        "what is trained after the pre-training",
+        choices=("all", "classifier"),
+        only_if={"pretrain_epochs": Above(0)},
     )
     crt_epochs: int = option(
         0, "epochs of classifier re-training on the frozen backbone at the end", minimum=0
@@ -375,9 +413,13 @@ class EvaluateConfig:
     """``python -m ssfnas.evaluate``: measure a trained network."""
 
     run: str = option("", "directory of the retraining", required=True)
-    which: str = option("last", "weights to measure", choices=("last", "ema"))
+    which: str = option(
+        "last", "weights to measure; of ema in evaluation-ema.json", choices=("last", "ema")
+    )
     dataset: str | None = option(
-        None, "another data set of the same classes; absent: the run's own"
+        None,
+        "another data set of the same classes, measured in evaluation-on-NAME.json; absent: the "
+        "run's own",
     )
     batch_size: int = option(256, "images a batch", minimum=1)
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))

@@ -10,7 +10,7 @@ from ssfnas.config import DeriveConfig
 
 
 def derive_again(config: DeriveConfig) -> None:
-    """Write the genotype that the rule gives, its pictures, and the report anew."""
+    """Write the genotype that the rule gives, how, its pictures, and the report anew."""
     import torch
 
     from ssfnas.errors import RequestError
@@ -19,7 +19,7 @@ def derive_again(config: DeriveConfig) -> None:
     from ssfnas.spaces import DerivedNetwork, count_multiply_adds, count_parameters
     from ssfnas.strategies.derivation import derive, limit
     from ssfnas.training.run import Run
-    from ssfnas.training.search_run import write_genotype
+    from ssfnas.training.search_run import write_derivation, write_genotype
 
     import_plugins(config.plugins)
     run = Run(config.run)
@@ -74,6 +74,7 @@ def derive_again(config: DeriveConfig) -> None:
     flops = count_multiply_adds(net, card.image_size, card.in_channels)
     if config.out is None:
         write_genotype(genotype, run.directory)
+        write_derivation(run.directory, config, epoch)
         run.directory.write_text("report.html", report_html([run.path]))
         written = run.path / "genotype.json"
     else:

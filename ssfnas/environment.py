@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import platform
 import subprocess
@@ -86,5 +87,6 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "commit": commit(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "started_with": " ".join(sys.argv),
     }

@@ -10,13 +10,17 @@ from ssfnas.config import DataOptions, EvaluateConfig
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Write ``evaluation.json`` and the report anew, and print the metrics."""
+    """Write what was measured, and print it.
+
+    ``evaluation.json``, which the report shows, is that of the last weights on the run's own data;
+    whatever else is measured has a file of its own.
+    """
     from ssfnas.data import load_data
     from ssfnas.pictures import report_html
     from ssfnas.plugins import import_plugins
     from ssfnas.training.distributed import start_world
-    from ssfnas.training.evaluation import evaluate_network, table
-    from ssfnas.training.run import Run
+    from ssfnas.training.evaluation import evaluate_network, table, write_evaluation
+    from ssfnas.training.run import EVALUATION_FILE, Run
 
     import_plugins(config.plugins)
     device = start_world(config.device).device
@@ -27,12 +31,11 @@ def evaluate(config: EvaluateConfig) -> None:
     if config.dataset is not None:
         options = dataclasses.replace(options, dataset=config.dataset, imbalance_ratio=None)
     result = evaluate_network(run, load_data(options), config, device)
-    if config.dataset is None:
-        run.directory.write_json("evaluation.json", result)
+    written = write_evaluation(run, result, config)
+    if written.name == EVALUATION_FILE:
         run.directory.write_text("report.html", report_html([run.path]))
     print(table(result))
-    if config.dataset is None:
-        print(f"written      {run.path / 'evaluation.json'}")
+    print(f"written      {written}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import types
 import typing
@@ -38,8 +39,8 @@ def shown(value: Any) -> str:
 
 def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
     """``" (did you mean ...?)"``, or nothing where no known name comes near."""
-    by_core = {other.lstrip("-"): other for other in known}
-    close = difflib.get_close_matches(name.lstrip("-"), by_core, n=1)
+    by_core = {other.lstrip("-").lower(): other for other in known}
+    close = difflib.get_close_matches(name.lstrip("-").lower(), by_core, n=1)
     return f" (did you mean {by_core[close[0]]}?)" if close else ""
 
 
@@ -186,7 +187,17 @@ class OptionValue:
             hint = did_you_mean(value, self.metadata["choices"])
         elif self.kind is str and isinstance(value, (bool, int, float)):
             hint = " (put it in quotes)"
+        elif self.kind is str and isinstance(value, os.PathLike):
+            hint = " (str() makes one of a path)"
+        elif self.kind is int and self.metadata["maximum"] is None and _too_large(value):
+            hint = f" and at most {_LARGEST_INT}"
         return OptionValueError(f"{shown(value)}: expected {self.expected}{hint}")
+
+
+def _too_large(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"\+?0*[1-9][0-9]{18,}", value) is not None
+    return isinstance(value, int) and value > _LARGEST_INT
 
 
 def _one_of(names: typing.Sequence[str]) -> str:
@@ -220,6 +231,19 @@ def option_values(config_class: type, *, extended: bool = False) -> dict[str, Op
             raise TypeError(f"{config_class.__name__}.{entry.name}: no flag for type {hint}")
         values[entry.name] = OptionValue(entry.name, hint, is_list, optional, metadata)
     return values
+
+
+def check_values(config: Any) -> None:
+    """Hold the values of a config that was made in Python to what its flags would be held to.
+
+    Names that plugins may register are left to the registries.
+
+    Raises:
+        RequestError: a value has the wrong type or is out of bounds; names class and field.
+    """
+    values = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
+    values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    read_values(option_values(type(config), extended=True), values, type(config).__name__)
 
 
 def read_values(

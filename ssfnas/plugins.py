@@ -30,7 +30,7 @@ def import_plugins(paths: Sequence[str]) -> None:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # what ends a program ends no request
             del sys.modules[name]
             raise RequestError(
                 f"--plugins: importing '{path}' failed: {type(error).__name__}: {error}"

@@ -44,7 +44,7 @@ def grouped_by_seed(runs: Sequence[RunFiles]) -> list[list[RunFiles]]:
     """
     groups: dict[str, list[RunFiles]] = {}
     for run in runs:
-        values = {k: v for k, v in run.config.items() if k not in _NOT_COMPARED and k != "seed"}
+        values = {k: v for k, v in run.values.items() if k not in _NOT_COMPARED and k != "seed"}
         if run.command == "retrain" and run.genotype is not None:
             values["genotype"] = run.genotype.to_json()
         key = json.dumps([run.command, values], sort_keys=True, default=str)
@@ -144,15 +144,15 @@ def _named(key: str) -> str:
 
 
 def _differences(runs: Sequence[RunFiles]) -> Section:
-    keys = list(dict.fromkeys(key for run in runs for key in run.config))
+    keys = list(dict.fromkeys(key for run in runs for key in run.values))
     rows = []
     for key in keys:
-        values = [config_text(run.config[key]) if key in run.config else "" for run in runs]
+        values = [config_text(run.values.get(key)) if key in run.config else "" for run in runs]
         if key not in _NOT_COMPARED and len(set(values)) > 1:
             rows.append((key, *values))
     for key in dict.fromkeys(key for run in runs for key in run.environment):
         values = [config_text(run.environment.get(key)) for run in runs]
-        if len(set(values)) > 1 and key != "started_with":
+        if len(set(values)) > 1 and key not in ("started", "started_with"):
             rows.append((f"{key} (environment)", *values))
     if not rows:
         body = paragraph("The runs have the same configuration.")

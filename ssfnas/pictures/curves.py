@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
+from ssfnas.pictures.numbers import whole
 from ssfnas.pictures.style import (
     GROUP_COLOURS,
     INK,
@@ -267,7 +268,7 @@ def class_accuracy(
                 colour = [GROUP_COLOURS.get(name, SERIES[0]) for name in names_of]
             axes.bar(place + shift, values, width=width, color=colour, label=label)
             if len(per_class) == 1 and len(names) <= 20:
-                _write_above(axes, values, [f"{value:.0f}" for value in values])
+                _write_above(axes, values, [whole(value) for value in values])
         axes.set_ylim(0, 108)
         axes.set_ylabel(quantity)
         _name_classes(axes, names)

@@ -88,6 +88,12 @@ def shown(key: str, value: object) -> str:
     return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
 
 
+def whole(value: float) -> str:
+    """The nearest whole number, halves up, as everybody rounds; empty where there is none."""
+    # What is a half in decimals need not be one in binary: 100 * 0.285 is a little less than 28.5.
+    return str(math.floor(round(value, 6) + 0.5)) if math.isfinite(value) else ""
+
+
 def spread(key: str, values: Sequence[float]) -> str:
     """Mean and sample standard deviation of several runs; one value as it is."""
     if len(set(values)) == 1 and (len(values) == 1 or isinstance(values[0], int)):

@@ -68,7 +68,7 @@ def state_of(run: RunFiles) -> str:
 
 def time_of(run: RunFiles) -> str | None:
     """How long the run has taken."""
-    seconds = elapsed(run.metrics)
+    seconds = elapsed(run.metrics, run.started)
     return None if seconds is None else duration(seconds)
 
 
@@ -141,8 +141,8 @@ def cells_section(run: RunFiles, pictures: Pictures) -> Section | None:
 
 
 def config_section(run: RunFiles) -> Section:
-    """Every value of the config."""
-    rows = [(key, config_text(value)) for key, value in run.config.items()]
+    """Every value of the config that has a meaning."""
+    rows = [(key, config_text(value)) for key, value in run.values.items()]
     half = -(-len(rows) // 2)
     columns = [table((), part, class_="values") for part in (rows[:half], rows[half:]) if part]
     return Section("config", "Configuration", tag("div", *columns, class_="beside"))

@@ -231,6 +231,13 @@ def _sweeps(run: RunFiles, pictures: Pictures) -> Section | None:
         if not entries:
             continue
         columns = list(entries[0])
+        if key == "tau_normalization":
+            parts.append(
+                paragraph(
+                    "The classifier's bias is left out, as in the method's source, so that even a "
+                    "tau of 0 is not quite the network itself."
+                )
+            )
         rows = [[shown(column, entry.get(column)) for column in columns] for entry in entries]
         parts.append(table([named(column) for column in columns], rows, class_="numbers"))
         x = [entry[columns[0]] for entry in entries]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ class RunFiles:
         metrics: one dict a line of ``metrics.jsonl``.
         data: ``data.json``: class names and sizes, ...; empty where absent.
         genotype: what was found or trained; None where absent.
+        derivation: how the genotype was read from the weights, of ``derivation.json``; the config
+            where that is absent.
         operations: names of the candidate operations; empty where there are no alphas.
         alphas: cell type -> [epochs + 1, edges, operations].
         weights: the same after the relaxation.
@@ -49,6 +52,7 @@ class RunFiles:
     metrics: list[dict[str, Any]]
     data: Mapping[str, Any]
     genotype: Genotype | None
+    derivation: Mapping[str, Any]
     operations: tuple[str, ...]
     alphas: Mapping[str, NDArray[np.floating]]
     weights: Mapping[str, NDArray[np.floating]]
@@ -62,6 +66,20 @@ class RunFiles:
             if key in line:
                 return line[key]
         return None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The config's values, without the epochs where a number of steps stands in their place."""
+        replaced = {"epochs"} if self.config.get("steps") else set()
+        return {key: value for key, value in self.config.items() if key not in replaced}
+
+    @property
+    def started(self) -> float | None:
+        """When the run began, in seconds since 1970; None where that is not known."""
+        try:
+            return datetime.datetime.fromisoformat(str(self.environment.get("started"))).timestamp()
+        except (ValueError, OverflowError, OSError):
+            return None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -138,6 +156,7 @@ def read_run(path: str | Path) -> RunFiles:
         metrics=metrics,
         data=_read_object(path / "data.json"),
         genotype=Genotype.load(path) if (path / "genotype.json").is_file() else None,
+        derivation=_read_object(path / "derivation.json") or config,
         operations=operations,
         alphas=alphas,
         weights=weights,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ssfnas.pictures.cells import CELLS
 from ssfnas.pictures.curves import edge_ends, final_weights, state_name, weights_over_time
 from ssfnas.pictures.markup import Markup, Pictures, joined, table, tag
-from ssfnas.pictures.numbers import shown
+from ssfnas.pictures.numbers import is_number, shown
 from ssfnas.pictures.page_parts import (
     Section,
     cells_section,
@@ -34,6 +34,7 @@ _OBJECTIVES = {
     "ssl": "Barlow Twins, no labels",
     "joint": "cross-entropy and Barlow Twins",
 }
+_THRESHOLD_RULES = ("threshold", "threshold_edge")
 _NAMES = {"normal": "normal", "reduce": "reduction"}
 
 
@@ -58,13 +59,10 @@ def search_sections(run: RunFiles, pictures: Pictures) -> list[Section]:
 
 def _summary(run: RunFiles) -> Section:
     config = run.config
-    rule = config.get("derive")
-    if rule in ("threshold", "threshold_edge"):
-        rule = f"{rule}, {config_text(config.get('threshold'))}"
     facts: list[tuple[str, object]] = [
         ("strategy", config.get("strategy")),
         ("objective", _OBJECTIVES.get(str(config.get("objective")), config.get("objective"))),
-        ("derivation", None if config.get("strategy") == "random" else rule),
+        ("derivation", None if config.get("strategy") == "random" else _rule(run)),
         ("state", state_of(run)),
         ("time", time_of(run)),
         ("seed", config.get("seed")),
@@ -85,12 +83,29 @@ def _summary(run: RunFiles) -> Section:
     return Section("summary", "Summary", tiles(facts))
 
 
+def _rule(run: RunFiles) -> str:
+    """How the genotype was derived, as far as it is not the usual way."""
+    derivation = run.derivation
+    parts = [config_text(derivation.get("derive"))]
+    if parts[0] in _THRESHOLD_RULES:
+        parts.append(config_text(derivation.get("threshold")))
+    epoch = derivation.get("epoch")
+    if any(epoch is not None and epoch != len(w) - 1 for w in run.weights.values()):
+        parts.append(f"after epoch {epoch}")
+    for key, of in (("max_params", "parameters"), ("max_flops", "multiply-adds")):
+        if is_number(derivation.get(key)):
+            parts.append(f"at most {derivation[key]:,} {of}")
+    return ", ".join(parts)
+
+
 def _nothing_passed(run: RunFiles) -> Section | None:
     """Why a search that came to its end has no genotype, and what to do."""
     if run.genotype is not None or not run.weights:
         return None
     threshold = run.config.get("threshold")
-    command = f"python -m ssfnas.derive --run {shlex.quote(str(run.path))}"
+    plugins = run.config.get("plugins") or []
+    words = [*(["--plugins", *map(str, plugins)] if plugins else []), "--run", str(run.path)]
+    command = f"python -m ssfnas.derive {shlex.join(words)}"
     # The largest threshold at which neither cell is empty, rounded down.
     lower = math.floor(100 * min(float(w[-1].max()) for w in run.weights.values())) / 100
     rows = [
@@ -136,8 +151,8 @@ def _kept(run: RunFiles) -> dict[str, set[tuple[str, int, int]]]:
 
 
 def _threshold(run: RunFiles) -> float | None:
-    used = run.config.get("derive") in ("threshold", "threshold_edge")
-    value = run.config.get("threshold")
+    used = run.derivation.get("derive") in _THRESHOLD_RULES
+    value = run.derivation.get("threshold")
     return float(value) if used and isinstance(value, (int, float)) else None
 
 

@@ -56,15 +56,23 @@ def lines_over_time(
     return x_name, panels
 
 
-def elapsed(metrics: Sequence[Mapping[str, Any]]) -> float | None:
-    """Seconds that the logged epochs took, about; None with fewer than two lines.
+def elapsed(metrics: Sequence[Mapping[str, Any]], started: float | None = None) -> float | None:
+    """Seconds that the logged epochs took, about; None with fewer than two times.
 
-    The first epoch, whose start was not logged, and a pause (ten times the median, as between an
-    interruption and its resumption) count as a median one.
+    A pause (ten times the median, as between an interruption and its resumption) counts as a
+    median epoch, and so does the first one where its start is not known.
+
+    Args:
+        metrics: what was logged, with ``wall_time``: seconds since 1970.
+        started: when the first epoch began, likewise.
     """
     times = [line["wall_time"] for line in metrics if is_number(line.get("wall_time"))]
+    known = started is not None and bool(times) and started <= times[0]
+    if known:
+        times.insert(0, started)
     if len(times) < 2:
         return None
     spans = [max(0.0, after - before) for before, after in pairwise(times)]
     usual = statistics.median(spans)
-    return usual + sum(span if span <= 10 * usual else usual for span in spans)
+    seconds = sum(span if span <= 10 * usual else usual for span in spans)
+    return seconds if known else usual + seconds

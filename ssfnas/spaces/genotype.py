@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ssfnas.errors import RequestError
+from ssfnas.option_values import did_you_mean
 from ssfnas.spaces import genotype_json, genotype_text
 from ssfnas.spaces.cells import CELL_TYPES
 from ssfnas.spaces.operations import OPERATIONS
@@ -175,7 +176,8 @@ class Genotype:
             return PUBLISHED[path_or_name]
         text, path = _read(Path(path_or_name), str(path_or_name), PUBLISHED)
         try:
-            if text.lstrip().startswith("{"):
+            is_json = path.suffix == ".json" and "Genotype" not in text
+            if is_json or text.lstrip().startswith("{"):
                 return Genotype.from_json(text)
             return Genotype.from_text(text)
         except RequestError as error:
@@ -255,10 +257,7 @@ def _read(path: Path, name: str, published: Iterable[str]) -> tuple[str, Path]:
                     f"python -m ssfnas.derive --run {name}"
                 )
         if not path.is_file():
-            raise RequestError(
-                f"no genotype '{name}': it is a file, a run's directory, or one of "
-                f"{', '.join(published)}"
-            )
+            raise RequestError(_absent(path, name, published))
         if path.stat().st_size > _LARGEST_FILE:
             raise RequestError(f"{path} is no genotype: it is larger than {_LARGEST_FILE} bytes")
         return path.read_text(encoding="utf-8"), path
@@ -266,6 +265,19 @@ def _read(path: Path, name: str, published: Iterable[str]) -> tuple[str, Path]:
         raise RequestError(f"{path} is no genotype: it is not a text in UTF-8") from None
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _absent(path: Path, name: str, published: Iterable[str]) -> str:
+    """What to say where ``name`` is no file, as what it was likely meant for: a file or a cell."""
+    if path.suffix or len(path.parts) > 1:
+        return (
+            f"genotype {name}: there is no such file or directory: give a genotype's file, a run's "
+            f"directory, or one of {', '.join(published)}"
+        )
+    return (
+        f"no genotype '{name}'{did_you_mean(name, published)}: it is a file, a run's directory, or "
+        f"one of {', '.join(published)}"
+    )
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

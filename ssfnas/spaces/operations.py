@@ -86,10 +86,16 @@ def check_operations(names: tuple[str, ...]) -> None:
     """Accept a list of candidates, or say what is wrong with it.
 
     Raises:
-        RequestError: it is empty, names something twice, or names what is not registered.
+        RequestError: it is empty or has nothing that a genotype could keep, names something twice,
+            or names what is not registered.
     """
     if not names:
         raise RequestError(f"no operations: give some of {', '.join(OPERATIONS)}")
+    if all(name == "none" for name in names):
+        raise RequestError(
+            "no operation besides 'none': a genotype needs others to keep, some of "
+            f"{', '.join(name for name in OPERATIONS if name != 'none')}"
+        )
     for position, name in enumerate(names):
         OPERATIONS.get(name)
         if name in names[:position]:
@@ -107,15 +113,39 @@ def make_operation(name: str, channels: int, stride: int, *, searching: bool) ->
             have weights, and pools have none.
 
     Raises:
-        RequestError: an unknown name, or a registered operation that breaks the contract of shapes.
+        RequestError: an unknown name, or a registered operation that cannot be built, raises, or
+            breaks the contract of shapes.
     """
     operation = OPERATIONS.get(name)
     if not operation.trusted:
         _try_out(name, operation)
-    module = operation.build(channels, stride, not searching)
+    module = _built(name, operation, channels, stride, not searching)
     if operation.pool and searching:
         return nn.Sequential(module, BatchNorm2d(channels, affine=False))
     return module
+
+
+def _built(name: str, operation: Operation, channels: int, stride: int, affine: bool) -> nn.Module:
+    if operation.trusted:
+        return operation.build(channels, stride, affine)
+    try:
+        module = operation.build(channels, stride, affine)
+    except Exception as error:
+        raise RequestError(
+            f"operation '{name}' cannot be built with channels={channels}, stride={stride}, "
+            f"affine={affine} ({_brief(error)}): its function has to take (channels, stride, "
+            "affine) and return an nn.Module"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise RequestError(
+            f"operation '{name}' gives a {type(module).__name__}: its function has to "
+            "return an nn.Module"
+        )
+    return module
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @functools.cache
@@ -124,14 +154,15 @@ def _try_out(name: str, operation: Operation) -> None:
     # What this draws must not shift the draws of the network that is being built.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         for stride in (1, 2):
-            module = operation.build(channels, stride, True)
-            if not isinstance(module, nn.Module):
-                raise RequestError(
-                    f"operation '{name}' gives a {type(module).__name__}: its function has to "
-                    "return an nn.Module"
-                )
-            output = module.eval()(torch.zeros(2, channels, size, size))
+            module = _built(name, operation, channels, stride, True)
             wanted = (2, channels, -(-size // stride), -(-size // stride))
+            try:
+                output = module.eval()(torch.zeros(2, channels, size, size))
+            except Exception as error:
+                raise RequestError(
+                    f"operation '{name}' with stride {stride} fails on an input of (2, {channels}, "
+                    f"{size}, {size}) ({_brief(error)}): it has to give {wanted}"
+                ) from error
             if not isinstance(output, Tensor) or output.shape != wanted:
                 found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise RequestError(

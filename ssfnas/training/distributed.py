@@ -95,10 +95,8 @@ def start_world(device: str = "auto") -> World:
     Raises:
         RequestError: there is no such device, fewer GPUs than processes, or no meeting point.
     """
-    rank, size, local_rank = (
-        _from_environment(name, default)
-        for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
+    rank, size = _from_environment("RANK", 0), number_of_processes()
+    local_rank = _from_environment("LOCAL_RANK", 0)
     place = _choose_device(device, local_rank if size > 1 else 0)
     if size == 1:
         return World(0, 1, place)
@@ -116,6 +114,11 @@ def start_world(device: str = "auto") -> World:
             f"process {rank} of {size} cannot meet the others ({first}): start them with torchrun"
         ) from error
     return World(rank, size, place, dist.group.WORLD)
+
+
+def number_of_processes() -> int:
+    """How many processes torchrun started to run together; they need not have met."""
+    return _from_environment("WORLD_SIZE", 1)
 
 
 def _from_environment(name: str, default: int) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ssfnas.config import DataOptions, EvaluateConfig, RetrainConfig
-from ssfnas.data import ImageData, ImageSet, load_data
+from ssfnas.data import DATASETS, ImageData, ImageSet, load_data
 from ssfnas.errors import RequestError
 from ssfnas.spaces import count_multiply_adds, count_parameters
 from ssfnas.training.data_card import DataCard
@@ -18,7 +21,9 @@ from ssfnas.training.monitor import pooled_features
 from ssfnas.training.posthoc import TAUS, adjust_logits, normalize_classifier
 from ssfnas.training.prediction import measure, predict
 from ssfnas.training.probe import apply_linear_probe, fit_linear_probe
-from ssfnas.training.run import Run
+from ssfnas.training.run import EVALUATION_FILE, Run
+
+_BRIEF = ("top1", "balanced_accuracy", "worst_class")
 
 
 def evaluate_network(
@@ -41,7 +46,7 @@ def evaluate_network(
 
     Returns:
         For JSON. ``last_epoch`` holds the metrics to report; ``best_epoch`` was chosen on the test
-        part and is named so.
+        part and is named so, and is None for other weights or data.
 
     Raises:
         RequestError: the data have no test part, or other classes than the network.
@@ -78,6 +83,12 @@ def evaluate_network(
         "last_epoch": measure(logits, labels, card, thirds=config.thirds),
         "best_epoch": best or best_epoch(run),
     }
+    if config.dataset is not None:
+        named = config.dataset in DATASETS
+        path = config.dataset if named else str(Path(config.dataset).expanduser().resolve())
+        result["data"]["path"] = path
+    if config.which != "last" or config.dataset is not None:
+        result["best_epoch"] = None  # it is one of the last weights on the run's own data
     if config.which == "last" and (run.path / "model_ema.safetensors").is_file():
         averaged = run.network("ema").to(device)
         result["ema"] = measure(
@@ -93,6 +104,48 @@ def evaluate_network(
         if config.probe:
             result["probe"] = _probes(net, run, data, device)
     return result
+
+
+def write_evaluation(run: Run, result: dict[str, Any], config: EvaluateConfig) -> Path:
+    """Write what :func:`evaluate_network` gave, and lose nothing that was measured before.
+
+    Linear probes in the file that is written anew are kept where none were fitted this time.
+
+    Returns:
+        ``evaluation.json`` for the last weights on the run's own data; for others a file whose name
+        says which: ``evaluation-ema.json``, ``evaluation-on-NAME.json``.
+    """
+    name = _evaluation_file(run, result, config)
+    before = _evaluation_before(run, name)
+    if "probe" in before and "probe" not in result:
+        result["probe"] = before["probe"]
+    return run.directory.write_json(name, result)
+
+
+def _evaluation_file(run: Run, result: dict[str, Any], config: EvaluateConfig) -> str:
+    if config.which == "last" and config.dataset is None:
+        return EVALUATION_FILE
+    stem = "evaluation" if config.which == "last" else f"evaluation-{config.which}"
+    if config.dataset is None:
+        return f"{stem}.json"
+    stem += "-on-" + re.sub(r"[^\w.-]", "-", Path(result["data"]["path"]).stem)
+    number = 1
+    while True:
+        # Another data set may have the same name in another folder.
+        name = f"{stem}.json" if number == 1 else f"{stem}-{number}.json"
+        held = _evaluation_before(run, name).get("data", {}).get("path")
+        if held in (None, result["data"]["path"]):
+            return name
+        number += 1
+
+
+def _evaluation_before(run: Run, name: str) -> dict[str, Any]:
+    """What a file holds that is to be written anew; nothing where it is absent or damaged."""
+    try:
+        before = run.directory.read_json(name)
+    except RequestError:
+        return {}
+    return before if isinstance(before, dict) else {}
 
 
 def best_epoch(run: Run) -> dict[str, float] | None:
@@ -141,7 +194,7 @@ def _post_hoc(
 
 def _brief(logits: torch.Tensor, labels: torch.Tensor, card: DataCard) -> dict[str, float]:
     measured = measure(logits, labels, card)
-    return {name: measured[name] for name in ("top1", "balanced_accuracy", "worst_class")}
+    return {name: measured[name] for name in _BRIEF}
 
 
 def _probes(net: nn.Module, run: Run, data: ImageData, device: torch.device) -> dict[str, Any]:
@@ -173,7 +226,7 @@ def _balanced(run: Run, data: ImageData) -> ImageSet:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The headline metrics of :func:`evaluate_network` as lines for people."""
+    """What :func:`evaluate_network` measured, apart from single classes, as lines for people."""
     last = result["last_epoch"]
     lines = [
         f"parameters   {result['parameters']:,}",
@@ -188,4 +241,39 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"best epoch {int(best['epoch'])}, chosen on the test part: {100 * best[key]:.2f} %"
         )
+    for name, sweep in result.get("post_hoc", {}).items():
+        lines += _sweep_lines(_TITLES[name], sweep)
+    if "probe" in result:
+        lines += _probe_lines(result["probe"])
     return "\n".join(lines)
+
+
+_TITLES = {
+    "logit_adjustment": "post-hoc logit adjustment",
+    # As in its source; so tau 0 is not quite the network itself.
+    "tau_normalization": "tau-normalisation of the classifier, without its bias",
+}
+
+
+def _sweep_lines(title: str, sweep: dict[str, Any] | list[dict[str, float]]) -> list[str]:
+    """One line a strength, or why there are none."""
+    if isinstance(sweep, dict):
+        return ["", f"{title}: left out, {sweep['left_out']}"]
+    return ["", f"{title}:", *_rows("tau", {f"{entry['tau']:g}": entry for entry in sweep})]
+
+
+def _probe_lines(probes: dict[str, dict[str, float]]) -> list[str]:
+    """One line a set of images that a probe was fitted on."""
+    named = {f"{name} ({p['training_images']:,} images)": p for name, p in probes.items()}
+    return ["", "linear probes on the frozen features:", *_rows("fitted on", named)]
+
+
+def _rows(head: str, measured: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A small table in percent, a row an entry."""
+    width = max(len(head), *map(len, measured))
+    titles = "  ".join(f"{name:>17}" for name in _BRIEF)
+    rows = [
+        f"  {label:<{width}}" + "".join(f"  {100 * values[name]:15.2f} %" for name in _BRIEF)
+        for label, values in measured.items()
+    ]
+    return [f"  {head:<{width}}  {titles}", *rows]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ssfnas.config import SearchConfig
-from ssfnas.data import Batch, ImageData, stratified_halves
+from ssfnas.data import Batch, ImageData
 from ssfnas.errors import RequestError
 from ssfnas.objectives import SearchObjective, make_search_objective
-from ssfnas.seeding import derive_seed, generator
+from ssfnas.seeding import generator
 from ssfnas.spaces import DerivedNetwork, Genotype, synchronize_batchnorm
 from ssfnas.strategies import STRATEGIES
 from ssfnas.strategies.random_search import best, sample_genotype, split_budget
@@ -20,7 +20,7 @@ from ssfnas.training.averages import RunningMeans
 from ssfnas.training.distributed import World
 from ssfnas.training.precision import autocast
 from ssfnas.training.schedules import cosine, set_learning_rate
-from ssfnas.training.search_trainer import search_stream
+from ssfnas.training.search_trainer import search_halves, search_stream
 from ssfnas.training.updates import Updater
 
 SCORING_BATCHES = 32
@@ -50,7 +50,7 @@ class RandomSearchTrainer:
         self.config, self.data, self.world, self.dtype = config, data, world, dtype
         given = config.operations or STRATEGIES.get("random").operations
         self.operations = tuple(name for name in given if name != "none")
-        self.halves = stratified_halves(data.train.labels.cpu(), derive_seed(config.seed, "halves"))
+        self.halves = search_halves(config, data)
         steps_per_epoch = -(-len(self.halves[0]) // config.batch_size)
         self.total_steps = config.steps or config.epochs * steps_per_epoch
         if self.total_steps < config.samples:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from safetensors.torch import save
 
 from ssfnas.config import EvaluateConfig, RetrainConfig
-from ssfnas.errors import RequestError
+from ssfnas.data import VIEWS
+from ssfnas.errors import RequestError, found_everywhere
+from ssfnas.objectives import LOSSES
 from ssfnas.pictures import report_html
 from ssfnas.spaces import Genotype, count_multiply_adds, count_parameters
 from ssfnas.training.dry_run import predict
 from ssfnas.training.evaluation import evaluate_network
 from ssfnas.training.retrain_trainer import RetrainTrainer, weights_of
-from ssfnas.training.run import Run
+from ssfnas.training.run import EVALUATION_FILE, Run
 from ssfnas.training.run_directory import RunDirectory
 from ssfnas.training.search_run import write_genotype
 from ssfnas.training.session import Session, open_session, run_training
@@ -31,9 +33,10 @@ def run_retrain(config: RetrainConfig) -> Run | None:
         NumericalError: a loss became NaN or infinite.
         Interrupted: a signal came; the state is saved.
     """
-    with open_session(config) as session:
-        genotype = _genotype(config)
-        _check(config, session)
+    with open_session(config, lambda: _check_names(config)) as session:
+        with found_everywhere():
+            genotype = _genotype(config)
+            _check(config, session)
 
         def make(changed: RetrainConfig) -> RetrainTrainer:
             return RetrainTrainer(changed, session.data, genotype, session.world)
@@ -53,6 +56,12 @@ def run_retrain(config: RetrainConfig) -> Run | None:
         return Run(directory.path)
 
 
+def _check_names(config: RetrainConfig) -> None:
+    """Refuse a loss or views that nothing has registered, before anything is loaded."""
+    LOSSES.get(config.loss)
+    VIEWS.get(config.augment)
+
+
 def _genotype(config: RetrainConfig) -> Genotype | None:
     if config.model != "derived":
         return None
@@ -62,20 +71,21 @@ def _genotype(config: RetrainConfig) -> Genotype | None:
             "a published cell such as DARTS_V2"
         )
     genotype = Genotype.load(config.genotype)
-    genotype.check()
+    try:
+        genotype.check()
+    except RequestError as error:
+        raise RequestError(f"--genotype {config.genotype}: {error}") from None
     return genotype
 
 
 def _check(config: RetrainConfig, session: Session) -> None:
     data = session.data
-    for name in ("batch_size", "pretrain_batch_size"):
-        used = name == "batch_size" or config.pretrain_epochs > 0
-        size = getattr(config, name)
-        if used and size % session.world.size:
-            raise RequestError(
-                f"--{name.replace('_', '-')} {size} cannot be shared by {session.world.size} "
-                f"processes: use a multiple of {session.world.size}"
-            )
+    processes = session.world.size
+    if config.pretrain_epochs > 0 and config.pretrain_batch_size % processes:
+        raise RequestError(
+            f"--pretrain-batch-size {config.pretrain_batch_size} cannot be shared by {processes} "
+            f"processes: use a multiple of {processes}"
+        )
     if config.pretrain_epochs > 0 and not config.projector:
         raise RequestError("--projector names no layer: give widths such as 2048,2048,2048")
     if config.batch_size // session.world.size < 2:
@@ -83,12 +93,26 @@ def _check(config: RetrainConfig, session: Session) -> None:
             f"--batch-size {config.batch_size}: batch normalisation needs at least 2 a process"
         )
     if data.multi_label:
-        for name, plain in (("mixup", 0.0), ("crt_epochs", 0), ("sampling_exponent", 1.0)):
-            if getattr(config, name) != plain:
-                raise RequestError(
-                    f"--{name.replace('_', '-')} {getattr(config, name)} has no meaning for "
-                    f"multi-label data: leave it at {plain}"
-                )
+        _check_multi_label(config)
+
+
+# Presets name plain cross-entropy as well as the default; of each label it is the binary one.
+_MULTI_LABEL_LOSSES = ("logit-adjusted", "ce")
+
+
+def _check_multi_label(config: RetrainConfig) -> None:
+    if config.loss not in _MULTI_LABEL_LOSSES:
+        raise RequestError(
+            f"--loss {config.loss} has no effect on multi-label data, which train with binary "
+            "cross-entropy: leave it out"
+        )
+    for name in ("mixup", "crt_epochs", "sampling_exponent", "tau", "label_smoothing"):
+        plain = getattr(RetrainConfig(), name)
+        if getattr(config, name) != plain:
+            raise RequestError(
+                f"--{name.replace('_', '-')} {getattr(config, name)} has no meaning for "
+                f"multi-label data: leave it at {plain}"
+            )
 
 
 def _describe(trainer: RetrainTrainer) -> str:
@@ -117,7 +141,7 @@ def _finish(
             session.world.device,
             best=trainer.best,
         )
-        directory.write_json("evaluation.json", result)
+        directory.write_json(EVALUATION_FILE, result)
         key = "auc" if trainer.data.multi_label else "top1"
         session.say(f"last epoch   {key} {100 * result['last_epoch'][key]:.2f} %")
     directory.write_text("report.html", report_html([directory.path]))

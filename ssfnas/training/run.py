@@ -23,6 +23,8 @@ CONFIGS: dict[str, type[SearchConfig] | type[RetrainConfig]] = {
     "retrain": RetrainConfig,
 }
 
+EVALUATION_FILE = "evaluation.json"
+
 
 class Run:
     """What a search or a retraining wrote; nothing in it is unpickled or executed.
@@ -80,7 +82,7 @@ class Run:
     @property
     def evaluation(self) -> dict[str, Any]:
         """The content of ``evaluation.json``."""
-        value: dict[str, Any] = self.directory.read_json("evaluation.json")
+        value: dict[str, Any] = self.directory.read_json(EVALUATION_FILE)
         return value
 
     @property

@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from ssfnas.config import SearchConfig
-from ssfnas.errors import RequestError
+from ssfnas.config import DeriveConfig, SearchConfig
+from ssfnas.errors import RequestError, found_everywhere
+from ssfnas.objectives import OBJECTIVES
 from ssfnas.pictures import report_html, save_cell
-from ssfnas.spaces import Genotype, count_parameters
+from ssfnas.spaces import SUPERNETS, Genotype, count_parameters
+from ssfnas.spaces.operations import check_operations
+from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES
 from ssfnas.training.dry_run import predict
 from ssfnas.training.graphed_step import why_not_graphed
+from ssfnas.training.next_commands import derive_command, retrain_command
 from ssfnas.training.random_trainer import RandomSearchTrainer
 from ssfnas.training.run import Run
 from ssfnas.training.run_directory import RunDirectory
@@ -41,8 +45,7 @@ def run_search(config: SearchConfig) -> Run | None:
         NumericalError: a loss became NaN or infinite.
         Interrupted: a signal came; the state is saved.
     """
-    with open_session(config) as session:
-        _check(config, session)
+    with open_session(config, lambda: _check(config)) as session:
 
         def make(changed: SearchConfig) -> SearchTrainer | RandomSearchTrainer:
             kind = RandomSearchTrainer if changed.strategy == "random" else SearchTrainer
@@ -63,14 +66,23 @@ def run_search(config: SearchConfig) -> Run | None:
         searched, directory = run_training(session, "search", make)
         assert isinstance(searched, SearchTrainer | RandomSearchTrainer)
         if directory is None:
-            searched.genotype()  # fails on every process where it fails on the main one
+            with found_everywhere():
+                searched.genotype()
             return Run(str(config.out))
         with directory:
             _finish(searched, directory, session)
         return Run(directory.path)
 
 
-def _check(config: SearchConfig, session: Session) -> None:
+def _check(config: SearchConfig) -> None:
+    """Refuse what would fail after hours as well as what would fail at once."""
+    strategy = STRATEGIES.get(config.strategy)
+    OBJECTIVES.get(config.objective)
+    SUPERNETS.get(config.supernet)
+    DERIVATIONS.get(config.derive)
+    if config.early_stop != "none":
+        STOPPERS.get(config.early_stop)
+    check_operations(tuple(config.operations or strategy.operations))
     if config.objective not in ("ssl", "joint"):
         return
     if not config.projector:
@@ -105,15 +117,19 @@ def _finish(
         problem = error
     else:
         write_genotype(genotype, directory)
+        if isinstance(trainer, SearchTrainer):
+            last = len(trainer.alpha_history) - 1
+            epoch = last if trainer.use_epoch is None else trainer.use_epoch
+            write_derivation(directory, trainer.config, epoch)
         session.say(f"genotype     {directory.file('genotype.json')}\n{genotype.to_text()}")
     directory.write_text("report.html", report_html([directory.path]))
     session.say(f"report       {directory.file('report.html')}")
     if problem is not None:
         raise RequestError(
             f"{problem}; the run is kept whole in {directory.path}: derive again with "
-            f"python -m ssfnas.derive --run {directory.path} --derive darts"
+            f"{derive_command(trainer.config, directory.path)}"
         )
-    session.say(f"next         python -m ssfnas.retrain --genotype {directory.path}")
+    session.say(f"next         {retrain_command(trainer.config, directory.path)}")
 
 
 def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:
@@ -122,6 +138,21 @@ def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:
     for cell in ("normal", "reduce"):
         for ending in ("svg", "png"):
             save_cell(genotype, cell, directory.file(f"genotype_{cell}.{ending}"))
+
+
+def write_derivation(
+    directory: RunDirectory, config: SearchConfig | DeriveConfig, epoch: int
+) -> None:
+    """``derivation.json``: how the genotype beside it was read from the alphas after ``epoch``."""
+    limits = {
+        name: getattr(config, name)
+        for name in ("max_params", "max_flops")
+        if getattr(config, name, None) is not None
+    }
+    directory.write_json(
+        "derivation.json",
+        {"derive": config.derive, "threshold": config.threshold, "epoch": epoch, **limits},
+    )
 
 
 def alpha_arrays(trainer: SearchTrainer) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssfnas.config import SearchConfig
 from ssfnas.data import Batch, ImageData, ImageStream, make_views, stratified_halves
-from ssfnas.errors import NumericalError
+from ssfnas.errors import NumericalError, RequestError
 from ssfnas.objectives import SearchObjective, make_search_objective
 from ssfnas.ops import backend
 from ssfnas.seeding import derive_seed, generator
@@ -69,6 +69,21 @@ def search_stream(
     )
 
 
+def search_halves(config: SearchConfig, data: ImageData) -> tuple[Tensor, Tensor]:
+    """Positions of the training images for the weights, and of those for the alphas.
+
+    Raises:
+        RequestError: no image is left for the alphas.
+    """
+    halves = stratified_halves(data.train.labels.cpu(), derive_seed(config.seed, "halves"))
+    if not len(halves[1]):
+        raise RequestError(
+            f"{data.name}: the half of the training images that the alphas are searched on is "
+            f"empty, since no class has two of the {len(data.train)}: give more images"
+        )
+    return halves
+
+
 class SearchTrainer:
     """A search by gradients (darts, fairdarts, or a strategy of the user's).
 
@@ -119,7 +134,7 @@ class SearchTrainer:
         if world.group is not None:
             synchronize_batchnorm(self.net, world.group)
 
-        halves = stratified_halves(data.train.labels.cpu(), derive_seed(config.seed, "halves"))
+        halves = search_halves(config, data)
         streams = [
             search_stream(config, data, indices, purpose, self.objective.views, world, dtype)
             for indices, purpose in zip(halves, ("weights", "alphas"), strict=True)

@@ -10,7 +10,8 @@ from typing import Any
 from ssfnas.config import DataOptions, RetrainConfig, SearchConfig
 from ssfnas.data import ImageData, load_data
 from ssfnas.environment import environment
-from ssfnas.errors import RequestError
+from ssfnas.errors import RequestError, found_everywhere
+from ssfnas.option_values import check_values
 from ssfnas.plugins import import_plugins
 from ssfnas.training.checkpoints import CheckpointStore
 from ssfnas.training.data_card import DataCard
@@ -19,9 +20,10 @@ from ssfnas.training.determinism import (
     make_deterministic,
     warn_of_another_place,
 )
-from ssfnas.training.distributed import World, start_world
+from ssfnas.training.distributed import World, number_of_processes, start_world
 from ssfnas.training.interruption import Interruption
 from ssfnas.training.loop import Trainer, resume, train
+from ssfnas.training.next_commands import resume_command
 from ssfnas.training.run_directory import RunDirectory
 from ssfnas.training.runlog import RunLog
 
@@ -67,27 +69,43 @@ class Session:
 
 
 @contextmanager
-def open_session(config: SearchConfig | RetrainConfig) -> Iterator[Session]:
-    """Import plugins, start the processes, load the data.
+def open_session(
+    config: SearchConfig | RetrainConfig, check: Callable[[], None]
+) -> Iterator[Session]:
+    """Check the values, import plugins, check the request, start the processes, load the data.
+
+    Args:
+        config: the run's.
+        check: says what is wrong with the request, as far as that can be seen without data; called
+            when the plugins' names are registered.
 
     Raises:
         RequestError: something of it is wrong; nothing has been written.
     """
-    import_plugins(config.plugins)
+    # Before the processes meet: one that leaves would be missed by the others.
+    with found_everywhere():
+        check_values(config)
+        import_plugins(config.plugins)
+        check()
+        _check_shares(config)
     if config.deterministic:
         make_deterministic()
     with Interruption() as interruption:
         world = start_world(config.device)
         try:
-            if config.batch_size % world.size:
-                raise RequestError(
-                    f"--batch-size {config.batch_size} cannot be shared by {world.size} processes: "
-                    f"use a multiple of {world.size}"
-                )
             data = shared_load(config, world)
             yield Session(config, world, data.to(world.device), interruption)
         finally:
             world.close()
+
+
+def _check_shares(config: SearchConfig | RetrainConfig) -> None:
+    processes = number_of_processes()
+    if config.batch_size % processes:
+        raise RequestError(
+            f"--batch-size {config.batch_size} cannot be shared by {processes} processes: "
+            f"use a multiple of {processes}"
+        )
 
 
 def shared_load(options: DataOptions, world: World) -> ImageData:
@@ -103,10 +121,16 @@ def on_main_first(world: World, load: Callable[[], Any]) -> Any:
             value = load()
         except RequestError as error:
             problem = str(error)
+    share_problem(world, problem)
+    return value if world.is_main else load()
+
+
+def share_problem(world: World, problem: str) -> None:
+    """Raise the main process' ``problem``, where it has one, on every process."""
     problem = world.broadcast(problem)
     if problem:
-        raise RequestError(problem)
-    return value if world.is_main else load()
+        with found_everywhere():
+            raise RequestError(problem)
 
 
 def run_training(
@@ -128,7 +152,8 @@ def run_training(
     """
     config, world = session.config, session.world
     # Built first: whatever is wrong with the request is found before anything is written.
-    trainer = make_trainer(config)
+    with found_everywhere():
+        trainer = make_trainer(config)
     directory: RunDirectory | None = None
     problem = ""
     if world.is_main:
@@ -138,9 +163,7 @@ def run_training(
             )
         except RequestError as error:
             problem = str(error)
-    problem = world.broadcast(problem)
-    if problem:
-        raise RequestError(problem)
+    share_problem(world, problem)
     path = world.broadcast(str(directory.path) if directory else "")
     config.out = path
     store = CheckpointStore(f"{path}/checkpoints")
@@ -179,7 +202,7 @@ def run_training(
     if not complete:
         message = (
             f"state saved after step {trainer.step:,} of {trainer.total_steps:,}; go on with: "
-            f"python -m ssfnas.{command} --out {path} --resume"
+            f"{resume_command(command, path)}"
         )
         if log is not None:
             log.message(message, show=False)

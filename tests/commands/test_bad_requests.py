@@ -67,6 +67,7 @@ def search_on(capsys, data, tmp_path, *words: str) -> str:
         (["--strategy", "dart"], "darts"),
         (["--objective", "sssl"], "ssl"),
         (["--operations", "sep_conv_3x3,sep_conv_9x9"], "sep_conv_9x9"),
+        (["--operations", "none"], "no operation besides 'none'"),
         (["--batch-size", "0"], "batch-size"),
         (["--batch-size", "1"], "Barlow Twins"),
         (["--epochs", "ten"], "epochs"),
@@ -93,6 +94,23 @@ def test_a_gpu_that_is_not_there(capsys, small_npz, tmp_path, monkeypatch):
     assert "cuda" in search_on(capsys, small_npz, tmp_path, "--device", "cuda")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("raise SystemExit(5)", "SystemExit: 5"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("def broken(:", "SyntaxError"),
+    ],
+    ids=["exit", "error", "syntax"],
+)
+def test_plugins_that_cannot_be_imported(capsys, small_npz, tmp_path, text, expected):
+    plugin = tmp_path / "my_ops.py"
+    plugin.write_text(text)
+    line = search_on(capsys, small_npz, tmp_path, "--plugins", plugin)
+    assert "my_ops.py" in line
+    assert expected in line
+
+
 def test_data_that_cannot_be_read(capsys, tmp_path):
     assert "absent.npz" in search_on(capsys, tmp_path / "absent.npz", tmp_path)
     broken = tmp_path / "broken.npz"
@@ -111,6 +129,16 @@ def test_a_class_without_images_and_labels_out_of_range(capsys, tmp_path):
     assert "7" in search_on(capsys, far, tmp_path)
     negative = write_npz(tmp_path / "neg.npz", (8, 8), train_labels=np.full(16, -1, np.int64))
     assert "-1" in search_on(capsys, negative, tmp_path)
+
+
+@pytest.mark.parametrize("words", [[], ["--strategy", "random"]], ids=["alphas", "random"])
+def test_classes_of_one_image_leave_none_for_the_alphas(capsys, tmp_path, words):
+    data = write_npz(tmp_path / "single.npz", (1, 1, 1))
+    common = ["--dataset", data, "--out", tmp_path / "out", *TINY[:-2], *words]
+    line = refused(capsys, "search", *common, *(["--samples", "1"] if words else []))
+    assert "single" in line
+    assert "alphas" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_ratio_that_the_data_cannot_give(capsys, tmp_path):
@@ -156,6 +184,40 @@ def test_an_output_folder_in_use_read_only_or_not_a_runs(capsys, small_npz, tmp_
     assert "--channels" in line
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder but the lock, which names its last holder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".ssfnas-lock"
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--operations", "none"], "no operation besides 'none'"),
+        (["--strategy", "random", "--operations", "none"], "no operation besides 'none'"),
+        (["--derive", "dart"], "did you mean 'darts'"),
+    ],
+    ids=["operations", "operations of a random search", "derivation"],
+)
+def test_a_refused_search_leaves_the_run_that_it_would_overwrite(
+    capsys, small_npz, tmp_path, words, expected
+):
+    held, plugin = tmp_path / "held", tmp_path / "my_rules.py"
+    plugin.write_text("")
+    # Without the rule that TINY names, which a random search would refuse.
+    common = ["--dataset", small_npz, "--plugins", plugin, *TINY[:-2]]
+    assert search.main([str(w) for w in [*common, "--derive", "darts", "--out", held]]) == 0
+    before = contents(held)
+    capsys.readouterr()
+    assert expected in refused(capsys, "search", *common, "--out", held, "--overwrite", *words)
+    assert contents(held) == before
+    assert expected in refused(capsys, "search", *common, "--out", tmp_path / "new", *words)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.skipif(
     os.geteuid() != 0 and not Path("/dev/full").exists(), reason="needs a full disk"
 )
@@ -182,7 +244,11 @@ def test_a_full_disk(small_npz, tmp_path):
     [
         ([], "--genotype"),
         (["--genotype", "FairDARTS_z"], "FairDARTS_z"),
-        (["--genotype", "missing.json"], "missing.json"),
+        (["--genotype", "missing.json"], "missing.json: there is no such file or directory"),
+        (["--genotype", "runs/absent"], "runs/absent: there is no such file or directory"),
+        (["--genotype", "DARTS_v2"], "did you mean DARTS_V2?"),
+        (["--genotype", "DARTS_V2", "--seed", "9" * 23], "and at most 9223372036854775807"),
+        (["--preset", "Longtai"], "did you mean longtail?"),
         (["--model", "timm:resnet1234"], "resnet"),
         (["--model", "vgg"], "timm:"),
         (["--genotype", "DARTS_V2", "--loss", "mse"], "logit-adjusted"),
@@ -222,8 +288,17 @@ def test_genotypes_that_cannot_be_trained(capsys, small_npz, tmp_path, content):
     line = refused(
         capsys, "retrain", "--dataset", small_npz, "--out", out, "--genotype", file, "--steps", "1"
     )
-    assert "genotype.json" in line or "warp" in line
+    assert "genotype.json" in line
     assert not out.exists()
+
+
+def test_a_genotype_text_with_an_unknown_operation_names_the_file(capsys, small_npz, tmp_path):
+    file = tmp_path / "g.txt"
+    cell = "[('warp', 0), ('skip_connect', 1)]"
+    file.write_text(f"Genotype(normal={cell}, normal_concat=[2], reduce={cell}, reduce_concat=[2])")
+    line = refused(capsys, "retrain", "--dataset", small_npz, "--genotype", file, "--dry-run")
+    assert str(file) in line
+    assert "'warp'" in line
 
 
 def test_derive_evaluate_and_report_of_what_is_no_run(capsys, tmp_path):

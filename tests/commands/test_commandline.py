@@ -189,6 +189,25 @@ class TestRelevance:
         problem = problem_of("--strategy", "random", "--threshold", "0.9")
         assert problem.startswith("--threshold has no effect with --strategy random")
 
+    @pytest.mark.parametrize(
+        ("flag", "value"),
+        [
+            ("--projector", "64,64"),
+            ("--lambd", "0.01"),
+            ("--bt-mixup", "4"),
+            ("--finetune", "classifier"),
+            ("--pretrain-lr", "0.1"),
+            ("--pretrain-batch-size", "64"),
+            ("--pretrain-weight-decay", "0.1"),
+        ],
+    )
+    def test_settings_of_a_pre_training_that_there_is_not(self, flag, value):
+        assert problem_of(flag, value, "--preset", "longtail", command="retrain") == (
+            f"{flag} has no effect with --pretrain-epochs 0: leave it out or use "
+            "--pretrain-epochs above 0"
+        )
+        assert config_of(flag, value, "--pretrain-epochs", "3", command="retrain")
+
     def test_values_of_files_may_be_without_effect(self, tmp_path):
         file = write(tmp_path / "a.yaml", "mu: 2.0\nobjective: ssl\n")
         assert config_of("--config", file).mu == 2

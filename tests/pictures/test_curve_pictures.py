@@ -84,6 +84,13 @@ def test_epochs_logged_twice_are_shown_over_steps_and_gaps_stay_gaps():
     assert lines_over_time(metrics, lambda key: True) == ("step", expected)
 
 
+def test_bars_are_rounded_as_everybody_rounds():
+    values = [32.5, 100 * 0.285, 33.49, 0.5, 0.0, math.nan]
+    figure = class_accuracy({"last": values}, list("abcdef"))
+    (bars,) = figure.axes
+    assert [text.get_text() for text in bars.texts] == ["33", "29", "33", "1", "0"]
+
+
 def test_class_bars_have_their_heights_groups_and_no_bar_without_a_value():
     values = [90.0, math.nan, 10.0]
     figure = class_accuracy({"last": values}, ["cat", "dog", "gnu"], [500, 50, 5])

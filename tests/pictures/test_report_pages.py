@@ -1,4 +1,5 @@
 import dataclasses
+import datetime
 import json
 from html.parser import HTMLParser
 
@@ -11,7 +12,7 @@ from ssfnas.pictures import report_html
 from ssfnas.pictures.comparison_page import grouped_by_seed
 from ssfnas.pictures.run_files import read_run
 from ssfnas.spaces import Genotype
-from ssfnas.yaml_files import dump_yaml
+from ssfnas.yaml_files import dump_yaml, parse_yaml
 
 NASTY = "<script>alert('x')</script>\"&amp;"
 NAMES = ["cat", NASTY, "鳥"]
@@ -210,7 +211,8 @@ def test_a_retraining_tells_the_last_epoch_from_the_best(tmp_path):
         "top-1 accuracy 60.00 %", "best epoch (3): test, top-1 accuracy 70.00 %",
         "chosen by looking at the test part", "3,349,342", "528.4 M", "worst class 12.50 %",
         "classes with few images (1 of them) 12.50 %", "adjusting again would correct twice",
-        "0.5 65.25 % 20.00 %", "fitted on the training images", "41.25 %", "DARTS_V2",
+        "0.5 65.25 % 20.00 %", "a tau of 0 is not quite the network itself",
+        "fitted on the training images", "41.25 %", "DARTS_V2",
         f"{NASTY} 50 50.00 %", "normal cell (without node 1)",
     ):  # fmt: skip
         assert text in page.text, text
@@ -251,6 +253,35 @@ def test_seeds_share_a_column_with_mean_and_spread(tmp_path):
     assert "one and 1 more seed" in page.text
     assert "loss logit-adjusted logit-adjusted ce" in page.text
     assert "parameters 3,349,342 3,349,342" in page.text
+
+
+def test_a_run_of_one_epoch_has_a_time(tmp_path):
+    path = write_search(tmp_path / "run", epochs=1, done=1)
+    assert "time 1 min" not in page_of(path).text
+    file = path / "config.yaml"
+    config = parse_yaml(file.read_text(), str(file))
+    began = datetime.datetime.fromtimestamp(1e9 - 12, datetime.UTC).isoformat()
+    config["environment"]["started"] = began
+    file.write_text(dump_yaml(config))
+    assert "time 1 min 12 s" in page_of(path).text
+
+
+def test_epochs_that_steps_stand_in_place_of_are_not_compared(tmp_path):
+    runs = [
+        write_retrain(tmp_path / "long"),
+        write_retrain(tmp_path / "one", steps=2, seed=1),
+        write_retrain(tmp_path / "two", steps=2, seed=2),
+    ]
+    for run, epochs in zip(runs, (300, 600, 5), strict=True):
+        text = (run / "config.yaml").read_text()
+        assert "epochs: 4\n" in text
+        (run / "config.yaml").write_text(text.replace("\nepochs: 4\n", f"\nepochs: {epochs}\n"))
+    page = page_of(*runs)
+    assert "epochs 300 - - " in page.text
+    assert "steps - 2 2 " in page.text
+    groups = grouped_by_seed([read_run(run) for run in runs])
+    assert [len(group) for group in groups] == [1, 2]
+    assert "epochs 600" not in page_of(runs[1]).text
 
 
 def test_searches_are_compared_too(tmp_path):

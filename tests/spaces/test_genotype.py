@@ -356,8 +356,9 @@ def test_files_that_are_none(tmp_path):
         (b"\xff\xfe", "not a text in UTF-8"),
         (b" " * (2**20 + 1), "larger than"),
         (b'{"format": 3}', "g.json: genotype: format is 3"),
-        (b"hello", "g.json: genotype: the text holds no Genotype"),
-        (b"", "no Genotype"),
+        (b"hello", "g.json: genotype: not JSON"),
+        (b"", "g.json: genotype: not JSON"),
+        (b"a = Genotype", "g.json: genotype: the text holds no Genotype"),
     ):
         path.write_bytes(data)
         with pytest.raises(RequestError, match=message):

@@ -100,12 +100,22 @@ def test_trying_an_operation_out_shifts_no_draws():
         (lambda channels, stride, affine: nn.Identity(), "with stride 2 maps"),
         (lambda channels, stride, affine: torch.relu, "has to return an nn.Module"),
         (lambda channels, stride, affine: nn.Flatten(), "it has to be"),
+        (lambda channels, stride, affine: 1 / 0, "cannot be built .*ZeroDivisionError.*channels"),
+        (lambda channels: nn.Identity(), "cannot be built .*TypeError: .*argument"),
+        (lambda channels, stride, affine: nn.Bilinear(2, 2, 2), "fails on .*TypeError"),
+        # Only with the channels of this network, not with those that it is tried out with.
+        (
+            lambda channels, stride, affine: nn.Conv2d(
+                channels, channels, 3, stride, 1, groups=8, bias=False
+            ),
+            "cannot be built with channels=12, .*ValueError: .*groups",
+        ),
     ],
 )
 def test_an_operation_that_breaks_the_contract(build, message):
     register_operation("mine")(build)
     with pytest.raises(RequestError, match=f"operation 'mine'.*{message}"):
-        ReferenceSupernet(channels=4, layers=1, nodes=1, operations=("mine",))
+        ReferenceSupernet(channels=6, layers=1, nodes=1, operations=("mine",))
 
 
 def test_names():

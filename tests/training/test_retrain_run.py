@@ -11,6 +11,8 @@ from image_files import write_npz
 from runs import tiny_retrain, tiny_search
 
 from ssfnas import evaluate
+from ssfnas.commandline import parse
+from ssfnas.config import RetrainConfig
 from ssfnas.data import load_data
 from ssfnas.errors import RequestError
 from ssfnas.spaces import Genotype, count_parameters
@@ -136,8 +138,28 @@ def test_multi_label_data_train_with_binary_cross_entropy_and_report_auc(tmp_pat
     run = run_retrain(tiny_retrain(data, tmp_path / "run", epochs=1))
     assert 0 <= run.evaluation["last_epoch"]["auc"] <= 1
     assert "post_hoc" not in run.evaluation
-    with pytest.raises(RequestError, match="mixup"):
-        run_retrain(tiny_retrain(data, tmp_path / "other", mixup=0.5))
+    for name, value in (("mixup", 0.5), ("loss", "focal"), ("loss", "ldam"), ("tau", 2.0)):
+        with pytest.raises(RequestError, match=f"--{name} .*multi-label"):
+            run_retrain(tiny_retrain(data, tmp_path / "other", **{name: value}))
+    assert not (tmp_path / "other").exists()
+    preset = parse(RetrainConfig, ["--preset", "darts-retrain"], "ssfnas.retrain", "")[0]
+    assert run_retrain(tiny_retrain(data, dry_run=True, loss=preset.loss)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, r"RetrainConfig: epochs: 0: expected a whole number, at least 1"),
+        ({"genotype": 3}, r"RetrainConfig: genotype: 3: expected a text"),
+        ({"loss": "mse"}, r"unknown loss 'mse'"),
+        ({"augment": "flip"}, r"unknown .*'flip'"),
+    ],
+    ids=["epochs", "genotype", "loss", "augment"],
+)
+def test_wrong_values_from_python_are_refused_before_anything_is_loaded(tmp_path, changes, message):
+    with pytest.raises(RequestError, match=message):
+        run_retrain(tiny_retrain(tmp_path / "absent.npz", tmp_path / "run", **changes))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_logit_adjustment_corrects_for_what_is_drawn(small_npz, tmp_path):
@@ -158,13 +180,44 @@ def test_evaluate_measures_again_with_probes_and_on_other_data(small_npz, tmp_pa
     assert {"many", "medium", "few"} <= set(after["last_epoch"]["groups"])
     assert after["probe"]["balanced"]["training_images"] == 4 * 4
     assert after["post_hoc"]["logit_adjustment"][0]["top1"] == before["last_epoch"]["top1"]
-    assert "top1" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "top1" in printed
+    adjusted, balanced = after["post_hoc"]["logit_adjustment"][-1], after["probe"]["balanced"]
+    for label, values in (("2", adjusted), ("balanced (16 images)", balanced)):
+        shares = [values[name] for name in ("top1", "balanced_accuracy", "worst_class")]
+        assert " ".join([label, *(f"{100 * share:.2f} %" for share in shares)]) in printed
+    assert "tau-normalisation of the classifier, without its bias: tau top1" in printed
     other = write_npz(tmp_path / "other.npz", (3, 3, 3, 3), seed=9)
     stamp = (run.path / "evaluation.json").read_bytes()
     assert evaluate.main(["--run", str(run.path), "--dataset", str(other)]) == 0
     assert (run.path / "evaluation.json").read_bytes() == stamp
+    (tmp_path / "more").mkdir()
+    namesake = write_npz(tmp_path / "more" / "other.npz", (4, 4, 4, 4), seed=10)
+    assert evaluate.main(["--run", str(run.path), "--dataset", str(namesake)]) == 0
+    for name, data in (("other", other), ("other-2", namesake)):
+        apart = json.loads((run.path / f"evaluation-on-{name}.json").read_text())
+        assert apart["data"]["path"] == str(data)
+        assert apart["best_epoch"] is None
     fewer = write_npz(tmp_path / "fewer.npz", (3, 3))
     assert evaluate.main(["--run", str(run.path), "--dataset", str(fewer)]) == 2
+
+
+def test_evaluate_loses_nothing_that_was_measured_before(small_npz, tmp_path, capsys):
+    run = run_retrain(tiny_retrain(small_npz, tmp_path / "run", ema=0.75, epochs=1))
+    words = ["--run", str(run.path), "--device", "cpu"]
+    assert evaluate.main([*words, "--probe"]) == 0
+    probed = load(run.path).evaluation
+    page = (run.path / "report.html").read_bytes()
+    assert evaluate.main(words) == 0
+    assert load(run.path).evaluation == probed
+    assert (run.path / "report.html").read_bytes() == page
+    printed = capsys.readouterr().out
+    assert "post-hoc logit adjustment: left out, trained with --loss logit-adjusted" in printed
+    assert evaluate.main([*words, "--which", "ema"]) == 0
+    assert load(run.path).evaluation == probed
+    averaged = json.loads((run.path / "evaluation-ema.json").read_text())
+    assert (averaged["weights"], averaged["last_epoch"]) == ("ema", probed["ema"])
+    assert averaged["best_epoch"] is None
 
 
 def test_a_damaged_or_foreign_weight_file_is_refused(small_npz, tmp_path):

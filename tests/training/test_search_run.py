@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from image_files import write_npz
 from runs import tiny_search
 
+from ssfnas import derive
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.spaces import Genotype
 from ssfnas.training.run import load
@@ -22,6 +25,7 @@ WRITTEN = [
     "checkpoints",
     "config.yaml",
     "data.json",
+    "derivation.json",
     "genotype.json",
     "genotype_normal.png",
     "genotype_normal.svg",
@@ -83,6 +87,28 @@ def test_a_threshold_nobody_passes_keeps_the_run_and_says_how_to_derive_again(sm
     assert (tmp_path / "run" / "report.html").exists()
     assert not (tmp_path / "run" / "genotype.json").exists()
     assert load(tmp_path / "run").metrics[-1]["epoch"] == 2
+
+
+def test_the_report_names_the_rule_that_the_genotype_was_derived_by_last(small_npz, tmp_path):
+    run = run_search(tiny_search(small_npz, tmp_path / "run"))
+
+    def derivation() -> str:
+        page = (run.path / "report.html").read_text()
+        return re.search(r"<dt>derivation</dt><dd>(.*?)</dd>", page)[1]
+
+    assert derivation() == "darts"
+    words = ["--run", str(run.path), "--derive", "threshold", "--threshold", "0.25"]
+    assert derive.main(words) == 0
+    assert derivation() == "threshold, 0.25"
+    assert set(json.loads((run.path / "genotype.json").read_text())) == {
+        "format", "space", "normal", "normal_concat", "reduce", "reduce_concat"
+    }  # fmt: skip
+    limits = ["--max-params", "9000000", "--epoch", "1"]
+    assert derive.main([*words, *limits]) == 0
+    assert derivation() == "threshold, 0.25, after epoch 1, at most 9,000,000 parameters"
+    before = (run.path / "report.html").read_bytes()
+    assert derive.main([*words[:2], "--derive", "darts", "--out", str(tmp_path / "o.json")]) == 0
+    assert (run.path / "report.html").read_bytes() == before
 
 
 @pytest.mark.parametrize(("objective", "order"), [("supervised", 2), ("joint", 1)])
@@ -165,6 +191,33 @@ def test_metrics_are_one_json_object_a_line(small_npz, tmp_path):
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 1
     assert json.loads(lines[0])["step"] == 1
+    assert "<dt>time</dt>" in (run.path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, r"SearchConfig: epochs: 0: expected a whole number, at least 1"),
+        ({"epochs": "3"}, r"SearchConfig: epochs: 3: expected a whole number"),
+        ({"w01": float("nan")}, r"SearchConfig: w01: nan: expected a number"),
+        ({"projector": 8}, r"SearchConfig: projector: 8: expected a list"),
+        ({"data_dir": Path("run")}, r"SearchConfig: data_dir: .*: expected a text.*str\(\)"),
+        ({"strategy": "dart"}, r"unknown strategy 'dart' \(did you mean 'darts'"),
+        ({"objective": "sssl"}, r"unknown objective 'sssl'"),
+        ({"derive": "dart"}, r"unknown derivation 'dart'"),
+        ({"early_stop": "skips"}, r"unknown .*'skips'"),
+        ({"profile": "linear"}, r"SearchConfig: profile: linear: expected exp or step"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_values_from_python_are_refused_before_anything_is_loaded(
+    tmp_path, changes, message, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    # Data that are not there: a refusal that comes after loading would be about them.
+    with pytest.raises(RequestError, match=message):
+        run_search(tiny_search(tmp_path / "absent.npz", "run", **changes))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_random_search_needs_a_step_a_sample(small_npz, tmp_path):

@@ -1,0 +1,51 @@
+"""The command lines that a run prints: what to do next with what it left, ready for a shell."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+from ssfnas.config import DataOptions, SearchConfig
+
+
+def retrain_command(config: SearchConfig, path: str | Path) -> str:
+    """The line that retrains what a search found, on the data that it searched on.
+
+    The embedded sample is retrained in minutes, like its search; all else at full size.
+
+    Args:
+        config: the search's.
+        path: its run directory.
+    """
+    sample = config.dataset == DataOptions().dataset
+    words = ["--preset", "retrain-quick" if sample else "longtail"]
+    # A data set that is named drops its preset's ratio: what follows is the search's alone.
+    words += [] if sample else ["--dataset", config.dataset]
+    for entry in dataclasses.fields(DataOptions):
+        value = getattr(config, entry.name)
+        if entry.name != "dataset" and value != entry.default:
+            words += [f"--{entry.name.replace('_', '-')}", _written(value)]
+    return _line("retrain", *_plugins(config), *words, "--genotype", str(path))
+
+
+def derive_command(config: SearchConfig, path: str | Path) -> str:
+    """The line that derives again where no operation passed the threshold."""
+    return _line("derive", *_plugins(config), "--run", str(path), "--derive", "darts")
+
+
+def resume_command(command: str, path: str | Path) -> str:
+    """The line that goes on with an interrupted run."""
+    return _line(command, "--out", str(path), "--resume")
+
+
+def _plugins(config: SearchConfig) -> list[str]:
+    return ["--plugins", *config.plugins] if config.plugins else []
+
+
+def _written(value: object) -> str:
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
+
+
+def _line(command: str, *words: str) -> str:
+    return shlex.join(["python", "-m", f"ssfnas.{command}", *words])

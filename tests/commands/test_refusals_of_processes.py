@@ -1,0 +1,74 @@
+"""Several processes asked wrongly: the first says so in one line, and all exit with code 2."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+TINY = [
+    "--channels", "2", "--layers", "3", "--nodes", "2", "--projector", "8,8", "--batch-size", "8",
+    "--steps", "1", "--device", "cpu",
+]  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def on_two_processes(command: str, *words: object) -> list[tuple[int, list[str]]]:
+    """(exit code, what it said on stderr besides its progress) of either process."""
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"ssfnas.{command}", *map(str, words)],
+            env={**os.environ, **meeting, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    ends = []
+    for process in started:
+        _, said = process.communicate(timeout=120)
+        lines = [line for line in said.splitlines() if line.startswith("ssfnas.")]
+        assert "Traceback" not in said
+        ends.append((process.returncode, lines))
+    return ends
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "expected"),
+    [
+        ("search", ["--mu", "2"], "--mu has no effect"),
+        ("search", ["--batch-size", "15"], "--batch-size 15 cannot be shared by 2 processes"),
+        ("search", ["--dataset", "absent.npz"], "absent.npz"),
+        ("search", ["--operations", "sep_conv_9x9"], "sep_conv_9x9"),
+        ("search", ["--derive", "threshold", "--threshold", "1"], "would be empty"),
+        ("retrain", ["--genotype", "absent.json"], "absent.json"),
+        ("retrain", ["--genotype", "DARTS_V2", "--batch-size", "2"], "batch normalisation"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_all_find_is_said_once(small_npz, tmp_path, command, words, expected):
+    settings = TINY if command == "search" else ["--device", "cpu"]
+    common = ["--dataset", small_npz, "--out", tmp_path / "out", *settings]
+    first, second = on_two_processes(command, *common, *words)
+    assert [first[0], second[0]] == [2, 2]
+    assert len(first[1]) == 1
+    assert expected in first[1][0]
+    assert second[1] == []
+
+
+def test_a_folder_in_use_is_said_once(small_npz, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    first, second = on_two_processes("search", "--dataset", small_npz, "--out", tmp_path, *TINY)
+    assert [first[0], second[0]] == [2, 2]
+    assert "not a run" in first[1][0]
+    assert second[1] == []
