@@ -68,7 +68,13 @@ def metrics(out: Path) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("text", [SEARCH, RETRAIN], ids=["search", "retrain"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(SEARCH, id="search"),
+        pytest.param(RETRAIN, id="retrain", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_random_moments_and_resumed_gives_the_same_bits(small_npz, tmp_path, text):
     calm, hunted = tmp_path / "calm", tmp_path / "hunted"
     subprocess.run(command(text, small_npz, calm), env=environment(), check=True, timeout=300)

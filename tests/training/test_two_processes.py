@@ -65,7 +65,7 @@ def assert_equal_runs(tmp_path, kind, dataset, steps, changes):
     [
         {"objective": "ssl"},
         {"objective": "supervised", "strategy": "darts", "order": 2},
-        {"objective": "joint"},
+        pytest.param({"objective": "joint"}, marks=pytest.mark.slow),
     ],
     ids=lambda c: "-".join(str(v) for v in c.values()),
 )
@@ -82,7 +82,10 @@ def test_a_random_search_on_two_processes_is_the_one_on_one(small_npz, tmp_path)
     "changes",
     [
         {"loss": "logit-adjusted", "auxiliary": 0.4, "drop_path": 0.3, "mixup": 0.5, "ema": 0.9},
-        {"loss": "ldam", "drw": 0.1, "sampling_exponent": 0.5, "crt_epochs": 1},
+        pytest.param(
+            {"loss": "ldam", "drw": 0.1, "sampling_exponent": 0.5, "crt_epochs": 1},
+            marks=pytest.mark.slow,
+        ),
         {"pretrain_epochs": 1, "pretrain_batch_size": 8, "projector": [8, 8], "bt_mixup": 4.0},
     ],
     ids=["logit-adjusted", "ldam", "pretrain"],
