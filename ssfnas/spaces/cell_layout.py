@@ -94,6 +94,7 @@ class CellLayout:
         norm_rows: for each source in turn, the BatchNorms of its first units, of its second ones,
             of its reduces, and, where it has pools, of its maxima and averages: those of a row have
             the same statistics.
+        norms: all of them.
     """
 
     def __init__(self, cell: SearchCell) -> None:
@@ -116,11 +117,7 @@ class CellLayout:
             self.norm_rows += [[reduce.norm] for reduce in source.reduces]
             if source.pools:
                 self.norm_rows += [source.pools.get(kind, []) for kind in POOLS]
-
-    @property
-    def norms(self) -> list[BatchNorm2d]:
-        """All of them."""
-        return [norm for row in self.norm_rows for norm in row]
+        self.norms = [norm for row in self.norm_rows for norm in row]
 
     def module_parameters(self) -> list[nn.Parameter]:
         """Parameters of the candidates that stay modules, source by source."""
