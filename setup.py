@@ -31,12 +31,14 @@ DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
 # Compiled once for each instruction set; the fastest that the processor has is taken at run time,
 # so that a wheel runs everywhere and is fast where it can be.
-PROCESSOR_SOURCES = ("mixed_sum.cpp", "mixed_norm_sum.cpp", "separable.cpp", "pools.cpp")
-BINDING_SOURCES = ("instruction_sets.cpp", "binding.cpp")
+CPU_SOURCES = tuple(
+    f"cpu/{name}.cpp" for name in ("mixed_sum", "mixed_norm_sum", "separable", "pools")
+)
+BINDING_SOURCES = ("cpu/instruction_sets.cpp", "binding.cpp")
 CUDA_SOURCES = (
-    *("mixed_sum.cu", "mixed_norm_sum.cu"),
-    *("fused_forward.cu", "fused_backward.cu"),
-    *("depthwise_stencils.cu", "candidate_pools.cu"),
+    *("cuda/mixed_sum.cu", "cuda/mixed_norm_sum.cu"),
+    *("cuda/fused_forward.cu", "cuda/fused_backward.cu"),
+    *("cuda/depthwise_stencils.cu", "cuda/candidate_pools.cu"),
 )
 X86_INSTRUCTION_SETS = {
     "baseline": [],
@@ -177,7 +179,7 @@ def build_file(output: Path, folder: Path, cxx: str, cuda: Path | None) -> str:
         # Of the static libraries inside nothing may be seen: torch has another copy of CUDA's.
         link += ["-Wl,--exclude-libs,ALL", "-Wl,-O1"]
     objects: list[tuple[Path, str, Path, list[str]]] = []
-    for name in PROCESSOR_SOURCES:
+    for name in CPU_SOURCES:
         for isa, flags in sets.items():
             built = folder / f"{name}.{isa}.o"
             objects.append((built, "cxx", source / name, [*openmp, f"-DSSFNAS_ISA={isa}", *flags]))

@@ -33,7 +33,7 @@ from ssfnas.config import SearchConfig
 from ssfnas.data import load_data, make_views
 from ssfnas.errors import RequestError
 from ssfnas.objectives import make_search_objective
-from ssfnas.training.precision import check_precision
+from ssfnas.runtime.precision import check_precision
 
 TRUTH = StepVariant("reference, float64", "reference", backend="reference", exact=True)
 VARIANTS = (

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssfnas.spaces.cells import SearchCell
+from ssfnas.layers.cells import SearchCell
 from ssfnas.training.search_trainer import SearchTrainer
 
 Backend = str | Callable[..., Any]

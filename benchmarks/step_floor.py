@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.report import Ceilings
 from ssfnas.config import SearchConfig
-from ssfnas.spaces.cells import cell_edges, plan_cells
+from ssfnas.layers.cells import cell_edges, plan_cells
 
 PASSES = 18 + 36
 """Tensors of an edge's size that its candidates read or write when they are fused as far as can be:

@@ -22,8 +22,8 @@ from benchmarks.timing import timed
 from ssfnas import ops
 from ssfnas.config import SearchConfig
 from ssfnas.data import Batch, load_data
+from ssfnas.runtime.distributed import start_world
 from ssfnas.seeding import generator
-from ssfnas.training.distributed import start_world
 from ssfnas.training.search_trainer import SearchTrainer
 
 # What a stream makes at a time is a part of this many images.

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "binding.h"
-#include "instruction_sets.h"
+#include "cpu/instruction_sets.h"
 #ifdef SSFNAS_HAS_CUDA
 #include "binding_cuda_stencils.h"
-#include "cuda_primitives.h"
+#include "cuda/cuda_primitives.h"
 #endif
 
 namespace py = pybind11;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "binding.h"
-#include "cuda_stencils.h"
+#include "cuda/cuda_stencils.h"
 
 namespace ssfnas {
 

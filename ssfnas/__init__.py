@@ -12,9 +12,9 @@ from ssfnas.config import EvaluateConfig, RetrainConfig, SearchConfig
 from ssfnas.errors import NumericalError, RequestError
 
 if TYPE_CHECKING:
-    from ssfnas.training.retrain_run import run_retrain
-    from ssfnas.training.run import Run, load
-    from ssfnas.training.search_run import run_search
+    from ssfnas.pipeline.retrain_run import run_retrain
+    from ssfnas.pipeline.run import Run, load
+    from ssfnas.pipeline.search_run import run_search
 
 __version__ = "0.1.0"
 
@@ -32,10 +32,10 @@ __all__ = [
 
 # Imported when first used: the commands' --help and errors should not wait for torch.
 _LAZY = {
-    "run_search": "ssfnas.training.search_run",
-    "run_retrain": "ssfnas.training.retrain_run",
-    "Run": "ssfnas.training.run",
-    "load": "ssfnas.training.run",
+    "run_search": "ssfnas.pipeline.search_run",
+    "run_retrain": "ssfnas.pipeline.retrain_run",
+    "Run": "ssfnas.pipeline.run",
+    "load": "ssfnas.pipeline.run",
 }
 
 

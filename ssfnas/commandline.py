@@ -32,7 +32,7 @@ from ssfnas.option_values import (
     read_values,
     shown,
 )
-from ssfnas.training.interruption import Interrupted
+from ssfnas.runtime.interruption import Interrupted
 from ssfnas.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 Config = TypeVar("Config")
@@ -366,7 +366,7 @@ def _overrule(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
 
 def _resumed(config_class: type, values: dict[str, Any], command: str) -> dict[str, Any]:
     """The stored values of the run that ``out`` holds, with what of ``values`` may differ."""
-    from ssfnas.training.run_directory import CONFIG_FILE, read_run_config
+    from ssfnas.runs.run_directory import CONFIG_FILE, read_run_config
 
     if values.get("out") is None:
         raise RequestError("--resume needs --out: name the run directory to go on with")

@@ -15,11 +15,11 @@ def derive_again(config: DeriveConfig) -> None:
 
     from ssfnas.errors import RequestError
     from ssfnas.pictures import report_html
+    from ssfnas.pipeline.run import Run
+    from ssfnas.pipeline.search_run import write_derivation, write_genotype
     from ssfnas.plugins import import_plugins
     from ssfnas.spaces import DerivedNetwork, count_multiply_adds, count_parameters
     from ssfnas.strategies.derivation import derive, limit
-    from ssfnas.training.run import Run
-    from ssfnas.training.search_run import write_derivation, write_genotype
 
     import_plugins(config.plugins)
     run = Run(config.run)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ssfnas.commandline import main as run_command
-from ssfnas.environment import commit, package_versions, processor
+from ssfnas.runtime.environment import commit, package_versions, processor
 
 
 @dataclass(kw_only=True)

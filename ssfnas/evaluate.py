@@ -17,10 +17,10 @@ def evaluate(config: EvaluateConfig) -> None:
     """
     from ssfnas.data import load_data
     from ssfnas.pictures import report_html
+    from ssfnas.pipeline.evaluation import evaluate_network, table, write_evaluation
+    from ssfnas.pipeline.run import EVALUATION_FILE, Run
     from ssfnas.plugins import import_plugins
-    from ssfnas.training.distributed import start_world
-    from ssfnas.training.evaluation import evaluate_network, table, write_evaluation
-    from ssfnas.training.run import EVALUATION_FILE, Run
+    from ssfnas.runtime.distributed import start_world
 
     import_plugins(config.plugins)
     device = start_world(config.device).device

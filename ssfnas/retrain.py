@@ -10,7 +10,7 @@ from ssfnas.config import RetrainConfig
 
 def retrain(config: RetrainConfig) -> None:
     """Run the retraining that ``config`` describes."""
-    from ssfnas.training.retrain_run import run_retrain
+    from ssfnas.pipeline.retrain_run import run_retrain
 
     run_retrain(config)
 

@@ -10,7 +10,7 @@ from ssfnas.config import SearchConfig
 
 def search(config: SearchConfig) -> None:
     """Run the search that ``config`` describes."""
-    from ssfnas.training.search_run import run_search
+    from ssfnas.pipeline.search_run import run_search
 
     run_search(config)
 

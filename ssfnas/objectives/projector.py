@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import nn
 
 from ssfnas.errors import RequestError
-from ssfnas.spaces.initialisation import initial_draws
-from ssfnas.spaces.normalization import BatchNorm1d
+from ssfnas.layers.initialization import initial_draws
+from ssfnas.layers.normalization import BatchNorm1d
 
 
 class Projector(nn.Sequential):

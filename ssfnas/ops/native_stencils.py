@@ -1,4 +1,4 @@
-"""Candidates of a source in C++ (csrc/separable.cpp, pools.cpp); what is handed over is checked.
+"""Candidates of a source in C++ (csrc/cpu/separable.cpp, pools.cpp); calls are checked here.
 
 Definitions: :mod:`ssfnas.ops.torch_stencils`. Images are brought to channels_last, and results are
 in it. Arithmetic is in float32 (float64 for float64), and results do not depend on the number of

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from ssfnas.registry import Registry
-from ssfnas.spaces.counting import count_multiply_adds, count_parameters
-from ssfnas.spaces.derived import DerivedNetwork
-from ssfnas.spaces.genotype import Genotype
-from ssfnas.spaces.normalization import (
+from ssfnas.layers.normalization import (
     BatchNorm1d,
     BatchNorm2d,
     frozen_statistics,
     synchronize_batchnorm,
 )
-from ssfnas.spaces.operations import (
+from ssfnas.layers.operations import (
     DARTS_OPERATIONS,
     FAIRDARTS_OPERATIONS,
     OPERATIONS,
     register_operation,
 )
+from ssfnas.registry import Registry
+from ssfnas.spaces.counting import count_multiply_adds, count_parameters
+from ssfnas.spaces.derived import DerivedNetwork
+from ssfnas.spaces.genotype import Genotype
 from ssfnas.spaces.published import PUBLISHED
 from ssfnas.spaces.reference import ReferenceSupernet
 from ssfnas.spaces.relaxations import RELAXATIONS

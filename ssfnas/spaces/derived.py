@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ssfnas.errors import RequestError
+from ssfnas.layers.cells import CellPlan, plan_cells, preprocessing, total
+from ssfnas.layers.initialization import initial_draws
+from ssfnas.layers.normalization import BatchNorm2d
+from ssfnas.layers.operations import make_operation
 from ssfnas.seeding import generator as seeded_generator
-from ssfnas.spaces.cells import CellPlan, plan_cells, preprocessing, total
 from ssfnas.spaces.genotype import Genotype
-from ssfnas.spaces.initialisation import initial_draws
-from ssfnas.spaces.normalization import BatchNorm2d
-from ssfnas.spaces.operations import make_operation
 
 LARGEST_WITHOUT_STRIDE = 64
 

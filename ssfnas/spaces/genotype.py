@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ssfnas.errors import RequestError
+from ssfnas.layers.cells import CELL_TYPES
+from ssfnas.layers.operations import OPERATIONS
 from ssfnas.option_values import did_you_mean
 from ssfnas.spaces import genotype_json, genotype_text
-from ssfnas.spaces.cells import CELL_TYPES
-from ssfnas.spaces.operations import OPERATIONS
 
 Edge = tuple[str, int, int]
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ssfnas.config import FAIRDARTS_OPERATIONS
 from ssfnas.errors import RequestError
-from ssfnas.spaces.cells import SearchCell, cell_edges, plan_cells
-from ssfnas.spaces.initialisation import initial_draws
-from ssfnas.spaces.normalization import BatchNorm2d
-from ssfnas.spaces.operations import check_operations
+from ssfnas.layers.cells import SearchCell, cell_edges, plan_cells
+from ssfnas.layers.initialization import initial_draws
+from ssfnas.layers.normalization import BatchNorm2d
+from ssfnas.layers.operations import check_operations
 from ssfnas.spaces.relaxations import RELAXATIONS, Relaxation
 
 
@@ -34,7 +34,7 @@ class ReferenceSupernet(nn.Module):
 
     Attributes:
         alphas_normal, alphas_reduce: architecture parameters [edges, operations], edges in the
-            order of :func:`~ssfnas.spaces.cells.cell_edges`.
+            order of :func:`~ssfnas.layers.cells.cell_edges`.
         num_features: channels of :meth:`forward_features`.
 
     Raises:

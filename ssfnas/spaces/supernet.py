@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssfnas.fused.cell_layout import CellLayout
+from ssfnas.fused.cell_statistics import Call, Update
+from ssfnas.fused.fused_cell import FusedCell
+from ssfnas.layers.cells import SearchCell
+from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.ops.selection import wants_reference
-from ssfnas.spaces.cell_layout import CellLayout
-from ssfnas.spaces.cell_statistics import Call, Update
-from ssfnas.spaces.cells import SearchCell
-from ssfnas.spaces.fused_cell import FusedCell
-from ssfnas.spaces.normalization import BatchNorm2d
 from ssfnas.spaces.reference import ReferenceSupernet
 
 
@@ -21,7 +21,7 @@ class Supernet(ReferenceSupernet):
     """:class:`~ssfnas.spaces.reference.ReferenceSupernet`, faster and in less memory.
 
     Parameters, buffers, names, initial draws and results are the reference's; only the way of
-    computing differs. A cell is one step of autograd (:mod:`ssfnas.spaces.fused_cell`), images and
+    computing differs. A cell is one step of autograd (:mod:`ssfnas.fused.fused_cell`), images and
     states are channels_last, and running statistics are folded in once a pass for all cells.
 
     Candidates that are not built in stay modules, inside the same cell. A cell whose BatchNorms are

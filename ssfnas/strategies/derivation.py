@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ssfnas.errors import NumericalError, RequestError
+from ssfnas.layers.cells import CELL_TYPES, cell_edges, nodes_of
 from ssfnas.registry import Registry
 from ssfnas.spaces import Genotype
-from ssfnas.spaces.cells import CELL_TYPES, cell_edges, nodes_of
 from ssfnas.spaces.genotype import Edge
 
 Table = dict[tuple[int, int], list[tuple[float, str]]]
@@ -71,7 +71,7 @@ def derive(
 
     Args:
         weights: ``{"normal": [E, O], "reduce": [E, O]}``, after the relaxation; edges in the order
-            of :func:`~ssfnas.spaces.cells.cell_edges`.
+            of :func:`~ssfnas.layers.cells.cell_edges`.
         operations: names of the O columns.
         rule: a name of :data:`DERIVATIONS`.
         threshold: smallest weight that the threshold rules keep.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ssfnas.runtime.distributed import World
 from ssfnas.strategies.bilevel import require_finite
-from ssfnas.training.distributed import World
 
 
 class RunningMeans:

@@ -13,8 +13,8 @@ from torch import Tensor
 from ssfnas.config import SearchConfig
 from ssfnas.data import Batch
 from ssfnas.errors import RequestError
+from ssfnas.runtime.distributed import World
 from ssfnas.strategies import BilevelOptimizer
-from ssfnas.training.distributed import World
 
 Terms = dict[str, Tensor]
 # Steps before recording: state that optimisers, kernels and libraries make when they are first

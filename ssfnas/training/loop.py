@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ssfnas.errors import NumericalError
-from ssfnas.training.checkpoints import CheckpointStore
-from ssfnas.training.distributed import World
-from ssfnas.training.interruption import Interruption
-from ssfnas.training.progress import Progress
-from ssfnas.training.runlog import RunLog
+from ssfnas.runs.checkpoints import CheckpointStore
+from ssfnas.runs.runlog import RunLog
+from ssfnas.runtime.distributed import World
+from ssfnas.runtime.interruption import Interruption
+from ssfnas.runtime.progress import Progress
 
 
 class Trainer(Protocol):

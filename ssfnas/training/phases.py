@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ssfnas.config import RetrainConfig
 from ssfnas.data import ImageData, ImageStream, make_views
+from ssfnas.evaluation.features import classifier_of, features_of, pooled
+from ssfnas.layers.initialization import initial_draws
 from ssfnas.objectives import (
     MultiLabelLoss,
     Projector,
@@ -18,12 +20,10 @@ from ssfnas.objectives import (
     mixed_barlow_twins,
 )
 from ssfnas.ops import barlow_twins_loss
+from ssfnas.runtime.distributed import World
+from ssfnas.runtime.precision import autocast
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import DerivedNetwork
-from ssfnas.spaces.initialisation import initial_draws
-from ssfnas.training.distributed import World
-from ssfnas.training.features import classifier_of, features_of, pooled
-from ssfnas.training.precision import autocast
 from ssfnas.training.schedules import cosine, set_learning_rate
 from ssfnas.training.updates import Updater
 

@@ -12,13 +12,13 @@ from ssfnas.config import SearchConfig
 from ssfnas.data import Batch, ImageData
 from ssfnas.errors import RequestError
 from ssfnas.objectives import SearchObjective, make_search_objective
+from ssfnas.runtime.distributed import World
+from ssfnas.runtime.precision import autocast
 from ssfnas.seeding import generator
 from ssfnas.spaces import DerivedNetwork, Genotype, synchronize_batchnorm
 from ssfnas.strategies import STRATEGIES
 from ssfnas.strategies.random_search import best, sample_genotype, split_budget
 from ssfnas.training.averages import RunningMeans
-from ssfnas.training.distributed import World
-from ssfnas.training.precision import autocast
 from ssfnas.training.schedules import cosine, set_learning_rate
 from ssfnas.training.search_trainer import search_halves, search_stream
 from ssfnas.training.updates import Updater

@@ -11,13 +11,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ssfnas.config import RetrainConfig
 from ssfnas.data import ImageData
+from ssfnas.evaluation.networks import build_network
+from ssfnas.evaluation.prediction import measure, predict
+from ssfnas.runs.data_card import DataCard
+from ssfnas.runtime.distributed import World
 from ssfnas.spaces import Genotype, synchronize_batchnorm
 from ssfnas.training.averages import RunningMeans
-from ssfnas.training.data_card import DataCard
-from ssfnas.training.distributed import World
-from ssfnas.training.networks import build_network
 from ssfnas.training.phases import LabelPhase, Phase, PretrainPhase
-from ssfnas.training.prediction import measure, predict
 
 
 class RetrainTrainer:

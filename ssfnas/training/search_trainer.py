@@ -12,22 +12,22 @@ from torch import Tensor
 from ssfnas.config import SearchConfig
 from ssfnas.data import Batch, ImageData, ImageStream, make_views, stratified_halves
 from ssfnas.errors import NumericalError, RequestError
+from ssfnas.evaluation.monitor import FeatureMonitor
 from ssfnas.objectives import SearchObjective, make_search_objective
 from ssfnas.ops import backend
+from ssfnas.runtime.distributed import World, average_gradients
+from ssfnas.runtime.precision import autocast, make_scaler
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import SUPERNETS, Genotype, frozen_statistics, synchronize_batchnorm
 from ssfnas.strategies import STOPPERS, STRATEGIES, BilevelOptimizer, derive
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
 from ssfnas.training.averages import RunningMeans
-from ssfnas.training.distributed import World, average_gradients
 from ssfnas.training.graphed_step import (
     CudaGraphRecorder,
     GraphedStep,
     Recorder,
     why_not_graphed,
 )
-from ssfnas.training.monitor import FeatureMonitor
-from ssfnas.training.precision import autocast, make_scaler
 from ssfnas.training.schedules import cosine, set_learning_rate
 
 # Steps between two looks at whether all terms were finite, where no step waits for that.

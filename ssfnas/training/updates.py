@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ssfnas.errors import NumericalError
-from ssfnas.training.distributed import World, average_gradients
-from ssfnas.training.precision import make_scaler
+from ssfnas.runtime.distributed import World, average_gradients
+from ssfnas.runtime.precision import make_scaler
 
 
 class Updater:

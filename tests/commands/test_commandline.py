@@ -24,8 +24,8 @@ from ssfnas.config import (
 )
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.option_values import option_values
-from ssfnas.training.interruption import Interrupted
-from ssfnas.training.run_directory import RunDirectory
+from ssfnas.runs.run_directory import RunDirectory
+from ssfnas.runtime.interruption import Interrupted
 from ssfnas.yaml_files import parse_yaml
 
 COMMANDS = {

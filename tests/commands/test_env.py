@@ -5,7 +5,8 @@ import sys
 
 import torch
 
-from ssfnas import env, environment
+from ssfnas import env
+from ssfnas.runtime import environment
 
 
 def test_every_package_and_device_is_named(capsys):

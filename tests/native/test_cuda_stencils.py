@@ -40,7 +40,7 @@ def emulated_core(tmp_path_factory):
     # Without warnings: CUDA's headers and pragmas are not for this compiler.
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-w", *includes]
     ways = [
-        *(["-x", "c++", "-include", HERE / "cuda_emulation.h", ROOT / "csrc" / name]
+        *(["-x", "c++", "-include", HERE / "cuda_emulation.h", ROOT / "csrc/cuda" / name]
           for name in SOURCES),
         [HERE / "emulated_stencils.cpp"],
     ]  # fmt: skip

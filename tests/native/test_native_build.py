@@ -45,8 +45,12 @@ def toolkit(home: Path, library: str = "lib64") -> Path:
 
 
 def test_every_source_is_compiled(script):
-    compiled = {*script.PROCESSOR_SOURCES, *script.BINDING_SOURCES, *script.CUDA_SOURCES}
-    assert compiled == {path.name for path in (ROOT / "csrc").glob("*.c*") if path.suffix != ".cuh"}
+    compiled = {*script.CPU_SOURCES, *script.BINDING_SOURCES, *script.CUDA_SOURCES}
+    assert compiled == {
+        str(path.relative_to(ROOT / "csrc"))
+        for path in (ROOT / "csrc").rglob("*.c*")
+        if path.suffix != ".cuh"
+    }
 
 
 def test_architectures_in_pytorchs_notation(script):

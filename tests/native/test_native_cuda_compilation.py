@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from build_script import ROOT, build_script
 
-SOURCES = sorted(path.name for path in ROOT.glob("csrc/*.cu"))
+SOURCES = sorted(path.name for path in ROOT.glob("csrc/cuda/*.cu"))
 ARCHITECTURES = ("8.0", "9.0")
 Compilation = Future[tuple[int, str]]
 
@@ -28,7 +28,7 @@ def compilations(request, tmp_path_factory):
     def compiled(source: str, architecture: str) -> tuple[int, str]:
         flags, _ = script.architectures(architecture)
         command = [toolkit / "bin" / "nvcc", *script.CUDA_FLAGS, *flags, "-Xptxas", "-v"]
-        command += ["-c", ROOT / "csrc" / source, "-o", Path(folder, source + architecture)]
+        command += ["-c", ROOT / "csrc/cuda" / source, "-o", Path(folder, source + architecture)]
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ssfnas.layers.operations import FactorizedReduce
 from ssfnas.ops.factorized_reduces import reduces_backward, reduces_forward
-from ssfnas.spaces.operations import FactorizedReduce
 
 SHAPES = [(2, 4, 6, 8), (3, 5, 7, 4), (1, 2, 1, 1), (2, 6, 5, 9)]
 

@@ -8,8 +8,8 @@ import torch
 
 from ssfnas.config import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
 from ssfnas.errors import RequestError
+from ssfnas.layers.cells import MixedEdge, cell_edges, nodes_of
 from ssfnas.spaces import ReferenceSupernet, count_multiply_adds, count_parameters
-from ssfnas.spaces.cells import MixedEdge, cell_edges, nodes_of
 
 
 def seeded(seed):

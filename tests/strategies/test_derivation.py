@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ssfnas.config import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
 from ssfnas.errors import NumericalError, RequestError
+from ssfnas.layers.cells import cell_edges
 from ssfnas.spaces import Genotype
-from ssfnas.spaces.cells import cell_edges
 from ssfnas.strategies.derivation import DERIVATIONS, derive, limit
 
 NAMES = ("none", "skip_connect", "sep_conv_3x3")

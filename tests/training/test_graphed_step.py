@@ -8,13 +8,13 @@ import dataclasses
 import pytest
 import torch
 from image_files import write_npz
-from runs import tiny_search
+from tiny_runs import tiny_search
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssfnas import ops
 from ssfnas.data import load_data
 from ssfnas.errors import NumericalError, RequestError
-from ssfnas.training.distributed import World
+from ssfnas.runtime.distributed import World
 from ssfnas.training.graphed_step import WARM_UP, CudaGraphRecorder, GraphedStep, why_not_graphed
 from ssfnas.training.search_trainer import SearchTrainer
 

@@ -1,0 +1,1 @@
+"""Measures of a network: predictions, metrics by class, nearest neighbors, probes."""

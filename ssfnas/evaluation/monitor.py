@@ -1,0 +1,101 @@
+"""Nearest-neighbour accuracy of a network's features, the search's label-free progress measured."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ssfnas.data import ImageData, ImageSet, iterate
+from ssfnas.evaluation.features import pooled
+from ssfnas.evaluation.knn import knn_accuracy
+from ssfnas.seeding import generator
+
+BANK = 4096
+QUERIES = 2048
+
+
+@torch.no_grad()
+def pooled_features(
+    net: nn.Module,
+    images: ImageSet,
+    data: ImageData,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Pooled features of un-augmented images in evaluation mode, and their labels.
+
+    Args:
+        net: has ``forward_features`` and ``forward_head(..., pre_logits=True)``.
+        images: N of them.
+        data: whose statistics normalise.
+        device: where to compute.
+        dtype: of the images.
+        batch_size: images a forward pass; None: what suits the device.
+
+    Returns:
+        features float32 or float64 [N, F] and labels, both on ``device``.
+    """
+    if batch_size is None:
+        # A processor is fastest while a batch's activations fit its cache.
+        batch_size = 256 if device.type == "cuda" else 32
+    training = net.training
+    net.eval()
+    features, labels = [], []
+    try:
+        for x, y in iterate(
+            images, batch_size, mean=data.mean, std=data.std, device=device, dtype=dtype
+        ):
+            features.append(pooled(net, x))
+            labels.append(y)
+    finally:
+        net.train(training)
+    return torch.cat(features), torch.cat(labels)
+
+
+class FeatureMonitor:
+    """kNN accuracy from D_w to D_alpha, on at most 4,096 and 2,048 images drawn once.
+
+    Labels are used to measure only: nothing of it reaches the search.
+
+    Args:
+        data: single-label data.
+        halves: indices of D_w and D_alpha.
+        seed: the run's.
+        device: where to compute.
+        dtype: of the images.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        halves: tuple[Tensor, Tensor],
+        *,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.data, self.device, self.dtype = data, device, dtype
+        draws = generator(seed, "knn")
+        chosen = [
+            half[torch.randperm(len(half), generator=draws)[:most]]
+            for half, most in zip(halves, (BANK, QUERIES), strict=True)
+        ]
+        self.bank, self.queries = (data.train.subset(indices) for indices in chosen)
+
+    def measure(self, net: nn.Module) -> dict[str, float]:
+        """Top-1 and balanced accuracy, with and without prior-corrected votes."""
+        values: dict[str, float] = {}
+        bank = pooled_features(net, self.bank, self.data, device=self.device, dtype=self.dtype)
+        queries = pooled_features(
+            net, self.queries, self.data, device=self.device, dtype=self.dtype
+        )
+        for corrected in (False, True):
+            result = knn_accuracy(
+                *bank, *queries, self.data.num_classes, prior_correction=corrected
+            )
+            name = "knn_corrected" if corrected else "knn"
+            values[f"{name}/top1"] = result["top1"]
+            values[f"{name}/balanced"] = result["balanced"]
+        return values

@@ -1,0 +1,64 @@
+"""Logits of a network on a part of the data, and what they are worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssfnas.data import ImageData, ImageSet, iterate
+from ssfnas.evaluation.classification_metrics import evaluate_predictions
+from ssfnas.evaluation.networks import logits_of
+from ssfnas.runs.data_card import DataCard
+from ssfnas.runtime.precision import autocast
+
+
+@torch.no_grad()
+def predict(
+    net: nn.Module,
+    images: ImageSet,
+    data: ImageData,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    precision: str = "fp32",
+    batch_size: int = 256,
+) -> tuple[Tensor, Tensor]:
+    """Logits of un-augmented images in evaluation mode.
+
+    Args:
+        net: takes images [n, C, H, W] on ``device``.
+        images: N of them, in order.
+        data: whose statistics normalise.
+        device: where to compute.
+        dtype: of the images.
+        precision: fp32, bf16 or fp16.
+        batch_size: images a forward pass.
+
+    Returns:
+        logits [N, classes] and labels, both on ``device``; logits at least float32.
+    """
+    training = net.training
+    net.eval()
+    logits, labels = [], []
+    try:
+        for x, y in iterate(
+            images, batch_size, mean=data.mean, std=data.std, device=device, dtype=dtype
+        ):
+            with autocast(precision, device):
+                output = logits_of(net(x))
+            logits.append(output.float() if output.dtype.itemsize < 4 else output)
+            labels.append(y)
+    finally:
+        net.train(training)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def measure(
+    logits: Tensor, labels: Tensor, card: DataCard, *, thirds: bool = False
+) -> dict[str, Any]:
+    """All metrics of predictions, grouped by the class sizes that the network was trained on."""
+    return evaluate_predictions(
+        logits.cpu(), labels.cpu(), card.class_counts, multi_label=card.multi_label, thirds=thirds
+    )

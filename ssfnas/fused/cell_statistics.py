@@ -1,0 +1,121 @@
+"""Statistics of a cell's BatchNorms as one table, and what the modules keep of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ssfnas.layers.normalization import BatchNorm2d
+from ssfnas.ops.norm_coefficients import MEAN, VAR
+from ssfnas.ops.norm_statistics import group_statistics
+
+Primitives = Callable[[str], Callable[..., Any]]
+
+
+class Update(NamedTuple):
+    """Batch statistics that BatchNorms have to fold into their running ones.
+
+    Attributes:
+        norms: for each of R rows, the BatchNorms that it is for.
+        mean, var: [R, C], biased.
+        values: that a channel has, over all processes.
+    """
+
+    norms: list[list[BatchNorm2d]]
+    mean: Tensor
+    var: Tensor
+    values: int | Tensor
+
+
+@dataclass
+class Call:
+    """How one forward pass is made, and what it leaves for the modules.
+
+    Attributes:
+        batch_statistics: normalise by the batch's own statistics, not by the running ones.
+        eps: of every BatchNorm.
+        group: the processes whose batches make one batch.
+        updates: filled by the forward pass.
+    """
+
+    batch_statistics: bool
+    eps: float
+    group: dist.ProcessGroup | None
+    updates: list[Update] = field(default_factory=list)
+
+
+class Statistics:
+    """The table of a cell's statistics, as sources fill it.
+
+    Args:
+        call: of the whole pass.
+        primitives: functions by name.
+        table: [4, R, C].
+        rows: the BatchNorms of each row but the first.
+        values: that a channel of a result has.
+
+    Attributes:
+        count: the same, over all processes.
+
+    Raises:
+        ValueError: batches are normalised by statistics of a single value.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        primitives: Primitives,
+        table: Tensor,
+        rows: list[list[BatchNorm2d]],
+        values: int,
+    ) -> None:
+        self.table = table
+        self.count: int | Tensor = values
+        self._call, self._enter, self._rows = call, primitives("enter_statistics"), rows
+        self._values = values
+        if call.batch_statistics and call.group is None and values <= 1 and rows:
+            raise ValueError(
+                "Expected more than 1 value per channel when training: a cell of the supernet has "
+                f"{values}; enlarge the batch or the images"
+            )
+
+    def enter(self, start: int, mean: Tensor, var: Tensor) -> None:
+        """Take the statistics [K, C] of a batch, or the running ones in their place."""
+        call = self._call
+        if not call.batch_statistics:
+            mean, var = _running(self._rows[start - 1 : start - 1 + len(mean)], mean, var)
+        elif call.group is not None:
+            mean, var, self.count = group_statistics(
+                mean, var, self._values, [True] * len(mean), call.group
+            )
+        self._enter(self.table, start, mean, var, call.eps)
+
+    def finish(self) -> None:
+        """Leave what the BatchNorms have to fold in, once all rows are there."""
+        if self._call.batch_statistics and self._rows:
+            mean, var = self.table[MEAN, 1:], self.table[VAR, 1:]
+            self._call.updates.append(Update(self._rows, mean, var, self.count))
+
+
+def _running(
+    norms: Sequence[Sequence[BatchNorm2d]], mean: Tensor, var: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The BatchNorms' running statistics [R, C], for rows without a BatchNorm what was computed.
+
+    All BatchNorms of a row have seen the same batches, so the first speaks for them.
+    """
+    means, variances = [], []
+    for row, modules in enumerate(norms):
+        if modules and modules[0].running_mean is not None:
+            assert modules[0].running_var is not None
+            means.append(modules[0].running_mean.to(mean.dtype))
+            variances.append(modules[0].running_var.to(var.dtype))
+        else:
+            means.append(mean[row])
+            variances.append(var[row])
+    return torch.stack(means), torch.stack(variances)

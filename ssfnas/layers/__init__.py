@@ -1,0 +1,1 @@
+"""What cells are made of: operations, batch normalization, initial weights, search cells."""

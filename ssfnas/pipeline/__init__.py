@@ -1,0 +1,1 @@
+"""One job, from a checked config to a finished run directory: search, retraining, evaluation."""

@@ -1,0 +1,279 @@
+"""Everything that is measured of a trained network, for ``evaluation.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssfnas.config import DataOptions, EvaluateConfig, RetrainConfig
+from ssfnas.data import DATASETS, ImageData, ImageSet, load_data
+from ssfnas.errors import RequestError
+from ssfnas.evaluation.features import classifier_of
+from ssfnas.evaluation.monitor import pooled_features
+from ssfnas.evaluation.posthoc import TAUS, adjust_logits, normalize_classifier
+from ssfnas.evaluation.prediction import measure, predict
+from ssfnas.evaluation.probe import apply_linear_probe, fit_linear_probe
+from ssfnas.pipeline.run import EVALUATION_FILE, Run
+from ssfnas.runs.data_card import DataCard
+from ssfnas.spaces import count_multiply_adds, count_parameters
+
+_BRIEF = ("top1", "balanced_accuracy", "worst_class")
+
+
+def evaluate_network(
+    run: Run,
+    data: ImageData,
+    config: EvaluateConfig,
+    device: torch.device,
+    *,
+    best: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """All metrics of a finished retraining on the test part.
+
+    Args:
+        run: the retraining.
+        data: its data, or others of the same classes; normalised by the run's own statistics.
+        config: which weights, and what besides the plain metrics.
+        device: where to compute.
+        best: epoch and value of the best epoch, where the caller knows it; else it is read from the
+            run's metrics.
+
+    Returns:
+        For JSON. ``last_epoch`` holds the metrics to report; ``best_epoch`` was chosen on the test
+        part and is named so, and is None for other weights or data.
+
+    Raises:
+        RequestError: the data have no test part, or other classes than the network.
+    """
+    card = run.data_card
+    if data.test is None:
+        raise RequestError(f"{data.name} has no test part: add test_images and test_labels")
+    if data.num_classes != len(card.class_names) or data.multi_label != card.multi_label:
+        raise RequestError(
+            f"{data.name} has {data.num_classes} classes, the network of {run.path} was trained on "
+            f"the {len(card.class_names)} of {card.name}: give data of the same classes"
+        )
+    if data.in_channels != card.in_channels:
+        raise RequestError(
+            f"{data.name} has {data.in_channels} channel(s), the network of {run.path} takes "
+            f"{card.in_channels}"
+        )
+    data = dataclasses.replace(data.to(device), mean=card.mean, std=card.std)
+    net = run.network(config.which).to(device)
+    assert data.test is not None
+    logits, labels = predict(
+        net,
+        data.test,
+        data,
+        device=device,
+        precision=config.precision,
+        batch_size=config.batch_size,
+    )
+    result: dict[str, Any] = {
+        "data": {"name": data.name, "test_images": len(data.test)},
+        "weights": config.which,
+        "parameters": count_parameters(net, auxiliary=False),
+        "multiply_adds": count_multiply_adds(net, card.image_size, card.in_channels),
+        "last_epoch": measure(logits, labels, card, thirds=config.thirds),
+        "best_epoch": best or best_epoch(run),
+    }
+    if config.dataset is not None:
+        named = config.dataset in DATASETS
+        path = config.dataset if named else str(Path(config.dataset).expanduser().resolve())
+        result["data"]["path"] = path
+    if config.which != "last" or config.dataset is not None:
+        result["best_epoch"] = None  # it is one of the last weights on the run's own data
+    if config.which == "last" and (run.path / "model_ema.safetensors").is_file():
+        averaged = run.network("ema").to(device)
+        result["ema"] = measure(
+            *predict(
+                averaged, data.test, data, device=device,
+                precision=config.precision, batch_size=config.batch_size,
+            ),
+            card,
+            thirds=config.thirds,
+        )  # fmt: skip
+    if not data.multi_label:
+        result["post_hoc"] = _post_hoc(net, run.config, logits, labels, data, card, device)
+        if config.probe:
+            result["probe"] = _probes(net, run, data, device)
+    return result
+
+
+def write_evaluation(run: Run, result: dict[str, Any], config: EvaluateConfig) -> Path:
+    """Write what :func:`evaluate_network` gave, and lose nothing that was measured before.
+
+    Linear probes in the file that is written anew are kept where none were fitted this time.
+
+    Returns:
+        ``evaluation.json`` for the last weights on the run's own data; for others a file whose name
+        says which: ``evaluation-ema.json``, ``evaluation-on-NAME.json``.
+    """
+    name = _evaluation_file(run, result, config)
+    before = _evaluation_before(run, name)
+    if "probe" in before and "probe" not in result:
+        result["probe"] = before["probe"]
+    return run.directory.write_json(name, result)
+
+
+def _evaluation_file(run: Run, result: dict[str, Any], config: EvaluateConfig) -> str:
+    if config.which == "last" and config.dataset is None:
+        return EVALUATION_FILE
+    stem = "evaluation" if config.which == "last" else f"evaluation-{config.which}"
+    if config.dataset is None:
+        return f"{stem}.json"
+    stem += "-on-" + re.sub(r"[^\w.-]", "-", Path(result["data"]["path"]).stem)
+    number = 1
+    while True:
+        # Another data set may have the same name in another folder.
+        name = f"{stem}.json" if number == 1 else f"{stem}-{number}.json"
+        held = _evaluation_before(run, name).get("data", {}).get("path")
+        if held in (None, result["data"]["path"]):
+            return name
+        number += 1
+
+
+def _evaluation_before(run: Run, name: str) -> dict[str, Any]:
+    """What a file holds that is to be written anew; nothing where it is absent or damaged."""
+    try:
+        before = run.directory.read_json(name)
+    except RequestError:
+        return {}
+    return before if isinstance(before, dict) else {}
+
+
+def best_epoch(run: Run) -> dict[str, float] | None:
+    """Epoch and value of the best evaluation on the test part, from the run's metrics."""
+    key = "test/auc" if run.data_card.multi_label else "test/top1"
+    measured = [entry for entry in run.metrics if key in entry]
+    if not measured:
+        return None
+    best = max(measured, key=lambda entry: entry[key])
+    return {"epoch": best["epoch"], key: best[key]}
+
+
+def _post_hoc(
+    net: nn.Module,
+    config: RetrainConfig,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    data: ImageData,
+    card: DataCard,
+    device: torch.device,
+) -> dict[str, Any]:
+    sweeps: dict[str, Any] = {}
+    if config.loss in ("logit-adjusted", "class-balanced", "ldam"):
+        sweeps["logit_adjustment"] = {
+            "left_out": f"trained with --loss {config.loss}: adjusting again would correct twice"
+        }
+    else:
+        sweeps["logit_adjustment"] = [
+            {"tau": tau, **_brief(adjust_logits(logits, card.class_counts, tau), labels, card)}
+            for tau in TAUS
+        ]
+    classifier = classifier_of(net)
+    if isinstance(classifier, nn.Linear) and data.test is not None:
+        features, _ = pooled_features(net, data.test, data, device=device)
+        with torch.no_grad():
+            sweeps["tau_normalization"] = [
+                {
+                    "tau": tau,
+                    **_brief(normalize_classifier(features, classifier, tau), labels, card),
+                }
+                for tau in TAUS
+                if tau <= 1
+            ]
+    return sweeps
+
+
+def _brief(logits: torch.Tensor, labels: torch.Tensor, card: DataCard) -> dict[str, float]:
+    measured = measure(logits, labels, card)
+    return {name: measured[name] for name in _BRIEF}
+
+
+def _probes(net: nn.Module, run: Run, data: ImageData, device: torch.device) -> dict[str, Any]:
+    assert data.test is not None
+    test, test_labels = pooled_features(net, data.test, data, device=device)
+    probes = {}
+    for name, images in (("long_tailed", data.train), ("balanced", _balanced(run, data))):
+        features, labels = pooled_features(net, images.to(device), data, device=device)
+        probe = fit_linear_probe(features, labels, data.num_classes)
+        probes[name] = {
+            "training_images": len(images),
+            **_brief(apply_linear_probe(probe, test), test_labels, run.data_card),
+        }
+    return probes
+
+
+def _balanced(run: Run, data: ImageData) -> ImageSet:
+    """Training images, as many of each class: of the whole data set where it was cut down."""
+    images = data.train
+    if run.config.imbalance_ratio not in (None, 1):
+        options = {
+            field.name: getattr(run.config, field.name) for field in dataclasses.fields(DataOptions)
+        }
+        images = load_data(DataOptions(**{**options, "imbalance_ratio": None})).train
+    labels = images.labels.cpu()
+    fewest = min(count for count in images.class_counts(data.num_classes) if count)
+    chosen = [(labels == c).nonzero().flatten()[:fewest] for c in range(data.num_classes)]
+    return images.subset(torch.cat(chosen))
+
+
+def table(result: dict[str, Any]) -> str:
+    """What :func:`evaluate_network` measured, apart from single classes, as lines for people."""
+    last = result["last_epoch"]
+    lines = [
+        f"parameters   {result['parameters']:,}",
+        f"multiply-adds {result['multiply_adds'] / 1e6:.1f} M",
+    ]
+    for name, value in last.items():
+        if isinstance(value, float):
+            lines.append(f"{name:<20} {100 * value:6.2f} %")
+    if result["best_epoch"] is not None:
+        best = result["best_epoch"]
+        key = next(name for name in best if name != "epoch")
+        lines.append(
+            f"best epoch {int(best['epoch'])}, chosen on the test part: {100 * best[key]:.2f} %"
+        )
+    for name, sweep in result.get("post_hoc", {}).items():
+        lines += _sweep_lines(_TITLES[name], sweep)
+    if "probe" in result:
+        lines += _probe_lines(result["probe"])
+    return "\n".join(lines)
+
+
+_TITLES = {
+    "logit_adjustment": "post-hoc logit adjustment",
+    # As in its source; so tau 0 is not quite the network itself.
+    "tau_normalization": "tau-normalisation of the classifier, without its bias",
+}
+
+
+def _sweep_lines(title: str, sweep: dict[str, Any] | list[dict[str, float]]) -> list[str]:
+    """One line a strength, or why there are none."""
+    if isinstance(sweep, dict):
+        return ["", f"{title}: left out, {sweep['left_out']}"]
+    return ["", f"{title}:", *_rows("tau", {f"{entry['tau']:g}": entry for entry in sweep})]
+
+
+def _probe_lines(probes: dict[str, dict[str, float]]) -> list[str]:
+    """One line a set of images that a probe was fitted on."""
+    named = {f"{name} ({p['training_images']:,} images)": p for name, p in probes.items()}
+    return ["", "linear probes on the frozen features:", *_rows("fitted on", named)]
+
+
+def _rows(head: str, measured: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A small table in percent, a row an entry."""
+    width = max(len(head), *map(len, measured))
+    titles = "  ".join(f"{name:>17}" for name in _BRIEF)
+    rows = [
+        f"  {label:<{width}}" + "".join(f"  {100 * values[name]:15.2f} %" for name in _BRIEF)
+        for label, values in measured.items()
+    ]
+    return [f"  {head:<{width}}  {titles}", *rows]

@@ -1,0 +1,149 @@
+"""A whole retraining as a run: directory, checkpoints, logs, weights, evaluation, report."""
+
+from __future__ import annotations
+
+from safetensors.torch import save
+
+from ssfnas.config import EvaluateConfig, RetrainConfig
+from ssfnas.data import VIEWS
+from ssfnas.errors import RequestError, found_everywhere
+from ssfnas.objectives import LOSSES
+from ssfnas.pictures import report_html
+from ssfnas.pipeline.dry_run import predict
+from ssfnas.pipeline.evaluation import evaluate_network
+from ssfnas.pipeline.run import EVALUATION_FILE, Run
+from ssfnas.pipeline.search_run import write_genotype
+from ssfnas.pipeline.session import Session, open_session, run_training
+from ssfnas.runs.run_directory import RunDirectory
+from ssfnas.spaces import Genotype, count_multiply_adds, count_parameters
+from ssfnas.training.retrain_trainer import RetrainTrainer, weights_of
+
+
+def run_retrain(config: RetrainConfig) -> Run | None:
+    """Train the network of a genotype, and write everything that a retraining leaves behind.
+
+    Args:
+        config: see :class:`~ssfnas.config.RetrainConfig`; ``out`` is filled in where it is None.
+
+    Returns:
+        The run; None with ``dry_run``, which writes nothing.
+
+    Raises:
+        RequestError: the request is wrong; nothing was written.
+        NumericalError: a loss became NaN or infinite.
+        Interrupted: a signal came; the state is saved.
+    """
+    with open_session(config, lambda: _check_names(config)) as session:
+        with found_everywhere():
+            genotype = _genotype(config)
+            _check(config, session)
+
+        def make(changed: RetrainConfig) -> RetrainTrainer:
+            return RetrainTrainer(changed, session.data, genotype, session.world)
+
+        session.say(session.data.summary())
+        if config.dry_run:
+            trainer = make(config)
+            session.say(_describe(trainer))
+            session.say(str(predict(make, config, session.world.size)))
+            return None
+        trained, directory = run_training(session, "retrain", make)
+        assert isinstance(trained, RetrainTrainer)
+        if directory is None:
+            return Run(str(config.out))
+        with directory:
+            _finish(trained, genotype, directory, session)
+        return Run(directory.path)
+
+
+def _check_names(config: RetrainConfig) -> None:
+    """Refuse a loss or views that nothing has registered, before anything is loaded."""
+    LOSSES.get(config.loss)
+    VIEWS.get(config.augment)
+
+
+def _genotype(config: RetrainConfig) -> Genotype | None:
+    if config.model != "derived":
+        return None
+    if config.genotype is None:
+        raise RequestError(
+            "--genotype is missing: give a genotype.json, a search's run directory, or the name of "
+            "a published cell such as DARTS_V2"
+        )
+    genotype = Genotype.load(config.genotype)
+    try:
+        genotype.check()
+    except RequestError as error:
+        raise RequestError(f"--genotype {config.genotype}: {error}") from None
+    return genotype
+
+
+def _check(config: RetrainConfig, session: Session) -> None:
+    data = session.data
+    processes = session.world.size
+    if config.pretrain_epochs > 0 and config.pretrain_batch_size % processes:
+        raise RequestError(
+            f"--pretrain-batch-size {config.pretrain_batch_size} cannot be shared by {processes} "
+            f"processes: use a multiple of {processes}"
+        )
+    if config.pretrain_epochs > 0 and not config.projector:
+        raise RequestError("--projector names no layer: give widths such as 2048,2048,2048")
+    if config.batch_size // session.world.size < 2:
+        raise RequestError(
+            f"--batch-size {config.batch_size}: batch normalisation needs at least 2 a process"
+        )
+    if data.multi_label:
+        _check_multi_label(config)
+
+
+# Presets name plain cross-entropy as well as the default; of each label it is the binary one.
+_MULTI_LABEL_LOSSES = ("logit-adjusted", "ce")
+
+
+def _check_multi_label(config: RetrainConfig) -> None:
+    if config.loss not in _MULTI_LABEL_LOSSES:
+        raise RequestError(
+            f"--loss {config.loss} has no effect on multi-label data, which train with binary "
+            "cross-entropy: leave it out"
+        )
+    for name in ("mixup", "crt_epochs", "sampling_exponent", "tau", "label_smoothing"):
+        plain = getattr(RetrainConfig(), name)
+        if getattr(config, name) != plain:
+            raise RequestError(
+                f"--{name.replace('_', '-')} {getattr(config, name)} has no meaning for "
+                f"multi-label data: leave it at {plain}"
+            )
+
+
+def _describe(trainer: RetrainTrainer) -> str:
+    data = trainer.data
+    flops = count_multiply_adds(trainer.net, data.image_size, data.in_channels)
+    return (
+        f"network      {count_parameters(trainer.net, auxiliary=False):,} parameters, "
+        f"{flops / 1e6:.1f} M multiply-adds an image"
+    )
+
+
+def _finish(
+    trainer: RetrainTrainer, genotype: Genotype | None, directory: RunDirectory, session: Session
+) -> None:
+    if genotype is not None:
+        write_genotype(genotype, directory)
+    for name, weights in weights_of(trainer).items():
+        # save() wants memory of its own for every tensor.
+        plain = {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
+        directory.write_bytes(f"{name}.safetensors", save(plain))
+    if trainer.data.test is not None:
+        result = evaluate_network(
+            Run(directory.path),
+            trainer.data,
+            EvaluateConfig(run=str(directory.path), precision=session.config.precision),
+            session.world.device,
+            best=trainer.best,
+        )
+        directory.write_json(EVALUATION_FILE, result)
+        key = "auc" if trainer.data.multi_label else "top1"
+        session.say(f"last epoch   {key} {100 * result['last_epoch'][key]:.2f} %")
+    directory.write_text("report.html", report_html([directory.path]))
+    session.say(f"weights      {directory.file('model.safetensors')}")
+    session.say(f"report       {directory.file('report.html')}")

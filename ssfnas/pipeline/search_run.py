@@ -1,0 +1,169 @@
+"""A whole search as a run: directory, checkpoints, logs, genotype, pictures, report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ssfnas.config import DeriveConfig, SearchConfig
+from ssfnas.errors import RequestError, found_everywhere
+from ssfnas.layers.operations import check_operations
+from ssfnas.objectives import OBJECTIVES
+from ssfnas.pictures import report_html, save_cell
+from ssfnas.pipeline.dry_run import predict
+from ssfnas.pipeline.run import Run
+from ssfnas.pipeline.session import Session, open_session, run_training
+from ssfnas.runs.next_commands import derive_command, retrain_command
+from ssfnas.runs.run_directory import RunDirectory
+from ssfnas.spaces import SUPERNETS, Genotype, count_parameters
+from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES
+from ssfnas.training.graphed_step import why_not_graphed
+from ssfnas.training.random_trainer import RandomSearchTrainer
+from ssfnas.training.search_trainer import SearchTrainer
+
+SAMPLE_NOTE = """\
+This is the sample that ships with the package: it shows the pipeline, not an architecture to keep.
+The full thing, on CIFAR10-LT (downloads CIFAR-10, wants a GPU):
+    python -m ssfnas.search --preset ssfnas --out runs/ssfnas
+On images of your own: python -m ssfnas.search --preset ssfnas --dataset images.npz
+"""
+
+
+def run_search(config: SearchConfig) -> Run | None:
+    """Search, and write everything that a search leaves behind.
+
+    Args:
+        config: see :class:`~ssfnas.config.SearchConfig`; ``out`` is filled in where it is None.
+
+    Returns:
+        The run; None with ``dry_run``, which writes nothing.
+
+    Raises:
+        RequestError: the request is wrong, and nothing was written; or no operation of a cell
+            passes the threshold, and everything but the genotype was.
+        NumericalError: a loss became NaN or infinite.
+        Interrupted: a signal came; the state is saved.
+    """
+    with open_session(config, lambda: _check(config)) as session:
+
+        def make(changed: SearchConfig) -> SearchTrainer | RandomSearchTrainer:
+            kind = RandomSearchTrainer if changed.strategy == "random" else SearchTrainer
+            return kind(changed, session.data, session.world)
+
+        if config.dataset == "cifar10-lt-mini":
+            session.say(SAMPLE_NOTE)
+        session.say(session.data.summary())
+        if config.dry_run:
+            trainer = make(config)
+            session.say(_describe(trainer))
+            session.say(str(predict(make, config, session.world.size)))
+            return None
+        if session.world.device.type == "cuda" and config.strategy != "random":
+            reason = why_not_graphed(config, session.world)
+            how = "one CUDA graph" if reason is None else f"launched kernel by kernel: {reason}"
+            session.say(f"step         {how}")
+        searched, directory = run_training(session, "search", make)
+        assert isinstance(searched, SearchTrainer | RandomSearchTrainer)
+        if directory is None:
+            with found_everywhere():
+                searched.genotype()
+            return Run(str(config.out))
+        with directory:
+            _finish(searched, directory, session)
+        return Run(directory.path)
+
+
+def _check(config: SearchConfig) -> None:
+    """Refuse what would fail after hours as well as what would fail at once."""
+    strategy = STRATEGIES.get(config.strategy)
+    OBJECTIVES.get(config.objective)
+    SUPERNETS.get(config.supernet)
+    DERIVATIONS.get(config.derive)
+    if config.early_stop != "none":
+        STOPPERS.get(config.early_stop)
+    check_operations(tuple(config.operations or strategy.operations))
+    if config.objective not in ("ssl", "joint"):
+        return
+    if not config.projector:
+        raise RequestError("--projector names no layer: give widths such as 2048,2048,2048")
+    if config.batch_size < 2:
+        raise RequestError(
+            f"--batch-size {config.batch_size} with --objective {config.objective}: Barlow Twins "
+            "compares images within a batch, so it needs at least 2"
+        )
+
+
+def _describe(trainer: SearchTrainer | RandomSearchTrainer) -> str:
+    kind = "supernet" if isinstance(trainer, SearchTrainer) else "sampled network"
+    head = sum(p.numel() for p in trainer.objective.parameters())
+    lines = [f"{kind:<12} {count_parameters(trainer.net):,} parameters"]
+    if head:
+        lines.append(f"projector    {head:,} parameters")
+    return "\n".join(lines)
+
+
+def _finish(
+    trainer: SearchTrainer | RandomSearchTrainer, directory: RunDirectory, session: Session
+) -> None:
+    problem: RequestError | None = None
+    if isinstance(trainer, SearchTrainer):
+        directory.write_npz("alphas.npz", alpha_arrays(trainer))
+        if trainer.stopped_because is not None:
+            session.say(f"stopped early: {trainer.stopped_because}")
+    try:
+        genotype = trainer.genotype()
+    except RequestError as error:
+        problem = error
+    else:
+        write_genotype(genotype, directory)
+        if isinstance(trainer, SearchTrainer):
+            last = len(trainer.alpha_history) - 1
+            epoch = last if trainer.use_epoch is None else trainer.use_epoch
+            write_derivation(directory, trainer.config, epoch)
+        session.say(f"genotype     {directory.file('genotype.json')}\n{genotype.to_text()}")
+    directory.write_text("report.html", report_html([directory.path]))
+    session.say(f"report       {directory.file('report.html')}")
+    if problem is not None:
+        raise RequestError(
+            f"{problem}; the run is kept whole in {directory.path}: derive again with "
+            f"{derive_command(trainer.config, directory.path)}"
+        )
+    session.say(f"next         {retrain_command(trainer.config, directory.path)}")
+
+
+def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:
+    """``genotype.json`` and the pictures of both cells."""
+    genotype.save(directory.file("genotype.json"))
+    for cell in ("normal", "reduce"):
+        for ending in ("svg", "png"):
+            save_cell(genotype, cell, directory.file(f"genotype_{cell}.{ending}"))
+
+
+def write_derivation(
+    directory: RunDirectory, config: SearchConfig | DeriveConfig, epoch: int
+) -> None:
+    """``derivation.json``: how the genotype beside it was read from the alphas after ``epoch``."""
+    limits = {
+        name: getattr(config, name)
+        for name in ("max_params", "max_flops")
+        if getattr(config, name, None) is not None
+    }
+    directory.write_json(
+        "derivation.json",
+        {"derive": config.derive, "threshold": config.threshold, "epoch": epoch, **limits},
+    )
+
+
+def alpha_arrays(trainer: SearchTrainer) -> dict[str, Any]:
+    """What ``alphas.npz`` holds: alphas and weights after each epoch, row 0 before the first."""
+    arrays: dict[str, Any] = {"operations": np.array(trainer.operations)}
+    last = len(trainer.alpha_history) - 1
+    arrays["use_epoch"] = np.array(last if trainer.use_epoch is None else trainer.use_epoch)
+    epochs = range(len(trainer.alpha_history))
+    for cell in ("normal", "reduce"):
+        arrays[cell] = np.stack([trainer.alpha_history[e][cell].numpy() for e in epochs])
+        arrays[f"weights_{cell}"] = np.stack(
+            [trainer.edge_weights(e)[cell].numpy() for e in epochs]
+        )
+    return arrays

@@ -1,0 +1,210 @@
+"""What every run does before its first step and after its last: processes, data, directory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ssfnas.config import DataOptions, RetrainConfig, SearchConfig
+from ssfnas.data import ImageData, load_data
+from ssfnas.errors import RequestError, found_everywhere
+from ssfnas.option_values import check_values
+from ssfnas.plugins import import_plugins
+from ssfnas.runs.checkpoints import CheckpointStore
+from ssfnas.runs.data_card import DataCard
+from ssfnas.runs.next_commands import resume_command
+from ssfnas.runs.run_directory import RunDirectory
+from ssfnas.runs.runlog import RunLog
+from ssfnas.runtime.determinism import (
+    computing_place,
+    make_deterministic,
+    warn_of_another_place,
+)
+from ssfnas.runtime.distributed import World, number_of_processes, start_world
+from ssfnas.runtime.environment import environment
+from ssfnas.runtime.interruption import Interruption
+from ssfnas.training.loop import Trainer, resume, train
+
+MakeTrainer = Callable[[Any], Trainer]
+
+
+@dataclasses.dataclass
+class Session:
+    """One process' part in a run.
+
+    Attributes:
+        config: the run's.
+        world: the processes that run together.
+        data: the images, on the device where they fit.
+        interruption: signals that came since the start.
+        log: of the run, once it has a directory.
+        said: what was said before it had one.
+    """
+
+    config: SearchConfig | RetrainConfig
+    world: World
+    data: ImageData
+    interruption: Interruption
+    log: RunLog | None = None
+    said: list[str] = dataclasses.field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        """Print a line and keep it in the run's log, on the main process alone."""
+        if not self.world.is_main:
+            return
+        if self.log is not None:
+            self.log.message(text)
+        else:
+            self.said.append(text)
+            print(text, flush=True)
+
+    def keep_log(self, log: RunLog) -> None:
+        """Say to ``log`` too from now on, and what was said before."""
+        self.log = log
+        for text in self.said:
+            log.message(text, show=False)
+        self.said.clear()
+
+
+@contextmanager
+def open_session(
+    config: SearchConfig | RetrainConfig, check: Callable[[], None]
+) -> Iterator[Session]:
+    """Check the values, import plugins, check the request, start the processes, load the data.
+
+    Args:
+        config: the run's.
+        check: says what is wrong with the request, as far as that can be seen without data; called
+            when the plugins' names are registered.
+
+    Raises:
+        RequestError: something of it is wrong; nothing has been written.
+    """
+    # Before the processes meet: one that leaves would be missed by the others.
+    with found_everywhere():
+        check_values(config)
+        import_plugins(config.plugins)
+        check()
+        _check_shares(config)
+    if config.deterministic:
+        make_deterministic()
+    with Interruption() as interruption:
+        world = start_world(config.device)
+        try:
+            data = shared_load(config, world)
+            yield Session(config, world, data.to(world.device), interruption)
+        finally:
+            world.close()
+
+
+def _check_shares(config: SearchConfig | RetrainConfig) -> None:
+    processes = number_of_processes()
+    if config.batch_size % processes:
+        raise RequestError(
+            f"--batch-size {config.batch_size} cannot be shared by {processes} processes: "
+            f"use a multiple of {processes}"
+        )
+
+
+def shared_load(options: DataOptions, world: World) -> ImageData:
+    """Load the data on the main process first, so that only one downloads."""
+    return on_main_first(world, lambda: load_data(options))
+
+
+def on_main_first(world: World, load: Callable[[], Any]) -> Any:
+    """``load()`` on the main process, then on the others; a failure there fails all."""
+    value, problem = None, ""
+    if world.is_main:
+        try:
+            value = load()
+        except RequestError as error:
+            problem = str(error)
+    share_problem(world, problem)
+    return value if world.is_main else load()
+
+
+def share_problem(world: World, problem: str) -> None:
+    """Raise the main process' ``problem``, where it has one, on every process."""
+    problem = world.broadcast(problem)
+    if problem:
+        with found_everywhere():
+            raise RequestError(problem)
+
+
+def run_training(
+    session: Session, command: str, make_trainer: MakeTrainer
+) -> tuple[Trainer, RunDirectory | None]:
+    """Create or reopen the run directory, build or resume the trainer, and train to the end.
+
+    Args:
+        session: the process' part in the run.
+        command: ``"search"`` or ``"retrain"``.
+        make_trainer: config -> trainer.
+
+    Returns:
+        The trainer at its end, and on the main process the run directory, still locked.
+
+    Raises:
+        RequestError: the directory cannot be used, or the data cannot be trained on.
+        Interrupted: a signal came; the state is saved.
+    """
+    config, world = session.config, session.world
+    # Built first: whatever is wrong with the request is found before anything is written.
+    with found_everywhere():
+        trainer = make_trainer(config)
+    directory: RunDirectory | None = None
+    problem = ""
+    if world.is_main:
+        try:
+            directory = RunDirectory.create(
+                config.out, command=command, resume=config.resume, overwrite=config.overwrite
+            )
+        except RequestError as error:
+            problem = str(error)
+    share_problem(world, problem)
+    path = world.broadcast(str(directory.path) if directory else "")
+    config.out = path
+    store = CheckpointStore(f"{path}/checkpoints")
+    log: RunLog | None = None
+    if directory is not None:
+        if config.resume:
+            warn_of_another_place(directory.read_environment(), world.device)
+        else:
+            place = computing_place(world.device) | {"processes": world.size}
+            directory.write_config(config, environment() | place)
+            directory.write_json("data.json", DataCard.of(session.data).to_dict())
+        log = RunLog(directory)
+        session.keep_log(log)
+    world.barrier()
+    if config.resume:
+        resumed = resume(trainer, store, log)
+        session.say(
+            f"going on from step {trainer.step:,} of {trainer.total_steps:,}"
+            if resumed
+            else "no checkpoint was written yet: starting from the first step"
+        )
+    try:
+        complete = train(
+            trainer,
+            store=store,
+            log=log,
+            world=world,
+            interruption=session.interruption,
+            checkpoint_minutes=config.checkpoint_minutes,
+            title=command,
+        )
+    finally:
+        trainer.close()
+        if log is not None:
+            log.close()
+    if not complete:
+        message = (
+            f"state saved after step {trainer.step:,} of {trainer.total_steps:,}; go on with: "
+            f"{resume_command(command, path)}"
+        )
+        if log is not None:
+            log.message(message, show=False)
+        raise session.interruption.stop(message)
+    return trainer, directory

@@ -1,0 +1,1 @@
+"""The process: devices, ranks, signals, precision, progress, versions."""
