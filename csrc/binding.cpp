@@ -225,7 +225,12 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cuda_architectures") = SSFNAS_CUDA_ARCHITECTURES;
   m.attr("max_inputs") = cuda::MAX_INPUTS;
   m.def("mixed_sum_partials", &cuda::mixed_sum_partials);
-  m.def("norm_partials", &cuda::norm_partials);
+  m.def("norm_partials",
+        [](int dtype, const Addresses& tensors, const Sizes& extent, std::int64_t rows) {
+          const std::vector<void*> all = pointers(tensors);
+          return cuda::norm_partials(static_cast<Dtype>(dtype), extent_of(extent), rows, all.data(),
+                                     static_cast<std::int64_t>(all.size()));
+        });
   bind_cuda_stencils(m);
 #else
   m.attr("cuda_architectures") = "";

@@ -10,10 +10,11 @@ namespace cuda {
 constexpr int MAX_INPUTS = 64;
 
 // How many partial sums the calls need room for, in the arithmetic of sums: of `count` weights, and
-// of `rows` rows of channels, where `aligned` says that all tensors begin at multiples of 16 bytes.
+// of `rows` rows of channels. The latter hangs on where the `count` tensors of the call begin, as
+// the call's blocks do: null, not read, begins anywhere.
 int64_t mixed_sum_partials(int dtype, int64_t length, int64_t count);
-int64_t norm_partials(int dtype, int64_t rows, int64_t outer, int64_t channels, int64_t inner,
-                      bool aligned);
+int64_t norm_partials(Dtype dtype, const Extent& extent, int64_t rows, const void* const* tensors,
+                      int64_t count);
 
 #define SSFNAS_FUNCTION(function, Arguments) \
   void function(const Arguments&, int device, void* stream);

@@ -387,12 +387,13 @@ dim3 finish_grid(const Tiling& tiles, int64_t rows) {
 
 }  // namespace
 
-int64_t norm_partials(int dtype, int64_t rows, int64_t outer, int64_t channels, int64_t inner,
-                      bool is_aligned) {
-  const Extent extent = merged({outer, channels, inner});
-  const int full = full_of(static_cast<Dtype>(dtype));
-  const Tiling tiles = tiling(extent, is_aligned && wide_fits(extent, full) ? full : 1);
-  return rows * tiles.splits * channels;
+int64_t norm_partials(Dtype dtype, const Extent& given, int64_t rows, const void* const* tensors,
+                      int64_t count) {
+  const Extent extent = merged(given);
+  int64_t splits = 0;
+  for_layout(dtype, extent, aligned(tensors, count),
+             [&](auto, auto, auto, const Tiling& tiles) { splits = tiles.splits; });
+  return rows * splits * given.channels;
 }
 
 void norm_statistics(const NormStatistics& args, int device, void* stream) {

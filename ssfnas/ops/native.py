@@ -181,13 +181,11 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
         for k, wanted in enumerate(normalize):
             mean[k], var[k] = (math.nan, math.nan) if wanted else (0, 1)
         return mean, var
-    partials = _norm_partials(zs, extent, 2 * len(zs), mean.dtype)
-    wanted_addresses = [
-        z.data_ptr() if wanted else 0 for z, wanted in zip(zs, normalize, strict=True)
-    ]
+    read = addresses([z if wanted else None for z, wanted in zip(zs, normalize, strict=True)])
+    partials = _norm_partials(first, read, extent, 2 * len(zs))
     _C.norm_statistics(
         *_place(first),
-        wanted_addresses,
+        read,
         extent,
         mean.data_ptr(),
         var.data_ptr(),
@@ -232,7 +230,7 @@ def norm_sum_reduce(
     rstd = coefficients(rstd, first, (len(zs), extent[1]))
     s0, s1 = mean.new_zeros(extent[1]), torch.zeros_like(mean)
     if first.numel() != 0:
-        partials = _norm_partials([grad, *zs], extent, len(zs) + 1, mean.dtype)
+        partials = _norm_partials(first, addresses([grad, *zs, mean]), extent, len(zs) + 1)
         _C.norm_sum_reduce(
             *_place(first),
             grad.data_ptr(),
@@ -332,12 +330,14 @@ def _extent(x: Tensor) -> tuple[int, int, int]:
 
 
 def _norm_partials(
-    tensors: Sequence[Tensor], extent: tuple[int, int, int], rows: int, dtype: torch.dtype
+    like: Tensor, read: Sequence[int], extent: tuple[int, int, int], rows: int
 ) -> Tensor | None:
-    """Room for a GPU's sums over blocks: so many rows of channels for each block."""
-    first = tensors[0]
-    if not first.is_cuda:
+    """Room for a GPU's sums over blocks: so many rows of channels for each block.
+
+    ``read`` are the addresses that the call is going to be given: where they begin decides how many
+    blocks there are.
+    """
+    if not like.is_cuda:
         return None
-    aligned = all(x.data_ptr() % 16 == 0 for x in tensors)
-    size = _C.norm_partials(DTYPES[first.dtype], rows, *extent, aligned)
-    return torch.empty(size, dtype=dtype, device=first.device)
+    size = _C.norm_partials(DTYPES[like.dtype], read, extent, rows)
+    return torch.empty(size, dtype=accumulator(like.dtype), device=like.device)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from native_checks import DTYPES, SETS, Draws, needs_native, on
+from native_checks import DTYPES, SETS, Draws, displaced, needs_native, on
 
 from ssfnas.errors import RequestError
 from ssfnas.ops import backend, mixed_norm_sum, mixed_norm_sum_reference, native
 
 pytestmark = needs_native
+needs_cuda_build = pytest.mark.skipif(
+    native.unavailable() is not None or not native._C.cuda_architectures,
+    reason="needs ssfnas._C built with CUDA",
+)
 
 
 @pytest.mark.parametrize("place", SETS)
@@ -158,6 +162,63 @@ def test_the_op_on_native_code_is_as_exact_as_its_reference(dtype):
         error = (ours.double() - true).norm() / true.norm()
         allowed = 2 * (reference.double() - true).norm() / true.norm() + 1e-15
         assert error <= allowed + (2e-7 if dtype != torch.float64 else 0)
+
+
+@needs_cuda_build
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+def test_a_tensor_that_is_not_read_may_begin_anywhere(dtype):
+    """36 channels: a block of 16-byte loads covers fewer pixels than one of single values."""
+    extent, full = (32 * 32, 36, 1), 16 // dtype.itemsize
+
+    def room(*read: int) -> int:
+        return native._C.norm_partials(native.DTYPES[dtype], read, extent, 2 * len(read))
+
+    aligned, shifted = 4096, 4096 + dtype.itemsize
+    assert room(aligned, 0) == room(aligned, aligned)
+    if extent[1] % full == 0:
+        assert room(aligned, 0) > room(aligned, shifted)
+
+
+def test_room_is_made_for_what_is_read(monkeypatch):
+    """Of the addresses that the kernels get, and of no others."""
+    draws = Draws(torch.float32, "channels_last")
+    zs, grad = draws.tensors(2, (8, 36, 12, 12)), draws.tensor((8, 36, 12, 12))
+    zs[1] = displaced(zs[1])
+    asked = []
+
+    def room(like, read, extent, rows):
+        asked.append((read, rows))
+        return like.new_empty(0)
+
+    monkeypatch.setattr(native, "_norm_partials", room)
+    native.norm_statistics(zs, [True, False])
+    native.norm_sum_reduce(grad, zs, draws.values(2, 36), draws.values(2, 36))
+    (statistics, of_statistics), (reduction, of_reduction) = asked
+    assert (statistics, of_statistics) == ([zs[0].data_ptr(), 0], 4)
+    assert reduction[:3] == [grad.data_ptr(), zs[0].data_ptr(), zs[1].data_ptr()]
+    assert of_reduction == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_partial_sums_stay_in_their_room(monkeypatch):
+    draws = Draws(torch.float32, "channels_last", "cuda")
+    zs = draws.tensors(2, (8, 36, 32, 32))
+    zs[1] = displaced(zs[1])
+    guards, make = [], native._norm_partials
+
+    def guarded(like, read, extent, rows):
+        room = make(like, read, extent, rows)
+        longer = torch.full((room.numel() + 4096,), 7.0, dtype=room.dtype, device=room.device)
+        guards.append(longer[room.numel() :])
+        return longer
+
+    monkeypatch.setattr(native, "_norm_partials", guarded)
+    mean, var = native.norm_statistics(zs, [True, False])
+    native.norm_sum_reduce(zs[0], zs, mean, var)
+    assert len(guards) == 2
+    assert all(bool((guard == 7).all()) for guard in guards)
+    torch.testing.assert_close(mean[0], zs[0].mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.gpu
