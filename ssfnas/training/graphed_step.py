@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable
@@ -68,13 +69,38 @@ class CudaGraphRecorder:
         """Capture the function in a graph.
 
         Raises:
-            RuntimeError: it does what a graph cannot hold, such as waiting for the device.
+            RuntimeError: it does what a graph cannot hold, such as waiting for the device; the
+                current stream, the memory pool and the random generator are as before.
         """
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may go on to copy images to the device meanwhile.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            terms = step()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        before = torch.cuda.current_stream(self._device)
+        try:
+            with torch.cuda.graph(
+                graph,
+                pool=pool,
+                stream=self._stream,
+                # Other threads may go on to copy images to the device meanwhile.
+                capture_error_mode="thread_local",
+            ):
+                terms = step()
+        except BaseException:
+            _leave_capture(self._device, before, pool)
+            raise
         return graph.replay, terms
+
+
+def _leave_capture(device: torch.device, stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
+    """Undo what ``torch.cuda.graph`` leaves behind where ending the capture raises.
+
+    It would leave the capture's stream current, allocations going to the pool of a graph that will
+    never be, and a generator that expects to be captured.
+    """
+    torch.cuda.set_stream(stream)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    with contextlib.suppress(RuntimeError):  # where the capture itself was ended properly
+        torch._C._cuda_endAllocateToPool(index, pool)
+    draws = torch.cuda.default_generators[index]
+    draws.graphsafe_set_state(draws.clone_state())
 
 
 class GraphedStep:

@@ -133,6 +133,10 @@ class SearchTrainer:
         ).to(world.device, dtype)
         if world.group is not None:
             synchronize_batchnorm(self.net, world.group)
+        # Once, not a step: over the thousands of modules of a supernet it takes milliseconds, and
+        # whatever measures the network puts its mode back.
+        self.net.train()
+        self.objective.train()
 
         halves = search_halves(config, data)
         streams = [
@@ -228,8 +232,6 @@ class SearchTrainer:
         config = self.config
         rate = cosine(self.step, self.total_steps, config.weight_lr, config.weight_lr_min)
         set_learning_rate(self.weight_optimizer, rate)
-        self.net.train()
-        self.objective.train()
         alpha_batch, weight_batch = self.alpha_stream.next(), self.weight_stream.next()
         step = self.bilevel.step if self.graphed is None else self.graphed
         self.means.add(step(alpha_batch, weight_batch))
