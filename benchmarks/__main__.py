@@ -83,7 +83,8 @@ def main(argv: list[str] | None = None) -> int:
         rows += of_op
     if not arguments.quick:
         page = report.document(rows, ceilings, device)
-        print(f"written to {report.write(page, device, arguments.results)}")
+        suffix = "".join(f"-{op}" for op in arguments.ops)
+        print(f"written to {report.write(page, device, arguments.results, suffix)}")
     return 1 if any(row.note.startswith("WRONG") for row in rows) else 0
 
 

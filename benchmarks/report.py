@@ -120,10 +120,22 @@ def versions(device: torch.device) -> str:
     return ", ".join(parts)
 
 
+def tf32(device: torch.device) -> str:
+    """Where this process lets a GPU round float32 factors to TF32; empty elsewhere."""
+    if device.type != "cuda":
+        return ""
+    state = {
+        "convolutions": torch.backends.cudnn.allow_tf32,
+        "matrix products": torch.backends.cuda.matmul.allow_tf32,
+    }
+    return "TF32: " + ", ".join(f"{what} {'on' if on else 'off'}" for what, on in state.items())
+
+
 def provenance(command: str, device: torch.device) -> str:
     """Which command wrote the page, when, and with what."""
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return f"Written by `{command}` on {date}. {versions(device)}."
+    parts = (f"Written by `{command}` on {date}", versions(device), tf32(device))
+    return "".join(f"{part}. " for part in parts if part).rstrip()
 
 
 def ceilings_line(ceilings: Ceilings, dtype: str = "float32") -> str:

@@ -66,8 +66,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--checked-images",
         type=int,
-        help="of a batch that results are checked on; default: 8 on a CPU (of which float64 needs "
-        "much memory), all on a GPU",
+        help="of a batch that results are checked on, also in float64, which needs much memory; "
+        "default: 8 on a CPU, 32 on a GPU",
     )
     add("--rounds", type=int, help="timings of each variant; default: 5 on a CPU, 30 on a GPU")
     add("--precision", default="fp32", choices=tuple(_DTYPES))
@@ -75,9 +75,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--compile-unit",
         choices=tuple(UNITS),
+        default="edge",
         help="what torch.compile gets at a time: a whole cell, each by itself, or the candidates "
-        "of one edge and their weighted sum, once for all edges of equal sizes; default: edge on a "
-        "CPU, where compiling one cell takes many minutes, cell on a GPU",
+        "of one edge and their weighted sum, once for all edges of equal sizes; compiling one cell "
+        "takes many minutes",
     )
     add(
         "--compile-seconds",
@@ -94,12 +95,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--device cuda: no CUDA device is visible")
     if arguments.batch_size is None:
         arguments.batch_size = 128 if on_gpu else 32
-    if arguments.compile_unit is None:
-        arguments.compile_unit = "cell" if on_gpu else "edge"
     if arguments.compile_seconds is None:
         arguments.compile_seconds = 900.0 if on_gpu else 3600.0
     if arguments.checked_images is None:
-        arguments.checked_images = arguments.batch_size if on_gpu else 8
+        arguments.checked_images = 32 if on_gpu else 8
     arguments.checked_images = min(arguments.checked_images, arguments.batch_size)
     if arguments.rounds is None:
         arguments.rounds = 30 if on_gpu else 5
@@ -143,7 +142,7 @@ def check(
     roundings = torch.finfo(_DTYPES[precision]).eps * (1024 if precision == "fp32" else 4)
     for name, exact in truth.items():
         constant = roundings if name.endswith("loss") else _KINKS
-        mine, own = (_error(one[name], exact) for one in (found, plain))
+        mine, own = (error(one[name], exact) for one in (found, plain))
         if not mine <= 2 * own + constant:
             raise WrongResultError(
                 f"{variant}: {name} has error {mine:.1e}, the reference in {precision} {own:.1e}"
@@ -157,12 +156,13 @@ def check_exactly(variant: str, found: Results, truth: Results) -> None:
         WrongResultError: names the result and its error.
     """
     for name, exact in truth.items():
-        error = _error(found[name], exact)
-        if not error <= _EXACT:
-            raise WrongResultError(f"{variant}: {name} in float64 has error {error:.1e}")
+        mine = error(found[name], exact)
+        if not mine <= _EXACT:
+            raise WrongResultError(f"{variant}: {name} in float64 has error {mine:.1e}")
 
 
-def _error(x: np.ndarray, truth: np.ndarray) -> float:
+def error(x: np.ndarray, truth: np.ndarray) -> float:
+    """Relative, by norm."""
     return float(np.linalg.norm(x - truth) / max(float(np.linalg.norm(truth)), 1e-30))
 
 
@@ -308,6 +308,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(f"{report.device_name(device)}; {report.versions(device)}")
     suffix = "-search-step" + ("" if arguments.precision == "fp32" else f"-{arguments.precision}")
+    if len(set(arguments.objective)) == 1:
+        suffix += f"-{arguments.objective[0]}"
     all_measured: list[Measured] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         for objective in dict.fromkeys(arguments.objective):
@@ -317,7 +319,8 @@ def main(argv: list[str] | None = None) -> int:
             except WorkerError as error:
                 print(f"reference: {error}", file=sys.stderr)
                 return 1
-            print(f"\n{step_page.section(measured, config, ceilings)}", flush=True)
+            section = step_page.section(measured, config, ceilings, report.tf32(device))
+            print(f"\n{section}", flush=True)
             all_measured.append(measured)
             # After each objective: what is measured is kept if the next one is interrupted.
             page = step_page.document(

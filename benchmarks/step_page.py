@@ -138,10 +138,14 @@ def profile_table(row: Row) -> str:
     return report.markdown(("where", "calls", "self ms", "share"), body)
 
 
-def section(measured: Measured, config: SearchConfig, ceilings: Ceilings) -> str:
-    """Heading, table and remarks of one objective."""
+def section(measured: Measured, config: SearchConfig, ceilings: Ceilings, tf32: str = "") -> str:
+    """Heading, table and remarks of one objective.
+
+    ``tf32``: what :func:`benchmarks.report.tf32` says; it decides what ratios in fp32 mean.
+    """
     parts = [
         f"## {measured.objective}",
+        *([f"{tf32}."] if tf32 and config.precision == "fp32" else []),
         table(measured, config.batch_size),
         *remarks(measured, ceilings),
     ]
@@ -196,7 +200,10 @@ def document(
             report.ceilings_line(ceilings, dtype),
             caveat,
             model,
-            *(section(measured, config, ceilings) for measured in all_measured),
+            *(
+                section(measured, config, ceilings, report.tf32(device))
+                for measured in all_measured
+            ),
             "",
         ]
     )

@@ -173,7 +173,7 @@ def test_profile_says_where_the_time_of_a_step_goes(in_this_process, tmp_path):
     argv = [*UNCOMPILED, "--objective", "supervised", "--precision", "bf16", "--profile"]
     assert main([*argv, "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
-    assert path.name.endswith("-search-step-bf16.md")
+    assert path.name.endswith("-search-step-bf16-supervised.md")
     _, eager, fast = path.read_text().split("### Time of one step of ")
     assert lines_of(eager, "aten::convolution_backward")
     assert lines_of(fast, "_CellFunctionBackward")
