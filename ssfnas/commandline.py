@@ -10,30 +10,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
-import importlib.resources
 import inspect
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TextIO, TypeVar
-
-import jsonargparse
+from typing import Any, TypeVar
 
 from ssfnas.config import Above
-from ssfnas.errors import NumericalError, RequestError, found_everywhere
+from ssfnas.errors import RequestError, did_you_mean
 from ssfnas.option_values import (
     OptionValue,
     OptionValueError,
-    did_you_mean,
     option_values,
     read_values,
     shown,
 )
-from ssfnas.runtime.interruption import Interrupted
-from ssfnas.yaml_files import dump_yaml, parse_yaml, read_yaml
+from ssfnas.presets import preset_names, preset_values
+from ssfnas.runtime.outcome import exit_code
+from ssfnas.yaml_files import dump_yaml, parse_value, read_yaml
 
 Config = TypeVar("Config")
 
@@ -45,233 +40,122 @@ _CHANGEABLE = frozenset(
     ("out", "resume", "overwrite", "device", "workers", "checkpoint_minutes", "data_dir", "dry_run")
 )
 
-_REFUSED_BY_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
-
-def preset_names(command: str | None = None) -> list[str]:
-    """Names of the presets shipped with the package: all, or those of one command."""
-    names = sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in importlib.resources.files("ssfnas.presets").iterdir()
-        if entry.name.endswith(".yaml")
-    )
-    if command is None:
-        return names
-    return [name for name in names if _preset_file(name).get("command") == command]
-
-
-def _preset_file(name: str) -> dict[str, Any]:
-    file = importlib.resources.files("ssfnas.presets").joinpath(f"{name}.yaml")
-    return parse_yaml(file.read_text(encoding="utf-8"), f"preset {name}")
-
-
-def preset_values(config_class: type, name: str, command: str) -> dict[str, Any]:
-    """The checked values of a preset of that command.
-
-    Raises:
-        RequestError: there is no such preset, or it is for another command.
-    """
-    if name not in preset_names():
-        mine = preset_names(command)
-        problem = f"--preset {shown(name)}: there is no such preset{did_you_mean(name, mine)}"
-        raise RequestError(problem + _listed(mine, command))
-    values = _preset_file(name)
-    owner = values.pop("command", None)
-    if owner != command:
-        raise RequestError(
-            f"--preset {name} is for {owner}" + _listed(preset_names(command), command)
-        )
-    return read_values(option_values(config_class), values, f"preset {name}")
-
-
-def _listed(names: list[str], command: str) -> str:
-    return f": {command} has {', '.join(names)}" if names else f": {command} has no presets"
-
-
-def config_file_values(
-    config_class: type, path: str, command: str, *, extended: bool = False
-) -> dict[str, Any]:
-    """The checked values of a YAML file; also of a run's ``config.yaml``.
-
-    Args:
-        config_class: the command's dataclass.
-        path: the file.
-        command: the command's name.
-        extended: see :func:`ssfnas.option_values.option_values`.
-
-    Raises:
-        RequestError: the file cannot be read, is for another command, or a key or value is wrong.
-    """
+def _file_values(options: Mapping[str, OptionValue], path: str, command: str) -> dict[str, Any]:
+    """The checked values of a YAML file; also of a run's ``config.yaml``."""
     values = read_yaml(path)
     values.pop("environment", None)
     owner = values.pop("command", command)
     if owner != command:
         raise RequestError(f"--config {path} is for {shown(owner)}: give one for {command}")
-    options = option_values(config_class, extended=extended or bool(values.get("plugins")))
     return read_values(options, values, path)
 
 
-class _Parser(jsonargparse.ArgumentParser):
-    """Raises :class:`RequestError` where the base class prints usage and exits."""
-
-    options: Mapping[str, OptionValue]
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if match := re.match(r"argument (\S+?),?(?: \S+)*: (expected .*argument)$", message):
-            option = self.options.get(match[1].lstrip("-").replace("-", "_"))
-            expected = f": expected {option.expected}" if option else ""
-            raise RequestError(f"{match[1]} needs a value{expected}")
-        if match := re.match(r"argument \S+: (--.*)$", message, re.DOTALL):
-            raise RequestError(match[1])
-        if match := re.match(r"unrecognized arguments: (.*)$", message, re.IGNORECASE | re.DOTALL):
-            raise RequestError(
-                f"unexpected argument {shown(match[1])}: a value follows its flag, as in --seed 1"
-            )
-        raise RequestError(message)
-
-
-def _reader(option: OptionValue) -> Callable[[Any], Any]:
-    def read(text: Any) -> Any:
-        if not isinstance(text, str):
-            return text  # the parser hands results back for a second look
-        try:
-            return option.from_text(text)
-        except OptionValueError as problem:
-            raise argparse.ArgumentTypeError(f"{option.flag} {problem}") from None
-
-    return read
-
-
-def _help(option: OptionValue, default: Any) -> str:
+def _help(option: OptionValue) -> str:
     """The field's documentation with the values it may have and its default."""
-    notes = []
-    if not option.metadata["choices"] and option.kind in (int, float):
-        notes += [option.bounds] if option.bounds else []
+    notes = [option.bounds] if option.bounds else []
     if option.kind is bool:
-        notes.append(f"--no-{option.flag[2:]} turns it off" if default else "off by default")
+        notes.append(f"--no-{option.flag[2:]} turns it off" if option.default else "off by default")
     elif option.metadata["required"]:
         notes.append("required")
-    elif isinstance(default, list):
-        notes += ["default: " + ",".join(map(str, default))] if default else []
-    elif default is not None:
-        notes.append(f"default: {default}")
+    elif option.default not in (None, []):
+        notes.append(f"default: {_written(option.default)}")
     text = option.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
     return text.replace("%", "%%")
 
 
-def _metavar(option: OptionValue) -> str:
-    if option.metadata["choices"]:
-        return "{" + ",".join(option.metadata["choices"]) + "}"
+def _add_flag(group: Any, option: OptionValue) -> None:
+    """Values are kept as text: what they may be is known when all plugins are."""
+    choices, nargs, const = option.metadata["choices"], "+" if option.is_list else None, None
+    metavar = "{" + ",".join(choices) + "}" if choices else option.kind.__name__.upper()
     if option.kind is bool:
-        return "true|false"
-    return {int: "N", float: "X", str: "TEXT"}[option.kind]
+        metavar, nargs, const = "true|false", "?", "true"
+        off: dict[str, Any] = {"action": "store_const", "const": "false", "dest": option.name}
+        group.add_argument(f"--no-{option.flag[2:]}", help=argparse.SUPPRESS, **off)
+    group.add_argument(option.flag, metavar=metavar, nargs=nargs, const=const, help=_help(option))
 
 
-def _add_flags(parser: _Parser, config_class: Any) -> None:
+def _make_parser(
+    config_class: Any, options: Mapping[str, OptionValue], prog: str, description: str
+) -> argparse.ArgumentParser:
     """One flag a field, in one group a class that declares fields."""
-    defaults: dict[str, Any] = {}
-    for entry in dataclasses.fields(config_class):
-        defaults[entry.name] = entry.default
-        if entry.default_factory is not dataclasses.MISSING:
-            defaults[entry.name] = entry.default_factory()
-    # The class itself first: what a command is for stands above what all of them share.
-    for owner in config_class.__mro__:
-        declared = [name for name in inspect.get_annotations(owner) if name in defaults]
-        if not declared:
-            continue
-        title = (owner.__doc__ or owner.__name__).strip().splitlines()[0].rstrip(".")
-        group = parser.add_argument_group(title.replace("``", ""))
-        for name in declared:
-            option = parser.options[name]
-            shape: dict[str, Any] = {}
-            if option.is_list:
-                shape = {"nargs": "+"}
-            elif option.kind is bool:
-                shape = {"nargs": "?", "const": "true"}
-            group.add_argument(
-                option.flag,
-                type=_reader(option),
-                metavar=_metavar(option),
-                help=_help(option, defaults[name]),
-                **shape,
-            )
-
-
-def _make_parser(config_class: type, prog: str, description: str, extended: bool) -> _Parser:
-    parser = _Parser(
-        prog=prog,
+    parser = argparse.ArgumentParser(
         usage=f"python -m {prog} [--preset NAME] [--config FILE.yaml] [--FLAG VALUE ...]",
         description=description,
-        formatter_class=argparse.HelpFormatter,
+        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        add_help=False,
+        exit_on_error=False,
     )
-    parser.options = option_values(config_class, extended=extended)
-    presets = ", ".join(preset_names(_command(prog))) or "none for this command"
+    presets = ", ".join(preset_names(prog.rpartition(".")[2])) or "none for this command"
+    note = "values from a file (name: value); overrules the preset; a later file the earlier"
+    printing = "print all values as YAML, fit for --config, and stop"
+    parser.add_argument("-h", "--help", action="store_true", help="show this and stop")
     parser.add_argument("--preset", metavar="NAME", help=f"a named set of values: {presets}")
-    parser.add_argument(
-        "--config",
-        metavar="FILE.yaml",
-        action="append",
-        help="values from a file (name: value); overrules the preset; a later file the earlier",
-    )
-    parser.add_argument(
-        "--print-config",
-        action="store_true",
-        help="print all values as YAML, fit for --config, and stop",
-    )
-    _add_flags(parser, config_class)
+    parser.add_argument("--config", metavar="FILE.yaml", action="append", help=note)
+    parser.add_argument("--print-config", action="store_true", help=printing)
+    # The class itself first: what a command is for stands above what all of them share.
+    for owner in config_class.__mro__:
+        declared = [name for name in inspect.get_annotations(owner) if name in options]
+        title = (owner.__doc__ or "").strip().partition("\n")[0].rstrip(".").replace("``", "")
+        group = parser.add_argument_group(title) if declared else parser
+        for name in declared:
+            _add_flag(group, options[name])
     return parser
 
 
-def _command(prog: str) -> str:
-    return prog.rpartition(".")[2]
+def _below_zero(word: str) -> bool:
+    return (word.startswith("-") and type(parse_value(word)) in (int, float)) or word == "-inf"
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _normalised(argv: Sequence[str], options: Mapping[str, OptionValue]) -> list[str]:
-    """The arguments with dashes in flags, ``--no-x`` as ``--x=false``, negative numbers attached.
-
-    Raises:
-        RequestError: a flag is unknown.
-    """
+def _split(
+    parser: argparse.ArgumentParser, argv: Sequence[str], options: Mapping[str, OptionValue]
+) -> tuple[dict[str, Any], list[str]]:
+    """Texts of the flags that are given, and the words that are none of theirs."""
     flags = {option.flag: option for option in options.values()}
-    known = [*flags, "--preset", "--config", "--print-config", "--help"]
-    result: list[str] = []
-    takes_value = False
+    words: list[str] = []
     for word in argv:
-        if word.startswith("-") and _is_number(word):
-            # argparse would take -1e-3 and -inf for flags.
-            if takes_value:
-                result[-1] += "=" + word
-            else:
-                result.append(word)
-            takes_value = False
-            continue
-        takes_value = False
-        if not word.startswith("-") or word in ("-", "-h"):
-            result.append(word)
-            continue
         name, equals, value = word.partition("=")
-        name = name.replace("_", "-")
-        positive = flags.get("--" + name.removeprefix("--no-"))
-        if name not in known and name.startswith("--no-") and positive and positive.kind is bool:
-            if equals:
-                raise RequestError(f"{name} takes no value: give {name} or {positive.flag} {value}")
-            result.append(f"{positive.flag}=false")
-        elif name in known:
-            result.append(name + equals + value)
-            takes_value = not equals
+        if words and re.fullmatch(r"--[^=]+", words[-1]) and _below_zero(word):
+            words[-1] += "=" + word  # argparse would take -1e-3 for a flag
         else:
-            hint = did_you_mean(name, known) or ": see --help"
-            raise RequestError(f"unknown flag {shown(name)}{hint}")
-    return result
+            words.append((name.replace("_", "-") if name[:2] == "--" else name) + equals + value)
+    try:
+        given, rest = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        flag = str(error.argument_name)
+        if error.message.startswith("ignored"):
+            raise RequestError(f"{flag} takes no value: leave it out") from None
+        expected = f": expected {flags[flag].expected}" if flag in flags else ""
+        raise RequestError(f"{flag} needs a value{expected}") from None
+    return vars(given), rest or [word for word in words if word == "--"]
+
+
+def _unexpected(word: str, options: Mapping[str, OptionValue]) -> RequestError:
+    if not word.startswith("-") or _below_zero(word):
+        said = f"unexpected argument {shown(word)}: a value follows its flag, as in --seed 1"
+        return RequestError(said)
+    name = word.partition("=")[0]
+    known = [option.flag for option in options.values()]
+    hint = did_you_mean(name, [*known, "--preset", "--config", "--print-config", "--help"])
+    return RequestError(f"unknown flag {shown(name)}{hint or ': see --help'}")
+
+
+def _flag_values(options: Mapping[str, OptionValue], given: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        option = options[name]
+        try:
+            if option.is_list:
+                values[name] = [item for word in text for item in option.from_text(word)]
+            else:
+                values[name] = option.from_text(text)
+        except OptionValueError as problem:
+            raise RequestError(f"{option.flag} {problem}") from None
+    for first, second in _ALTERNATIVES:
+        if first in values and values.get(second) is not None:
+            raise RequestError(f"--{first} and --{second} exclude each other: give one of them")
+    return values
 
 
 def parse(
@@ -297,20 +181,20 @@ def parse(
     Raises:
         RequestError: anything in it is wrong; one line.
     """
-    command = _command(prog)
+    command = prog.rpartition(".")[2]
     options = option_values(config_class)
-    words = _normalised(sys.argv[1:] if argv is None else argv, options)
-    extended = _names_plugins(words)
-    parser = _make_parser(config_class, prog, description, extended)
-    given = parser.parse_args(words, defaults=False).as_dict()
-    preset = given.pop("preset", None)
-    files = given.pop("config", None) or []
+    parser = _make_parser(config_class, options, prog, description)
+    given, rest = _split(parser, sys.argv[1:] if argv is None else argv, options)
+    preset, files = given.pop("preset", None), given.pop("config", [])
     print_config = given.pop("print_config", False)
-    flags = {
-        name: [item for part in value for item in part] if options[name].is_list else value
-        for name, value in given.items()
-    }
-    _check_alternatives(flags)
+    if given.pop("help", False):
+        parser.print_help()
+        raise SystemExit(0)
+    if rest:
+        raise _unexpected(rest[0], options)
+    extended = "plugins" in given or any(read_yaml(file).get("plugins") for file in files)
+    options = option_values(config_class, extended=extended)
+    flags = _flag_values(options, given)
 
     if not (preset or files or "dataset" in flags or flags.get("resume")):
         preset = default_preset
@@ -318,39 +202,20 @@ def parse(
     if preset is not None:
         _overrule(values, preset_values(config_class, preset, command))
     for file in files:
-        _overrule(values, config_file_values(config_class, file, command, extended=extended))
+        _overrule(values, _file_values(options, file, command))
     _overrule(values, flags)
     if values.get("resume"):
         values = _resumed(config_class, values, command)
     config = config_class(**values)
-    _check_required(config, options)
-    _check_relevance(config, options, flags)
+    for option in options.values():
+        if option.metadata["required"] and not getattr(config, option.name):
+            raise RequestError(f"{option.flag} is missing: {option.metadata['help']}")
+    _check_relevance(config, option_values(config_class), flags)
     if print_config:
         listed = {name: getattr(config, name) for name in options}
         sys.stdout.write(dump_yaml({"command": command, **listed}))
         raise SystemExit(0)
     return config, set(flags)
-
-
-def _names_plugins(words: Sequence[str]) -> bool:
-    """Whether a flag, or a file that a flag names, asks for plugins; files are checked later."""
-    for number, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name == "--plugins":
-            return True
-        if name == "--config" and (equals or number + 1 < len(words)):
-            try:
-                if read_yaml(value if equals else words[number + 1]).get("plugins"):
-                    return True
-            except RequestError:
-                continue
-    return False
-
-
-def _check_alternatives(flags: Mapping[str, Any]) -> None:
-    for first, second in _ALTERNATIVES:
-        if first in flags and flags.get(second) is not None:
-            raise RequestError(f"--{first} and --{second} exclude each other: give one of them")
 
 
 def _overrule(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
@@ -402,12 +267,6 @@ def _written(value: Any) -> str:
     return shown(value)
 
 
-def _check_required(config: Any, options: Mapping[str, OptionValue]) -> None:
-    for name, option in options.items():
-        if option.metadata["required"] and not getattr(config, name):
-            raise RequestError(f"{option.flag} is missing: {option.metadata['help']}")
-
-
 def _check_relevance(
     config: Any, options: Mapping[str, OptionValue], flags: Mapping[str, Any]
 ) -> None:
@@ -446,68 +305,12 @@ def main(
     argv: Sequence[str] | None = None,
     default_preset: str | None = None,
 ) -> int:
-    """Parse, run, and turn the outcome into an exit code; see :func:`parse` for the arguments.
+    """Parse, run, and turn the outcome into an exit code.
 
-    Returns:
-        what ``run`` returned (None: 0); 2 where the request was wrong or the system refused a file,
-        with one line on stderr (where all processes find it, the first of a machine says it); 1
-        where numbers or memory gave out, likewise; 130 or 143 after SIGINT or SIGTERM. Any other
-        exception is a fault of the program: it keeps its traceback.
+    See :func:`parse` for the arguments and :func:`ssfnas.runtime.outcome.exit_code` for the codes.
     """
 
-    def complain(message: str, level: str = "error") -> None:
-        rank = os.environ.get("RANK", "0")
-        who = prog if rank == "0" else f"{prog}[rank {rank}]"
-        print(f"{who}: {level}: {_one_line(message)}", file=sys.stderr, flush=True)
+    def request() -> Config:
+        return parse(config_class, argv, prog, description, default_preset=default_preset)[0]
 
-    def warn(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        complain(str(message), "warning")
-
-    try:
-        with found_everywhere():
-            config, _ = parse(config_class, argv, prog, description, default_preset=default_preset)
-        with warnings.catch_warnings():
-            warnings.showwarning = warn
-            return run(config) or 0
-    except RequestError as error:
-        # Files may differ from machine to machine, so the first process of each speaks.
-        local_rank = os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))
-        if not error.everywhere or local_rank == "0":
-            complain(str(error))
-        return 2
-    except NumericalError as error:
-        complain(str(error))
-        return 1
-    except Interrupted as interrupted:
-        complain(str(interrupted), "interrupted")
-        return interrupted.exit_code
-    except KeyboardInterrupt:
-        complain("stopped before the state could be saved", "interrupted")
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe went away: say no more, not even when Python flushes at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.errno not in _REFUSED_BY_SYSTEM:
-            raise
-        what = "a file" if error.filename is None else str(error.filename)
-        complain(f"cannot use {what}: {error.strerror}: choose a place with room and permission")
-        return 2
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing torch
-            raise
-        complain(f"out of memory on the device: use a smaller --batch-size ({error})")
-        return 1
-
-
-def _one_line(message: str) -> str:
-    text = " ".join(message.split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return exit_code(prog, request, run)

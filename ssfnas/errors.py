@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -26,6 +27,13 @@ def found_everywhere() -> Iterator[None]:
     except RequestError as error:
         error.everywhere = True
         raise
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``" (did you mean ...?)"``, or nothing where no known name comes near."""
+    by_core = {other.lstrip("-").lower(): other for other in known}
+    close = difflib.get_close_matches(name.lstrip("-").lower(), by_core, n=1)
+    return f" (did you mean {by_core[close[0]]}?)" if close else ""
 
 
 class NumericalError(RuntimeError):

@@ -6,21 +6,26 @@ One :class:`OptionValue` knows one field of a dataclass made of :func:`ssfnas.co
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
 import math
+import operator
 import os
-import re
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ssfnas.errors import RequestError
+from ssfnas.errors import RequestError, did_you_mean
+from ssfnas.yaml_files import parse_value
 
 _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _LARGEST_INT = 2**63 - 1
+_LIMITS = {
+    "minimum": ("at least", operator.ge),
+    "above": ("above", operator.gt),
+    "maximum": ("at most", operator.le),
+    "below": ("below", operator.lt),
+}
 
 # Fields whose choices are names of a registry, which plugins add to.
 _REGISTERED = frozenset(
@@ -37,18 +42,6 @@ def shown(value: Any) -> str:
     return text if plain or not isinstance(value, str) else ascii(text)
 
 
-def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
-    """``" (did you mean ...?)"``, or nothing where no known name comes near."""
-    by_core = {other.lstrip("-").lower(): other for other in known}
-    close = difflib.get_close_matches(name.lstrip("-").lower(), by_core, n=1)
-    return f" (did you mean {by_core[close[0]]}?)" if close else ""
-
-
-def number(value: float) -> str:
-    """A number without a needless ``.0``."""
-    return str(int(value)) if float(value).is_integer() else str(value)
-
-
 class OptionValueError(ValueError):
     """A value does not fit its field; the message says what was expected."""
 
@@ -62,6 +55,7 @@ class OptionValue:
         kind: ``str``, ``int``, ``float`` or ``bool``; of a list, its items' kind.
         is_list: whether the field is a list of them.
         optional: whether it may be None.
+        default: the value without a flag.
         metadata: what :func:`ssfnas.config.option` noted.
     """
 
@@ -69,6 +63,7 @@ class OptionValue:
     kind: type
     is_list: bool
     optional: bool
+    default: Any
     metadata: Mapping[str, Any]
 
     @property
@@ -77,36 +72,22 @@ class OptionValue:
         return "--" + self.name.replace("_", "-")
 
     @property
+    def bounds(self) -> str:
+        """In words, the bounds of a number; empty where it has none."""
+        given = [(words, self.metadata[key]) for key, (words, _) in _LIMITS.items()]
+        return " and ".join(f"{words} {bound:.15g}" for words, bound in given if bound is not None)
+
+    @property
     def expected(self) -> str:
         """In words, what a value has to be."""
+        kinds = {bool: "true or false", str: "a text", int: "a whole number", float: "a number"}
+        words = kinds[self.kind] + (f", {self.bounds}" if self.bounds else "")
         if choices := self.metadata["choices"]:
-            words = _one_of(choices)
-        elif self.kind is bool:
-            words = "true or false"
-        elif self.kind is str:
-            words = "a text"
-        else:
-            words = "a whole number" if self.kind is int else "a number"
-            words += f", {self.bounds}" if self.bounds else ""
+            words = " or ".join([part for part in (", ".join(choices[:-1]), choices[-1]) if part])
         if self.is_list:
             example = "2048,2048" if self.kind is int else "one,two"
             words = f"a list such as {example}, each {words}"
         return f"{words}, or null" if self.optional else words
-
-    @property
-    def bounds(self) -> str:
-        """In words, the bounds of a number; empty where it has none."""
-        limits = (
-            ("minimum", "at least"),
-            ("above", "above"),
-            ("maximum", "at most"),
-            ("below", "below"),
-        )
-        return " and ".join(
-            f"{words} {number(self.metadata[key])}"
-            for key, words in limits
-            if self.metadata[key] is not None
-        )
 
     def from_text(self, text: str) -> Any:
         """The value that a flag's text stands for; for a list field, the list one word stands for.
@@ -114,8 +95,10 @@ class OptionValue:
         Raises:
             OptionValueError: the text stands for no value of this field.
         """
+        if self.is_list and not text.lstrip().startswith("["):
+            return [self._checked(self._parsed(item.strip())) for item in text.split(",")]
         if self.is_list:
-            return [self._checked(item) for item in self._split(text)]
+            return self.from_yaml(parse_value(text))
         if self.optional and (text == "null" or (self.kind is not str and text == "none")):
             return None
         return self._checked(self._parsed(text))
@@ -128,56 +111,29 @@ class OptionValue:
         """
         if self.optional and value is None:
             return None
-        if self.is_list:
-            if not isinstance(value, list):
-                raise self._problem(value)
-            return [self._checked(item) for item in value]
-        return self._checked(value)
-
-    def _split(self, text: str) -> list[Any]:
-        if text.lstrip().startswith("["):
-            try:
-                items = json.loads(text)
-            except (ValueError, RecursionError):
-                items = None
-            if isinstance(items, list):
-                return items
-            text = text.strip().removeprefix("[").removesuffix("]")
-        return [self._parsed(item.strip()) for item in text.split(",")]
+        if not self.is_list:
+            return self._checked(value)
+        if not isinstance(value, list):
+            raise self._problem(value)
+        return [self._checked(item) for item in value]
 
     def _parsed(self, text: str) -> Any:
-        try:
-            if self.kind is bool:
-                return _TRUTHS[text.lower()]
-            if self.kind is int and re.fullmatch(r"[-+]?[0-9]+", text):
-                return int(text)
-            if self.kind is float and re.fullmatch(r"[-+0-9.eE]+", text):
-                return float(text)
-        except (KeyError, ValueError):
-            pass
-        if self.kind is str and text:
-            return text
-        raise self._problem(text)
+        if self.kind is bool:
+            return _TRUTHS.get(text.lower(), text)
+        value = text if self.kind is str else parse_value(text)
+        return value if type(value) in (int, float) else text
 
     def _checked(self, value: Any) -> Any:
         """``value`` itself, where it is of this field's kind and within its bounds."""
         if self.kind is float and type(value) is int and abs(value) <= _LARGEST_INT:
             value = float(value)
-        if type(value) is not self.kind or value == "":
-            raise self._problem(value)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self._problem(value)
-        if isinstance(value, int) and abs(value) > _LARGEST_INT:
-            raise self._problem(value)
-        limits = self.metadata
-        if limits["choices"] and value not in limits["choices"]:
-            raise self._problem(value)
-        if self.kind in (int, float) and (
-            (limits["minimum"] is not None and value < limits["minimum"])
-            or (limits["maximum"] is not None and value > limits["maximum"])
-            or (limits["above"] is not None and value <= limits["above"])
-            or (limits["below"] is not None and value >= limits["below"])
-        ):
+        fits = type(value) is self.kind and value != ""
+        if fits and self.kind in (int, float):
+            largest = _LARGEST_INT if self.kind is int else math.inf
+            limits = [(self.metadata[key], holds) for key, (_, holds) in _LIMITS.items()]
+            fits = abs(value) <= largest and (self.kind is int or math.isfinite(value))
+            fits = fits and all(bound is None or holds(value, bound) for bound, holds in limits)
+        if not fits or (self.metadata["choices"] and value not in self.metadata["choices"]):
             raise self._problem(value)
         return value
 
@@ -189,21 +145,9 @@ class OptionValue:
             hint = " (put it in quotes)"
         elif self.kind is str and isinstance(value, os.PathLike):
             hint = " (str() makes one of a path)"
-        elif self.kind is int and self.metadata["maximum"] is None and _too_large(value):
-            hint = f" and at most {_LARGEST_INT}"
+        elif self.kind is int and isinstance(value, int) and value > _LARGEST_INT:
+            hint = f" and at most {_LARGEST_INT}" if self.metadata["maximum"] is None else ""
         return OptionValueError(f"{shown(value)}: expected {self.expected}{hint}")
-
-
-def _too_large(value: Any) -> bool:
-    if isinstance(value, str):
-        return re.fullmatch(r"\+?0*[1-9][0-9]{18,}", value) is not None
-    return isinstance(value, int) and value > _LARGEST_INT
-
-
-def _one_of(names: typing.Sequence[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    return ", ".join(names[:-1]) + " or " + names[-1]
 
 
 def option_values(config_class: type, *, extended: bool = False) -> dict[str, OptionValue]:
@@ -225,11 +169,13 @@ def option_values(config_class: type, *, extended: bool = False) -> dict[str, Op
         if optional:
             (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
         is_list = typing.get_origin(hint) is list
-        if is_list:
-            (hint,) = typing.get_args(hint)
-        if hint not in (str, int, float, bool):
+        kind = typing.get_args(hint)[0] if is_list else hint
+        if kind not in (str, int, float, bool):
             raise TypeError(f"{config_class.__name__}.{entry.name}: no flag for type {hint}")
-        values[entry.name] = OptionValue(entry.name, hint, is_list, optional, metadata)
+        default = entry.default
+        if entry.default_factory is not dataclasses.MISSING:
+            default = entry.default_factory()
+        values[entry.name] = OptionValue(entry.name, kind, is_list, optional, default, metadata)
     return values
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from ssfnas.errors import RequestError
+from ssfnas.errors import RequestError, did_you_mean
 
 Entry = TypeVar("Entry")
 
@@ -40,8 +39,7 @@ class Registry(Generic[Entry]):
     def get(self, name: str) -> Entry:
         """The entry of that name; for an unknown one a :class:`RequestError` lists the known."""
         if name not in self._entries:
-            close = difflib.get_close_matches(name, self._entries, n=1)
-            hint = f" (did you mean '{close[0]}'?)" if close else ""
+            hint = did_you_mean(f"'{name}'", [f"'{known}'" for known in self._entries])
             known = ", ".join(self._entries)
             raise RequestError(f"unknown {self.kind} '{name}'{hint}: it is one of {known}")
         return self._entries[name]

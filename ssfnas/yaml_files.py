@@ -7,7 +7,7 @@ Numbers, truth values and null are those of YAML 1.2: ``3e-4`` is a number, ``no
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,29 @@ import yaml
 
 from ssfnas.errors import RequestError
 
-_RESOLVERS = (
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", tuple("tTfF")),
-    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+", tuple("-+0123456789")),
-    (
-        "tag:yaml.org,2002:float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        tuple("-+.0123456789"),
-    ),
-)
+_SCALARS = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema, without anchors' merge keys, and no key twice."""
+    """YAML 1.2's core schema, and no key twice."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)  # refuses lists as keys
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"key {key.value!r} stands here a second time"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return mapping
 
 
 class _Dumper(yaml.SafeDumper):
@@ -42,33 +49,26 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-for _tag, _pattern, _first in _RESOLVERS:
+for _kind, _pattern in _SCALARS.items():
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), list(_first))
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_pattern})$"), None
+        )
 
 
-def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
-    mapping: dict[Hashable, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, Hashable):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key has to be a name", key_node.start_mark
-            )
-        if key in mapping:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} stands here a second time", key_node.start_mark
-            )
-        mapping[key] = loader.construct_object(value_node, deep=True)
-    return mapping
+def _construct_int(loader: Any, node: Any) -> int:
+    return int(node.value)  # zeros in front do not make it octal
 
 
-def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def parse_value(text: str) -> Any:
+    """The value that a short text stands for; the text itself where it is not YAML."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
@@ -83,19 +83,15 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """
     try:
         values = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise RequestError(f"{source}{line}: not valid YAML: {error.problem}") from None
-    except yaml.reader.ReaderError as error:
-        line = f", line {text.count(chr(10), 0, error.position) + 1}"
-        raise RequestError(f"{source}{line}: not valid YAML: {error.reason}") from None
     except RecursionError:
         raise RequestError(f"{source}: nested too deeply: write one 'name: value' a line") from None
-    except ValueError as error:
-        raise RequestError(f"{source}: not valid YAML: {error}") from None
-    if values is None:
-        return {}
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        position = mark.index if mark else getattr(error, "position", None)
+        line = "" if position is None else f", line {text.count(chr(10), 0, position) + 1}"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise RequestError(f"{source}{line}: not valid YAML: {problem}") from None
+    values = {} if values is None else values
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise RequestError(f"{source} holds a {kind}: write one 'name: value' a line")
@@ -116,19 +112,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise RequestError(
-            f"{path} is not text in UTF-8 (byte {error.start}): expected a YAML file"
-        ) from None
+        problem = f"{path} is not text in UTF-8 (byte {error.start}): expected a YAML file"
+        raise RequestError(problem) from None
     return parse_yaml(text, str(path))
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
     """YAML of a mapping of plain values, in its order, lists on one line each."""
-    return yaml.dump(
-        dict(values),
-        Dumper=_Dumper,
-        sort_keys=False,
-        default_flow_style=None,
-        width=1000,
-        allow_unicode=False,
-    )
+    style: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 1000}
+    return yaml.dump(dict(values), Dumper=_Dumper, **style)

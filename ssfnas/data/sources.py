@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from ssfnas.data.parts import DataParts
 from ssfnas.data.profiles import long_tail_counts, long_tail_indices
 from ssfnas.data.resizing import resize_square
 from ssfnas.data.torchvision_sets import read_torchvision
-from ssfnas.errors import RequestError
+from ssfnas.errors import RequestError, did_you_mean
 from ssfnas.registry import Registry
 
 DATASETS: Registry[Callable[[DataOptions], DataParts]] = Registry("data set")
@@ -74,8 +73,7 @@ def _read(options: DataOptions) -> DataParts:
         if not path.is_file():
             raise RequestError(f"--dataset {name}: there is no such file")
         return read_npz(path)
-    close = difflib.get_close_matches(name, DATASETS.names(), n=1)
-    hint = f" (did you mean '{close[0]}'?)" if close else ""
+    hint = did_you_mean(f"'{name}'", [f"'{known}'" for known in DATASETS])
     raise RequestError(
         f"--dataset {name}: no such data set{hint}: it is one of {', '.join(DATASETS)}, an .npz "
         "file, or an image folder"

@@ -16,7 +16,6 @@ PACKAGES = (
     "torchvision",
     "triton",
     "numpy",
-    "jsonargparse",
     "rich",
     "tensorboard",
     "torchmetrics",

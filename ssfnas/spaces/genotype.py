@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssfnas.errors import RequestError
+from ssfnas.errors import RequestError, did_you_mean
 from ssfnas.layers.cells import CELL_TYPES
 from ssfnas.layers.operations import OPERATIONS
-from ssfnas.option_values import did_you_mean
 from ssfnas.spaces import genotype_json, genotype_text
 
 Edge = tuple[str, int, int]
