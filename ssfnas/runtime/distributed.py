@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssfnas.errors import RequestError
 
@@ -42,13 +42,13 @@ class World:
         """Whether this process writes files and talks to people."""
         return self.rank == 0
 
-    def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is true on any process."""
+    def largest(self, *numbers: int) -> list[int]:
+        """The largest of each number over the processes, all in one message."""
         if self.group is None:
-            return flag
-        votes = torch.tensor([int(flag)], device=self.device)
+            return list(numbers)
+        votes = torch.tensor(numbers, device=self.device)
         dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.group)
-        return bool(votes.item())
+        return votes.tolist()
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of ``value`` over the processes, as a new tensor without gradient."""
@@ -61,7 +61,7 @@ class World:
 
     def barrier(self) -> None:
         """Wait until every process is here."""
-        self.any(False)
+        self.largest(0)
 
     def broadcast(self, value: Any) -> Any:
         """The main process' ``value``, on every process; a value that JSON can hold."""
@@ -142,43 +142,20 @@ def _choose_device(device: str, index: int) -> torch.device:
     return torch.device("cuda", index)
 
 
-def average_gradients(tensors: Iterable[Tensor | None], world: World) -> None:
+def average_gradients(gradients: Iterable[Tensor | None], world: World) -> None:
     """Replace gradients by their means over the processes, in place, in one all-reduce a dtype.
 
-    Every process has to pass as many tensors of the same shapes in the same order.
-
-    Args:
-        tensors: gradients; or parameters, whose ``.grad`` is meant. A parameter without one counts
-            as zero where another process has one, and stays without where none has. None is passed
-            over.
-        world: the processes.
+    Every process has to pass as many tensors of the same shapes in the same order. None is passed
+    over.
     """
     if world.group is None:
         return
-    given = [tensor for tensor in tensors if tensor is not None]
-    for dtype in sorted({tensor.dtype for tensor in given}, key=str):
-        _average([tensor for tensor in given if tensor.dtype == dtype], world)
-
-
-def _average(tensors: list[Tensor], world: World) -> None:
-    absent = [isinstance(tensor, nn.Parameter) and tensor.grad is None for tensor in tensors]
-    gradients: list[Tensor] = []
-    for tensor in tensors:
-        gradient = tensor.grad if isinstance(tensor, nn.Parameter) else tensor
-        gradients.append(torch.zeros_like(tensor) if gradient is None else gradient.detach())
-    present = torch.tensor([not missing for missing in absent]).to(gradients[0])
-    flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), present])
-    dist.all_reduce(flat, group=world.group)
-    # Reading the flags waits for the device: only where they matter.
-    somewhere = flat[-len(tensors) :].tolist() if any(absent) else [1.0] * len(tensors)
-    flat /= world.size
-    start = 0
-    for tensor, gradient, missing, holders in zip(
-        tensors, gradients, absent, somewhere, strict=True
-    ):
-        mean = flat[start : start + gradient.numel()].view(gradient.shape)
-        start += gradient.numel()
-        if not missing:
-            gradient.copy_(mean)
-        elif holders > 0:
-            tensor.grad = mean.clone()
+    given = [gradient.detach() for gradient in gradients if gradient is not None]
+    for dtype in sorted({gradient.dtype for gradient in given}, key=str):
+        alike = [gradient for gradient in given if gradient.dtype == dtype]
+        flat = torch.cat([gradient.reshape(-1) for gradient in alike])
+        dist.all_reduce(flat, group=world.group)
+        flat /= world.size
+        means = flat.split([gradient.numel() for gradient in alike])
+        for gradient, mean in zip(alike, means, strict=True):
+            gradient.copy_(mean.view(gradient.shape))

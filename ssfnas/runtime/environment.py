@@ -42,7 +42,7 @@ def commit() -> str | None:
 
     None where it does not run from a checkout, or git is not there.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
         return subprocess.run(

@@ -10,23 +10,16 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def exit_code(signal_number: int) -> int:
-    """The shell's convention: 130 for SIGINT, 143 for SIGTERM."""
-    return 128 + int(signal_number)
-
-
 class Interrupted(Exception):  # noqa: N818
     """The run stopped on a signal with its state saved.
 
     Attributes:
-        signal: the signal's number.
-        exit_code: what the process has to end with.
+        exit_code: what the process has to end with: 130 after SIGINT, 143 after SIGTERM.
     """
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
-        self.signal = int(signal_number)
-        self.exit_code = exit_code(signal_number)
+        self.exit_code = 128 + signal_number  # the shell's convention
 
 
 class Interruption:
@@ -37,7 +30,8 @@ class Interruption:
     handlers, signals keep their meaning and :attr:`signal` stays None.
 
     Attributes:
-        signal: the number of the first signal that came, or None.
+        signal: the number of the first signal that came, here or to a process that this one
+            follows; or None.
     """
 
     def __init__(self) -> None:
@@ -67,15 +61,11 @@ class Interruption:
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-    def stop(self, message: str, signal_number: int | None = None) -> Interrupted:
+    def stop(self, message: str) -> Interrupted:
         """The exception to raise once the state is saved: ``raise interruption.stop("...")``.
 
         Args:
             message: what to print: where the state is, and the line to resume.
-            signal_number: the signal another process got, where this one got none.
         """
-        number = self.signal if self.signal is not None else signal_number
-        return Interrupted(signal.SIGTERM if number is None else number, message)
+        assert self.signal is not None
+        return Interrupted(self.signal, message)

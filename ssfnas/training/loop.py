@@ -119,17 +119,19 @@ def train(
                 values = trainer.end_epoch()
                 if log is not None:
                     log.log(trainer.step, trainer.epoch, **values)
-            due = time.monotonic() - last_saved > 60 * checkpoint_minutes
-            stop = interruption.signal is not None
+            due = int(time.monotonic() - last_saved > 60 * checkpoint_minutes)
+            signal = interruption.signal or 0
             if world.size > 1 and (ended or trainer.step % ask_every == 0):
-                stop, due = world.any(stop), world.any(due)
+                signal, due = world.largest(signal, due)
             elif world.size > 1:
-                stop = due = False
-            if ended or due or stop:
+                signal = due = 0
+            if ended or due or signal:
                 try:
                     save()
                 except NumericalError as error:
                     raise explained(error, trainer.step) from None
-            if stop:
+            if signal:
+                # All end with one exit code, whichever of them was interrupted.
+                interruption.signal = signal
                 return False
     return True

@@ -50,7 +50,7 @@ def test_a_package_that_is_not_there(monkeypatch):
 def test_the_commit_is_that_of_our_own_checkout(tmp_path, monkeypatch):
     package = tmp_path / "checkout" / "ssfnas"
     package.mkdir(parents=True)
-    monkeypatch.setattr(environment, "__file__", str(package / "environment.py"))
+    monkeypatch.setattr(environment, "__file__", str(package / "runtime" / "environment.py"))
     assert environment.commit() is None
 
     def git(*words):
@@ -68,7 +68,7 @@ def test_the_commit_is_that_of_our_own_checkout(tmp_path, monkeypatch):
 
     inner = package / "site-packages" / "ssfnas"
     inner.mkdir(parents=True)
-    monkeypatch.setattr(environment, "__file__", str(inner / "environment.py"))
+    monkeypatch.setattr(environment, "__file__", str(inner / "runtime" / "environment.py"))
     assert environment.commit() is None
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -133,6 +134,34 @@ def test_a_signal_saves_the_state_and_prints_the_line_to_resume(small_npz, tmp_p
     step, state = CheckpointStore(out / "checkpoints").latest()
     assert step == state["step"]
     assert f"after step {step:,} of" in errors
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_processes_that_follow_an_interrupted_one_end_with_its_code(
+    small_npz, tmp_path, number, code
+):
+    out = tmp_path / "run"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    processes = [
+        subprocess.Popen(
+            command(SEARCH.replace("--epochs 4", "--epochs 400"), small_npz, out),
+            env=environment()
+            | meeting
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    while not list(out.glob("checkpoints/*.pt")) and processes[0].poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    processes[1].send_signal(number)
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == code, errors
 
 
 def test_a_damaged_last_checkpoint_is_reported_and_the_one_before_is_used(small_npz, tmp_path):

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ssfnas.runtime.interruption import Interrupted, Interruption, exit_code
+from ssfnas.runtime.interruption import Interrupted, Interruption
 
 PROGRAM = """
 import sys, time
@@ -65,10 +65,9 @@ def test_a_second_sigint_ends_a_loop_that_does_not_look(tmp_path):
 def test_the_first_signal_is_kept_and_handlers_come_back():
     former = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Interruption() as interruption:
-        assert not interruption
         assert interruption.signal is None
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interruption
+        assert interruption.signal == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGTERM)
         assert interruption.signal == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
@@ -79,12 +78,11 @@ def test_the_first_signal_is_kept_and_handlers_come_back():
 
 def test_the_exception_carries_the_code():
     interruption = Interruption()
-    error = interruption.stop("saved", signal.SIGINT)
-    assert isinstance(error, Interrupted)
-    assert (error.exit_code, str(error)) == (130, "saved")
-    # Another process was told, and did not say by what.
-    assert interruption.stop("saved").exit_code == 143
-    assert exit_code(signal.SIGTERM) == 143
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        interruption.signal = number
+        error = interruption.stop("saved")
+        assert isinstance(error, Interrupted)
+        assert (error.exit_code, str(error)) == (code, "saved")
 
 
 def test_outside_the_main_thread_it_does_nothing():
