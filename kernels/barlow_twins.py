@@ -19,10 +19,7 @@ from torch import Tensor
 
 from ssfnas.kernels.layout import accumulator, on_device
 from ssfnas.kernels.reductions import TRITON_TYPE, loop_steps
-from ssfnas.kernels.support import unavailable, unsupported
 from ssfnas.kernels.tiles import ceil_div, power_of_two
-
-__all__ = ["barlow_twins_backward", "barlow_twins_forward", "unavailable", "unsupported"]
 
 _COLUMNS = 16
 _ROWS = 64
@@ -435,11 +432,11 @@ def _correlation(
     return correlation, terms
 
 
-Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float]
+Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def barlow_twins_forward(
-    z1: Tensor, z2: Tensor, lambd: float, eps: float, method: str
+    z1: Tensor, z2: Tensor, lambd: float, eps: float, dual: bool
 ) -> tuple[Tensor, Saved]:
     """The Barlow Twins loss over the rows given.
 
@@ -448,17 +445,15 @@ def barlow_twins_forward(
         z2: features of the second views, [N, D], of the same dtype.
         lambd: weight of the off-diagonal terms.
         eps: added to the biased variance of a column.
-        method: ``"primal"`` (D x D), ``"dual"`` (N x N) or ``"auto"``, whichever takes fewer
-            operations.
+        dual: by N x N matrices, else by a D x D one.
 
     Returns:
         The loss, a float32 (float64) scalar without any further scale, and what
         :func:`barlow_twins_backward` needs: (z1, z2, mean [2, D], rstd [2, D], e [D],
-        the matrix: [2, N, N] if dual, [D, D] if primal, lambd).
+        the matrix: [2, N, N] if dual, else [D, D]).
     """
     z1, z2 = z1.contiguous(), z2.contiguous()
     n, d = z1.shape
-    dual = method == "dual" or (method == "auto" and 4 * n < 3 * d)
     dtype = accumulator(z1.dtype)
     acc = TRITON_TYPE[dtype]
     mean = torch.empty((2, d), dtype=dtype, device=z1.device)
@@ -502,20 +497,21 @@ def barlow_twins_forward(
             ACC=acc,
             num_warps=4,
         )
-    return loss, (z1, z2, mean, rstd, e, matrix, float(lambd))
+    return loss, (z1, z2, mean, rstd, e, matrix)
 
 
-def barlow_twins_backward(saved: Saved, grad_loss: Tensor) -> tuple[Tensor, Tensor]:
+def barlow_twins_backward(saved: Saved, lambd: float, grad_loss: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of :func:`barlow_twins_forward`.
 
     Args:
         saved: what the forward returned.
+        lambd: as it was there.
         grad_loss: gradient of the loss, a scalar tensor (it is not read by the host).
 
     Returns:
         dz1 and dz2, [N, D], in the dtype of the features.
     """
-    z1, z2, mean, rstd, e, matrix, lambd = saved
+    z1, z2, mean, rstd, e, matrix = saved
     n, d = z1.shape
     dtype = mean.dtype
     acc = TRITON_TYPE[dtype]
@@ -539,7 +535,7 @@ def barlow_twins_backward(saved: Saved, grad_loss: Tensor) -> tuple[Tensor, Tens
                 n,
                 d,
                 tiles,
-                LAMBD=lambd,
+                LAMBD=float(lambd),
                 STEPS=ceil_div(n, _DEPTH),
                 TILE=_TILE,
                 DEPTH=_DEPTH,
@@ -559,7 +555,7 @@ def barlow_twins_backward(saved: Saved, grad_loss: Tensor) -> tuple[Tensor, Tens
                     n,
                     d,
                     tiles,
-                    LAMBD=lambd,
+                    LAMBD=float(lambd),
                     TRANSPOSED=side == 0,
                     STEPS=ceil_div(d, _DEPTH),
                     TILE=_TILE,

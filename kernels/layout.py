@@ -1,40 +1,40 @@
-"""How a dense tensor lies in memory, and how to bring others to the same order without need."""
+"""How tensors lie in memory, and how they are brought to one layout; also for other backends."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """What sums over tensors of ``dtype`` are kept in: float32, and float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The order in which kernels walk ``x``: channels_last where it is that and not also NCHW."""
-    if (
-        x.dim() == 4
-        and not x.is_contiguous()
-        and x.is_contiguous(memory_format=torch.channels_last)
-    ):
+    """The order of a dense copy of ``x``: channels_last where it is that, or a slice of that."""
+    if x.dim() != 4 or x.is_contiguous():
+        return torch.contiguous_format
+    if x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
-    return torch.contiguous_format
+    strides = x.stride()
+    # A slice of a channels_last tensor is in its order, with gaps.
+    slice_of_it = x.shape[1] > 1 and strides[1] == 1 and strides[3] > 1 and strides[2] > 1
+    return torch.channels_last if slice_of_it else torch.contiguous_format
 
 
-def in_format(x: Tensor, order: torch.memory_format) -> Tensor:
-    """``x`` itself when it is dense in that order (wherever its storage begins), else a copy."""
-    return x.contiguous(memory_format=order)
-
-
-def one_layout(xs: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors, each dense in the order of the first."""
+def in_one_layout(xs: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors, dense and in the order of the first; itself where a tensor is that already."""
     order = memory_format(xs[0])
-    return [in_format(x, order) for x in xs]
+    return [x.contiguous(memory_format=order) for x in xs]
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """A dense tensor [N, C, ...] as memory [outer, channels, inner].
 
     ``inner`` is 1 when channels are the fastest dimension (channels_last, or [N, C]).
@@ -54,19 +54,9 @@ class Extent:
         return Extent(samples, channels, places)
 
     @property
-    def per_channel(self) -> int:
-        """Elements of one channel (M in the formulas)."""
-        return self.outer * self.inner
-
-    @property
     def channels_inner(self) -> bool:
         """Whether neighbours in memory belong to neighbouring channels."""
         return self.inner == 1
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """What sums over tensors of ``dtype`` are kept in: float32, and float64 for float64."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -16,27 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssfnas.kernels.layout import (
-    Extent,
-    accumulator,
-    in_format,
-    memory_format,
-    on_device,
-    one_layout,
-)
+from ssfnas.kernels.layout import Extent, accumulator, in_one_layout, memory_format, on_device
 from ssfnas.kernels.reductions import TRITON_TYPE, loop_steps, sum_partials
-from ssfnas.kernels.support import unavailable, unsupported
 from ssfnas.kernels.tiles import REGISTERS, WARPS, ceil_div, power_of_two, tile
-
-__all__ = [
-    "norm_statistics",
-    "norm_sum_apply",
-    "norm_sum_forward",
-    "norm_sum_reduce",
-    "unavailable",
-    "unsupported",
-]
-
 
 # Inputs are taken in groups of so many, each behind a branch that is always taken and that the
 # compiler cannot know to be: else it starts the loads of all inputs first, and registers run out.
@@ -355,7 +337,7 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
         mean and var, [K, C] in float32 (float64 for float64); 0 and 1 for inputs left as they are,
         NaN for a channel without elements.
     """
-    zs = one_layout(zs)
+    zs = in_one_layout(zs)
     first = zs[0]
     extent = Extent.of(first)
     dtype = accumulator(first.dtype)
@@ -431,7 +413,7 @@ def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
     Returns:
         The sum in the dtype and layout of ``zs[0]``.
     """
-    zs = one_layout(zs)
+    zs = in_one_layout(zs)
     out = torch.empty_like(zs[0])
     if out.numel() == 0:
         return out
@@ -474,9 +456,9 @@ def norm_sum_reduce(
     Returns:
         S0 [C] = sum g and S1 [K, C] = sum g (z_k - mean_k) rstd_k, in float32 (float64).
     """
-    zs = one_layout(zs)
+    zs = in_one_layout(zs)
     first = zs[0]
-    grad = in_format(grad, memory_format(first))
+    grad = grad.contiguous(memory_format=memory_format(first))
     extent = Extent.of(first)
     dtype = accumulator(first.dtype)
     count = len(zs)
@@ -536,9 +518,9 @@ def norm_sum_apply(
     Returns:
         The K gradients in the layout of ``zs[0]``, None where unwanted.
     """
-    zs = one_layout(zs)
+    zs = in_one_layout(zs)
     first = zs[0]
-    grad = in_format(grad, memory_format(first))
+    grad = grad.contiguous(memory_format=memory_format(first))
     dzs = [torch.empty_like(z) if needed else None for z, needed in zip(zs, needs, strict=True)]
     if first.numel() == 0 or not any(needs):
         return dzs

@@ -11,12 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssfnas.kernels.layout import accumulator, in_format, memory_format, on_device, one_layout
+from ssfnas.kernels.layout import accumulator, in_one_layout, memory_format, on_device
 from ssfnas.kernels.reductions import TRITON_TYPE, sum_partials
-from ssfnas.kernels.support import unavailable, unsupported
 from ssfnas.kernels.tiles import REGISTERS, WARPS, ceil_div, flat_block
-
-__all__ = ["mixed_sum_backward", "mixed_sum_forward", "unavailable", "unsupported"]
 
 
 @triton.jit
@@ -71,7 +68,7 @@ def mixed_sum_forward(xs: Sequence[Tensor], weights: Tensor) -> Tensor:
     Returns:
         The sum, accumulated in float32 (float64), in the dtype and layout of ``xs[0]``.
     """
-    xs = one_layout(xs)
+    xs = in_one_layout(xs)
     out = torch.empty_like(xs[0])
     if out.numel() == 0:
         return out
@@ -112,8 +109,8 @@ def mixed_sum_backward(
     """
     count = len(xs)
     dtype = accumulator(xs[0].dtype)
-    xs = one_layout(xs)
-    grad = in_format(grad, memory_format(xs[0]))
+    xs = in_one_layout(xs)
+    grad = grad.contiguous(memory_format=memory_format(xs[0]))
     dxs = [torch.empty_like(x) if needed else None for x, needed in zip(xs, needs_x, strict=True)]
     if grad.numel() == 0:
         empty = torch.zeros(count, dtype=dtype, device=grad.device) if needs_weights else None

@@ -13,16 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssfnas.kernels.layout import on_device
-from ssfnas.kernels.support import unavailable, unsupported
 from ssfnas.kernels.tiles import ceil_div, power_of_two
-
-__all__ = [
-    "enter_statistics",
-    "gradient_coefficients",
-    "node_coefficients",
-    "unavailable",
-    "unsupported",
-]
 
 _BLOCK = 512
 _ROWS = 16

@@ -22,21 +22,13 @@ class IndexStream:
         indices: int64 [N], positions to take from.
         seed: epoch e is a function of it and of e only.
         exponent: from 0 to 1.
-        num_classes: not needed; accepted so that callers can pass what they know.
 
     Raises:
         RequestError: no indices, an exponent out of range, or one below 1 with several labels an
             image.
     """
 
-    def __init__(
-        self,
-        labels: Tensor,
-        indices: Tensor,
-        seed: int,
-        exponent: float = 1.0,
-        num_classes: int | None = None,
-    ) -> None:
+    def __init__(self, labels: Tensor, indices: Tensor, seed: int, exponent: float = 1.0) -> None:
         self.indices = torch.as_tensor(indices, dtype=torch.int64).cpu()
         self.seed = seed
         self.exponent = exponent
@@ -53,9 +45,7 @@ class IndexStream:
             )
         own = labels.cpu()[self.indices]
         by_class = torch.argsort(own, stable=True)
-        classes, sizes = torch.unique_consecutive(own[by_class], return_counts=True)
-        if num_classes is not None and int(classes[-1]) >= num_classes:
-            raise ValueError(f"label {int(classes[-1])} with {num_classes} classes")
+        sizes = torch.unique_consecutive(own[by_class], return_counts=True)[1]
         self._by_class = self.indices[by_class]
         self._sizes = sizes
         self._starts = sizes.cumsum(0) - sizes

@@ -117,7 +117,7 @@ class ImageStream:
         self.world_size = world_size
         self.workers = workers
         self.dtype = dtype
-        self._order = IndexStream(images.labels, indices, seed, sampling_exponent, num_classes)
+        self._order = IndexStream(images.labels, indices, seed, sampling_exponent)
         self._labels = images.labels.to(self.device)
         self._batches = self._batches_at_a_time(chunk)
         self._position = 0
@@ -133,11 +133,6 @@ class ImageStream:
             fit = _CHUNK_BYTES // (values * self.dtype.itemsize)
             chunk = min(_CHUNK_CUDA if self.device.type == "cuda" else _CHUNK_CPU, fit)
         return max(1, chunk // (self.batch_size // self.world_size))
-
-    @property
-    def position(self) -> int:
-        """Batches given so far."""
-        return self._position
 
     @property
     def steps_per_epoch(self) -> int:

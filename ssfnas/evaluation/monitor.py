@@ -22,7 +22,6 @@ def pooled_features(
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pooled features of un-augmented images in evaluation mode, and their labels.
 
@@ -32,14 +31,12 @@ def pooled_features(
         data: whose statistics normalise.
         device: where to compute.
         dtype: of the images.
-        batch_size: images a forward pass; None: what suits the device.
 
     Returns:
         features float32 or float64 [N, F] and labels, both on ``device``.
     """
-    if batch_size is None:
-        # A processor is fastest while a batch's activations fit its cache.
-        batch_size = 256 if device.type == "cuda" else 32
+    # A CPU is fastest while a batch's activations fit its cache.
+    batch_size = 256 if device.type == "cuda" else 32
     training = net.training
     net.eval()
     features, labels = [], []

@@ -56,7 +56,8 @@ def build_network(
         net = _timm_model(config, num_classes, in_channels, image_size)
     if config.loss == "ldam":
         replace_classifier(
-            net, CosineClassifier(features_of(net), num_classes, seed_of(config, "classifier"))
+            net,
+            CosineClassifier(features_of(net), num_classes, derive_seed(config.seed, "classifier")),
         )
     return net
 
@@ -105,11 +106,6 @@ def _try_forward(net: nn.Module, in_channels: int, image_size: tuple[int, int]) 
     for name, buffer in net.named_buffers():
         buffer.copy_(state[name])
     net.train()
-
-
-def seed_of(config: RetrainConfig, purpose: str) -> int:
-    """The seed of one thing's initial draws."""
-    return derive_seed(config.seed, purpose)
 
 
 def replace_classifier(net: nn.Module, classifier: nn.Module) -> None:

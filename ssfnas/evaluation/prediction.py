@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssfnas.data import ImageData, ImageSet, iterate
 from ssfnas.evaluation.classification_metrics import evaluate_predictions
 from ssfnas.evaluation.networks import logits_of
+from ssfnas.objectives.classification import at_least_float32
 from ssfnas.runs.data_card import DataCard
 from ssfnas.runtime.precision import autocast
 
@@ -48,7 +49,7 @@ def predict(
         ):
             with autocast(precision, device):
                 output = logits_of(net(x))
-            logits.append(output.float() if output.dtype.itemsize < 4 else output)
+            logits.append(at_least_float32(output))
             labels.append(y)
     finally:
         net.train(training)

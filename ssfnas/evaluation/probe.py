@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_DECAY = 1e-4
+"""Weight of half the squared norm of the weights, which makes the optimum unique."""
+
 
 def fit_linear_probe(
-    features: Tensor, labels: Tensor, num_classes: int, *, decay: float = 1e-4
+    features: Tensor, labels: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Multinomial logistic regression on standardised features, by L-BFGS in float64.
 
@@ -16,7 +19,6 @@ def fit_linear_probe(
         features: [N, F].
         labels: int64 [N].
         num_classes: C.
-        decay: weight of half the squared norm of the weights, which makes the optimum unique.
 
     Returns:
         mean [F], standard deviation [F], weight [C, F], bias [C]; see :func:`apply_linear_probe`.
@@ -34,7 +36,7 @@ def fit_linear_probe(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(x @ weight.T + bias, labels) + 0.5 * decay * weight.square().sum()
+        loss = F.cross_entropy(x @ weight.T + bias, labels) + 0.5 * _DECAY * weight.square().sum()
         loss.backward()
         return loss
 

@@ -24,8 +24,8 @@ from ssfnas.fused.cell_layout import CellLayout
 from ssfnas.fused.cell_statistics import Call, Primitives, Statistics
 from ssfnas.fused.cell_tables import CellTables
 from ssfnas.fused.fused_source import Filters, Results
+from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
-from ssfnas.ops.layout import accumulator
 from ssfnas.ops.selection import AUTO, choose, has_op, op_of, primitive, requested
 
 NHWC = torch.channels_last

@@ -46,7 +46,6 @@ class Projector(nn.Sequential):
                     layers += [BatchNorm1d(width), nn.ReLU()]
                 in_features = width
         super().__init__(*layers)
-        self.out_features = in_features
         self.set_group(group)
 
     def set_group(self, group: dist.ProcessGroup | None) -> None:

@@ -10,16 +10,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssfnas.errors import RequestError
+from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.collectives import gather_rows
-from ssfnas.ops.layout import accumulator
-from ssfnas.ops.selection import (
-    choose,
-    primitive,
-    requested,
-    wants_reference,
-)
-from ssfnas.ops.torch_barlow_twins import is_dual
+from ssfnas.ops.selection import choose, primitive, requested, wants_reference
 
 METHODS = ("auto", "primal", "dual")
 _OP = "barlow_twins_loss"
@@ -95,17 +89,18 @@ def barlow_twins_loss(
             z1, z2, lambd=lambd, scale=scale, eps=eps, method=method, group=group
         )
     z1, z2 = _whole_batch(z1, z2, method, group)
+    dual = is_dual(z1.shape[0], z1.shape[1], method)
     if torch.compiler.is_compiling():
-        loss = _forward_op(z1, z2, lambd, eps, _method(z1, method), requested())[0]
+        loss = _forward_op(z1, z2, lambd, eps, dual, requested())[0]
     else:
-        loss = _BarlowTwinsLoss.apply(
-            z1, z2, lambd, eps, _method(z1, method), choose(_OP, (z1, z2), requested())
-        )
+        name = choose(_OP, (z1, z2), requested())
+        loss = _BarlowTwinsLoss.apply(z1, z2, lambd, eps, dual, name)
     return loss if scale == 1 else scale * loss
 
 
-def _method(z: Tensor, method: str) -> str:
-    return "dual" if is_dual(z.shape[0], z.shape[1], method) else "primal"
+def is_dual(n: int, d: int, method: str) -> bool:
+    """Whether the N x N form is meant: with ``"auto"``, where it takes fewer operations."""
+    return method == "dual" or (method == "auto" and 4 * n < 3 * d)
 
 
 def _whole_batch(
@@ -143,14 +138,14 @@ def _whole_batch(
 class _BarlowTwinsLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, z1: Tensor, z2: Tensor, lambd: float, eps: float, method: str, name: str
+        ctx: Any, z1: Tensor, z2: Tensor, lambd: float, eps: float, dual: bool, name: str
     ) -> Tensor:
         with without_autocast(z1):
             loss, saved = primitive(name, "barlow_twins_forward")(
-                z1.contiguous(), z2.contiguous(), lambd, eps, method
+                z1.contiguous(), z2.contiguous(), lambd, eps, dual
             )
         ctx.name, ctx.lambd = name, lambd
-        ctx.save_for_backward(*saved[:-1])
+        ctx.save_for_backward(*saved)
         result: Tensor = loss
         return result
 
@@ -159,7 +154,7 @@ class _BarlowTwinsLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with without_autocast(grad):
             dz1, dz2 = primitive(ctx.name, "barlow_twins_backward")(
-                (*ctx.saved_tensors, ctx.lambd), grad
+                ctx.saved_tensors, ctx.lambd, grad
             )
         needs = ctx.needs_input_grad
         return dz1 if needs[0] else None, dz2 if needs[1] else None, None, None, None, None
@@ -169,29 +164,28 @@ class _BarlowTwinsLoss(torch.autograd.Function):
 @torch.library.custom_op(
     "ssfnas::barlow_twins_loss",
     mutates_args=(),
-    schema="(Tensor z1, Tensor z2, float lambd, float eps, str method, str backend) -> "
+    schema="(Tensor z1, Tensor z2, float lambd, float eps, bool dual, str backend) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _forward_op(
-    z1: Tensor, z2: Tensor, lambd: float, eps: float, method: str, backend: str
+    z1: Tensor, z2: Tensor, lambd: float, eps: float, dual: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     name = choose(_OP, (z1, z2), backend)
     with without_autocast(z1):
         loss, saved = primitive(name, "barlow_twins_forward")(
-            z1.contiguous(), z2.contiguous(), lambd, eps, method
+            z1.contiguous(), z2.contiguous(), lambd, eps, dual
         )
-    _, _, mean, rstd, e, matrix, _ = saved
-    return loss, mean, rstd, e, matrix
+    return loss, *saved[2:]
 
 
 @_forward_op.register_fake
 def _(
-    z1: Tensor, z2: Tensor, lambd: float, eps: float, method: str, backend: str
+    z1: Tensor, z2: Tensor, lambd: float, eps: float, dual: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     n, d = z1.shape
     dtype = accumulator(z1.dtype)
     shapes: list[tuple[Any, ...]] = [(), (2, d), (2, d), (d,)]
-    shapes.append((2, n, n) if method == "dual" else (d, d))
+    shapes.append((2, n, n) if dual else (d, d))
     loss, mean, rstd, e, matrix = (z1.new_empty(shape, dtype=dtype) for shape in shapes)
     return loss, mean, rstd, e, matrix
 
@@ -214,9 +208,9 @@ def _backward_op(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     name = choose(_OP, (z1, z2), backend)
-    saved = (z1.contiguous(), z2.contiguous(), mean, rstd, e, matrix, lambd)
+    saved = (z1.contiguous(), z2.contiguous(), mean, rstd, e, matrix)
     with without_autocast(z1):
-        dz1, dz2 = primitive(name, "barlow_twins_backward")(saved, grad)
+        dz1, dz2 = primitive(name, "barlow_twins_backward")(saved, lambd, grad)
     return dz1, dz2
 
 

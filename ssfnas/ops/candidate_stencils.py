@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ssfnas.errors import RequestError
+from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
-from ssfnas.ops.layout import accumulator
 from ssfnas.ops.selection import choose, primitive, requested, wants_reference
 
 Candidates = tuple[list[Tensor], Tensor, Tensor]

@@ -1,4 +1,4 @@
-"""What the sums ask of the tensors that they are given, and how they bring them to one layout."""
+"""What the sums ask of the tensors that they are given."""
 
 from __future__ import annotations
 
@@ -8,30 +8,8 @@ import torch
 from torch import Tensor
 
 from ssfnas.errors import RequestError
+from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import autocasts
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """What sums over tensors of ``dtype`` are kept in: float32, and float64 for float64."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """The order of a dense copy of ``x``: channels_last where it is that, or a slice of that."""
-    if x.dim() != 4 or x.is_contiguous():
-        return torch.contiguous_format
-    if x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    strides = x.stride()
-    # A slice of a channels_last tensor is in its order, with gaps.
-    slice_of_it = x.shape[1] > 1 and strides[1] == 1 and strides[3] > 1 and strides[2] > 1
-    return torch.channels_last if slice_of_it else torch.contiguous_format
-
-
-def in_one_layout(xs: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors, dense and in the order of the first; itself where a tensor is that already."""
-    order = memory_format(xs[0])
-    return [x.contiguous(memory_format=order) for x in xs]
 
 
 def checked(op: str, xs: Sequence[Tensor], weights: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssfnas.kernels.layout import accumulator, in_one_layout, memory_format
 from ssfnas.ops.autocast import without_autocast
-from ssfnas.ops.layout import accumulator, checked, in_one_layout, memory_format
+from ssfnas.ops.layout import checked
 from ssfnas.ops.selection import (
     choose,
     primitive,

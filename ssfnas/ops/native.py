@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssfnas.errors import RequestError
-from ssfnas.ops.layout import accumulator, memory_format
+from ssfnas.kernels.layout import Extent, accumulator, memory_format
 
 try:
     # After torch, whose OpenMP it then shares: two would fight for the cores.
@@ -173,8 +173,10 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
     Chan, Golub and LeVeque (1983).
     """
     zs = _in_layout_of(zs[0], zs)
-    first, extent = zs[0], _extent(zs[0])
-    mean = torch.empty(len(zs), extent[1], dtype=accumulator(first.dtype), device=first.device)
+    first, extent = zs[0], Extent.of(zs[0])
+    mean = torch.empty(
+        len(zs), extent.channels, dtype=accumulator(first.dtype), device=first.device
+    )
     var = torch.empty_like(mean)
     if first.numel() == 0:
         # Of nothing, as PyTorch has it.
@@ -202,9 +204,9 @@ def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
         a: [K, C], and b: [C], float32 (float64 for float64 tensors).
     """
     zs = _in_layout_of(zs[0], zs)
-    first, extent = zs[0], _extent(zs[0])
-    a = coefficients(a, first, (len(zs), extent[1]))
-    b = coefficients(b, first, (extent[1],))
+    first, extent = zs[0], Extent.of(zs[0])
+    a = coefficients(a, first, (len(zs), extent.channels))
+    b = coefficients(b, first, (extent.channels,))
     out = torch.empty_like(first)
     if out.numel() != 0:
         _C.norm_sum_forward(
@@ -224,11 +226,11 @@ def norm_sum_reduce(
         mean: [K, C], and rstd: [K, C].
     """
     zs = _in_layout_of(zs[0], zs)
-    first, extent = zs[0], _extent(zs[0])
+    first, extent = zs[0], Extent.of(zs[0])
     (grad,) = _in_layout_of(first, [grad])
-    mean = coefficients(mean, first, (len(zs), extent[1]))
-    rstd = coefficients(rstd, first, (len(zs), extent[1]))
-    s0, s1 = mean.new_zeros(extent[1]), torch.zeros_like(mean)
+    mean = coefficients(mean, first, (len(zs), extent.channels))
+    rstd = coefficients(rstd, first, (len(zs), extent.channels))
+    s0, s1 = mean.new_zeros(extent.channels), torch.zeros_like(mean)
     if first.numel() != 0:
         partials = _norm_partials(first, addresses([grad, *zs, mean]), extent, len(zs) + 1)
         _C.norm_sum_reduce(
@@ -262,9 +264,9 @@ def norm_sum_apply(
         needs: which gradients are wanted.
     """
     zs = _in_layout_of(zs[0], zs)
-    first, extent = zs[0], _extent(zs[0])
+    first, extent = zs[0], Extent.of(zs[0])
     (grad,) = _in_layout_of(first, [grad])
-    p, q, r = (coefficients(values, first, (len(zs), extent[1])) for values in (p, q, r))
+    p, q, r = (coefficients(values, first, (len(zs), extent.channels)) for values in (p, q, r))
     dzs = [torch.empty_like(z) if needed else None for z, needed in zip(zs, needs, strict=True)]
     if first.numel() != 0 and any(needs):
         _C.norm_sum_apply(
@@ -320,18 +322,7 @@ def coefficients(values: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor
     return values.clone() if values.data_ptr() % 16 else values
 
 
-def _extent(x: Tensor) -> tuple[int, int, int]:
-    """A dense tensor [N, C, ...] as memory (outer, channels, inner)."""
-    samples, channels = x.shape[:2]
-    places = math.prod(x.shape[2:])
-    if places == 1 or memory_format(x) is torch.channels_last:
-        return samples * places, channels, 1
-    return samples, channels, places
-
-
-def _norm_partials(
-    like: Tensor, read: Sequence[int], extent: tuple[int, int, int], rows: int
-) -> Tensor | None:
+def _norm_partials(like: Tensor, read: Sequence[int], extent: Extent, rows: int) -> Tensor | None:
     """Room for a GPU's sums over blocks: so many rows of channels for each block.
 
     ``read`` are the addresses that the call is going to be given: where they begin decides how many

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ssfnas.errors import RequestError
+from ssfnas.kernels.layout import accumulator
 from ssfnas.ops import native
-from ssfnas.ops.layout import accumulator
 from ssfnas.ops.native import address, addresses
 from ssfnas.ops.stencil_arguments import (
     Gradients,

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssfnas.errors import RequestError
+from ssfnas.kernels.layout import in_one_layout, memory_format
 from ssfnas.ops.autocast import without_autocast
-from ssfnas.ops.layout import in_one_layout, memory_format
 from ssfnas.ops.norm_statistics import (
     group_statistics,
     local_statistics,

@@ -93,7 +93,7 @@ def wants_reference() -> bool:
     return requested() == REFERENCE
 
 
-def choose(op: str, tensors: Sequence[Tensor], name: str = AUTO) -> str:
+def choose(op: str, tensors: Sequence[Tensor], name: str) -> str:
     """The backend that computes ``op`` on these tensors.
 
     Args:

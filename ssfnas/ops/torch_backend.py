@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssfnas.ops.layout import accumulator
+from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.norm_coefficients import (
     enter_statistics,
     gradient_coefficients,

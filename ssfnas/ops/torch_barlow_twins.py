@@ -13,18 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssfnas.ops.layout import accumulator
+from ssfnas.kernels.layout import accumulator
 
-Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float]
-
-
-def is_dual(n: int, d: int, method: str) -> bool:
-    """Whether the N x N form is meant: with ``"auto"``, where it takes fewer operations."""
-    return method == "dual" or (method == "auto" and 4 * n < 3 * d)
+Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def barlow_twins_forward(
-    z1: Tensor, z2: Tensor, lambd: float, eps: float, method: str
+    z1: Tensor, z2: Tensor, lambd: float, eps: float, dual: bool
 ) -> tuple[Tensor, Saved]:
     """The loss over the rows given, in float32 (float64), and what the backward pass needs.
 
@@ -32,11 +27,11 @@ def barlow_twins_forward(
         z1, z2: embeddings [N, D] of one dtype.
         lambd: weight of the off-diagonal terms.
         eps: added to the biased variances.
-        method: ``"primal"``, ``"dual"`` or ``"auto"``.
+        dual: by N x N matrices, else by a D x D one.
 
     Returns:
-        The loss, and (z1, z2, mean [2, D], rstd [2, D], e [D], matrix, lambd); the matrix is C
-        [D, D] or K1 and K2 [2, N, N].
+        The loss, and (z1, z2, mean [2, D], rstd [2, D], e [D], matrix); the matrix is C [D, D] or
+        K1 and K2 [2, N, N].
     """
     n, dimensions = z1.shape
     dtype = accumulator(z1.dtype)
@@ -45,7 +40,7 @@ def barlow_twins_forward(
     a = _standardise(z1, mean[0], rstd[0], eps)
     b = _standardise(z2, mean[1], rstd[1], eps)
     d = (a * b).mean(0)
-    if is_dual(n, dimensions, method):
+    if dual:
         matrix = torch.empty(2, n, n, dtype=dtype, device=z1.device)
         torch.mm(a, a.T, out=matrix[0])
         torch.mm(b, b.T, out=matrix[1])
@@ -55,12 +50,12 @@ def barlow_twins_forward(
         squares = matrix.square().sum()
     loss = (d - 1).square().sum() + lambd * (squares - d.square().sum())
     e = (2 / n) * (d - 1 - lambd * d)
-    return loss, (z1, z2, mean, rstd, e, matrix, lambd)
+    return loss, (z1, z2, mean, rstd, e, matrix)
 
 
-def barlow_twins_backward(saved: Saved, grad_loss: Tensor) -> tuple[Tensor, Tensor]:
+def barlow_twins_backward(saved: Saved, lambd: float, grad_loss: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients [N, D] of both embeddings, in their dtype; ``grad_loss`` is a scalar tensor."""
-    z1, z2, mean, rstd, e, matrix, lambd = saved
+    z1, z2, mean, rstd, e, matrix = saved
     n = len(z1)
     # Standardising again costs 2 N D operations; keeping the result would cost as much memory.
     a, b = (z1 - mean[0]).mul_(rstd[0]), (z2 - mean[1]).mul_(rstd[1])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssfnas.ops.layout import accumulator
+from ssfnas.kernels.layout import accumulator
 
 Statistics = tuple[Tensor, Tensor]
 

@@ -85,7 +85,7 @@ class World:
             atexit.register(gc.collect)
 
 
-def start_world(device: str = "auto") -> World:
+def start_world(device: str) -> World:
     """Join the processes that torchrun started, or be the only one.
 
     Args:

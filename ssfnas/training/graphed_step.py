@@ -128,11 +128,6 @@ class GraphedStep:
         self._terms: Terms = {}
         self._batches: tuple[Batch, Batch] | None = None
 
-    @property
-    def recorded(self) -> bool:
-        """Whether steps are launched as a whole by now."""
-        return self._replay is not None
-
     def __call__(self, alpha_batch: Batch, weight_batch: Batch) -> Terms:
         """One step, like :meth:`~ssfnas.strategies.BilevelOptimizer.step`.
 

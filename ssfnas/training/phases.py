@@ -19,6 +19,7 @@ from ssfnas.objectives import (
     make_loss,
     mixed_barlow_twins,
 )
+from ssfnas.objectives.classification import at_least_float32
 from ssfnas.ops import barlow_twins_loss
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.precision import autocast
@@ -283,14 +284,12 @@ class LabelPhase:
             extra["class_weights"] = self.class_weights
         with autocast(config.precision, self.world.device):
             logits, auxiliary = self._outputs(batch.views[0], step)
-            loss = self.criterion(logits.float() if logits.dtype.itemsize < 4 else logits,
-                                  batch.labels, **extra)  # fmt: skip
+            loss = self.criterion(at_least_float32(logits), batch.labels, **extra)
             total = loss
             if auxiliary is not None:
                 total = loss + config.auxiliary * self.criterion(
-                    auxiliary.float() if auxiliary.dtype.itemsize < 4 else auxiliary,
-                    batch.labels, **extra,
-                )  # fmt: skip
+                    at_least_float32(auxiliary), batch.labels, **extra
+                )
         self.updater.update(total, "training")
         return {"loss": loss}
 

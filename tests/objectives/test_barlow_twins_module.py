@@ -75,7 +75,7 @@ def test_projector_is_the_papers():
     kinds = [type(layer) for layer in projector]
     assert [issubclass(kind, nn.Linear) for kind in kinds] == [True, False, False] * 2 + [True]
     assert all(layer.bias is None for layer in projector if isinstance(layer, nn.Linear))
-    assert projector.out_features == 4
+    assert projector[-1].out_features == 4
     x = draw(9, 7, seed=2)
     projector.double()
     h = x

@@ -10,7 +10,7 @@ from op_checks import draw
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssfnas.ops.layout import accumulator
+from ssfnas.kernels.layout import accumulator
 
 KINDS = ((3, 1), (5, 1), (3, 2), (5, 2))  # size, dilation
 

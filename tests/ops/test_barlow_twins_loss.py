@@ -6,6 +6,7 @@ from op_checks import BACKENDS, DEVICES, DTYPES, as_views, assert_as_exact, draw
 
 from ssfnas.errors import RequestError
 from ssfnas.ops import barlow_twins_loss, barlow_twins_loss_reference
+from ssfnas.ops.barlow_twins_loss import is_dual
 
 SIZES = [(2, 1), (2, 7), (7, 2), (33, 16), (16, 33), (5, 100), (64, 64), (37, 129)]
 METHODS = ("primal", "dual", "auto")
@@ -53,6 +54,12 @@ def test_value_is_the_definition(function, method):
         z1, z2 = inputs(n, d)
         found = function(z1, z2, lambd=0.02, scale=0.3, eps=1e-3, method=method)
         assert float(found) == pytest.approx(by_loops(z1, z2, 0.02, 0.3, 1e-3), rel=1e-12)
+
+
+def test_auto_is_the_form_with_fewer_operations():
+    # 8 N^2 D of them, or 6 N D^2.
+    assert is_dual(5, 8, "auto")
+    assert not is_dual(7, 8, "auto")
 
 
 @pytest.mark.parametrize("method", ["primal", "dual"])
