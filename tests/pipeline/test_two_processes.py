@@ -28,7 +28,7 @@ def run(processes: int, result: Path, kind: str, dataset: Path, steps: int, chan
         env = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(sys.path),
         }
         if processes > 1:
             env |= {
