@@ -120,15 +120,17 @@ class StepRunner:
         for name, update in updates.items():
             taken: list[Tensor] = []
             # Called once with the gradients of an update, before they are clipped in place.
-            bilevel.average = lambda grads, taken=taken: taken.extend(  # type: ignore[misc]
-                grad.detach().to("cpu", torch.float64, copy=True).flatten() for grad in grads
-            )
+            for updater in (bilevel.weights, bilevel.alphas):
+                updater.average = lambda grads, taken=taken: taken.extend(  # type: ignore[assignment]
+                    grad.detach().to("cpu", torch.float64, copy=True).flatten() for grad in grads
+                )
             with self._backend():
                 terms = update()
             found[f"{name} loss"] = terms["loss"].double().cpu().numpy()
             found[f"{name} gradient"] = torch.cat(taken).numpy()
             self._restore()
-        bilevel.average = None
+        for updater in (bilevel.weights, bilevel.alphas):
+            updater.average = lambda grads: None  # type: ignore[assignment]
         return found
 
     def first_gradients(self) -> dict[str, np.ndarray]:

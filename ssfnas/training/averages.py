@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssfnas.runtime.distributed import World
-from ssfnas.strategies.bilevel import require_finite
+from ssfnas.runtime.updates import require_finite
 
 
 class RunningMeans:

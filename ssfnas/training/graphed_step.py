@@ -167,7 +167,7 @@ class GraphedStep:
         warnings.warn(f"the step is launched kernel by kernel: {reason}", stacklevel=3)
         self._failed = True
         # What a recording that broke off left behind belongs to its graph.
-        for parameter in (*self._bilevel.weights, *self._bilevel.alphas):
+        for parameter in (*self._bilevel.weights.parameters, *self._bilevel.alphas.parameters):
             parameter.grad = None
         return self._step()
 

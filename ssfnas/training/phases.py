@@ -9,7 +9,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from ssfnas.config import RetrainConfig
-from ssfnas.data import ImageData, ImageStream, make_views
+from ssfnas.data import ImageData
 from ssfnas.evaluation.features import classifier_of, features_of, pooled
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.objectives import (
@@ -23,10 +23,11 @@ from ssfnas.objectives.classification import at_least_float32
 from ssfnas.ops import barlow_twins_loss
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.precision import autocast
+from ssfnas.runtime.updates import Updater
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import DerivedNetwork
 from ssfnas.training.schedules import cosine, set_learning_rate
-from ssfnas.training.updates import Updater
+from ssfnas.training.streams import training_stream
 
 
 class Phase(Protocol):
@@ -50,34 +51,6 @@ class Phase(Protocol):
 
     def close(self) -> None:
         """Release the processes that decode images."""
-
-
-def _stream(
-    config: RetrainConfig,
-    data: ImageData,
-    world: World,
-    purpose: str,
-    views: str,
-    dtype: torch.dtype,
-    **changes: Any,
-) -> ImageStream:
-    settings: dict[str, Any] = {"batch_size": config.batch_size, "cutout": 0, **changes}
-    cutout = settings.pop("cutout")
-    batch_size = settings.pop("batch_size")
-    return ImageStream(
-        data.train,
-        torch.arange(len(data.train)),
-        batch_size,
-        make_views(views, image_size=data.image_size, mean=data.mean, std=data.std, cutout=cutout),
-        seed=derive_seed(config.seed, purpose),
-        device=world.device,
-        num_classes=data.num_classes,
-        rank=world.rank,
-        world_size=world.size,
-        workers=config.workers,
-        dtype=dtype,
-        **settings,
-    )
 
 
 class PretrainPhase:
@@ -104,8 +77,8 @@ class PretrainPhase:
             group=world.group,
             generator=generator(config.seed, "projector"),
         ).to(world.device, dtype)
-        self.stream = _stream(
-            config, data, world, "pretrain", "barlow_twins", dtype,
+        self.stream = training_stream(
+            config, data, "pretrain", "barlow_twins", world, dtype,
             batch_size=config.pretrain_batch_size,
         )  # fmt: skip
         self.steps_per_epoch = self.stream.steps_per_epoch
@@ -197,8 +170,8 @@ class LabelPhase:
             config.finetune == "classifier" and config.pretrain_epochs > 0
         )
         exponent = 0.0 if self.retrains_classifier else config.sampling_exponent
-        self.stream = _stream(
-            config, data, world, name, config.augment, dtype,
+        self.stream = training_stream(
+            config, data, name, config.augment, world, dtype,
             cutout=config.cutout, mixup=0.0 if data.multi_label else config.mixup,
             sampling_exponent=exponent,
         )  # fmt: skip

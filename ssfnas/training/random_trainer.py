@@ -9,19 +9,20 @@ import torch
 from torch import Tensor
 
 from ssfnas.config import SearchConfig
-from ssfnas.data import Batch, ImageData
+from ssfnas.data import Batch, ImageData, ImageStream
 from ssfnas.errors import RequestError
 from ssfnas.objectives import SearchObjective, make_search_objective
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.precision import autocast
+from ssfnas.runtime.updates import Updater
 from ssfnas.seeding import generator
 from ssfnas.spaces import DerivedNetwork, Genotype, synchronize_batchnorm
 from ssfnas.strategies import STRATEGIES
 from ssfnas.strategies.random_search import best, sample_genotype, split_budget
 from ssfnas.training.averages import RunningMeans
 from ssfnas.training.schedules import cosine, set_learning_rate
-from ssfnas.training.search_trainer import search_halves, search_stream
-from ssfnas.training.updates import Updater
+from ssfnas.training.search_trainer import search_halves
+from ssfnas.training.streams import training_stream
 
 SCORING_BATCHES = 32
 
@@ -98,8 +99,17 @@ class RandomSearchTrainer:
         )
         self.updater = Updater(parameters, optimizer, world, config.precision, config.clip)
         # The same batches for every sample: they differ by their genotypes alone.
-        self.stream = search_stream(
-            config, data, self.halves[0], "weights", self.objective.views, world, self.dtype
+        self.stream = self._stream("weights", self.halves[0])
+
+    def _stream(self, purpose: str, indices: Tensor) -> ImageStream:
+        return training_stream(
+            self.config,
+            self.data,
+            purpose,
+            self.objective.views,
+            self.world,
+            self.dtype,
+            indices=indices,
         )
 
     def _draw(self, sample: int) -> Genotype:
@@ -150,15 +160,7 @@ class RandomSearchTrainer:
 
     @torch.no_grad()
     def _score(self) -> float:
-        stream = search_stream(
-            self.config,
-            self.data,
-            self.halves[1],
-            "scores",
-            self.objective.views,
-            self.world,
-            self.dtype,
-        )
+        stream = self._stream("scores", self.halves[1])
         self.net.eval()
         self.objective.eval()
         batches = min(SCORING_BATCHES, stream.steps_per_epoch)

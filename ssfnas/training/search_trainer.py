@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ssfnas.config import SearchConfig
-from ssfnas.data import Batch, ImageData, ImageStream, make_views, stratified_halves
+from ssfnas.data import Batch, ImageData, stratified_halves
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.evaluation.monitor import FeatureMonitor
 from ssfnas.objectives import SearchObjective, make_search_objective
 from ssfnas.ops import backend
-from ssfnas.runtime.distributed import World, average_gradients
-from ssfnas.runtime.precision import autocast, make_scaler
+from ssfnas.runtime.distributed import World
+from ssfnas.runtime.precision import autocast
+from ssfnas.runtime.updates import Updater
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import SUPERNETS, Genotype, frozen_statistics, synchronize_batchnorm
 from ssfnas.strategies import STOPPERS, STRATEGIES, BilevelOptimizer, derive
@@ -29,44 +30,10 @@ from ssfnas.training.graphed_step import (
     why_not_graphed,
 )
 from ssfnas.training.schedules import cosine, set_learning_rate
+from ssfnas.training.streams import training_stream
 
 # Steps between two looks at whether all terms were finite, where no step waits for that.
 _LOOK_EVERY = 20
-
-
-def search_stream(
-    config: SearchConfig,
-    data: ImageData,
-    indices: Tensor,
-    purpose: str,
-    views: str,
-    world: World,
-    dtype: torch.dtype,
-) -> ImageStream:
-    """The endless stream of training batches of one half of the data.
-
-    Args:
-        config: the search's.
-        data: images on the device that computes.
-        indices: int64 [n], the images of this half.
-        purpose: name of the half; its order and views depend on it and on the seed alone.
-        views: name of the views that the objective needs.
-        world: the processes that share each batch.
-        dtype: of the views.
-    """
-    return ImageStream(
-        data.train,
-        indices,
-        config.batch_size,
-        make_views(views, image_size=data.image_size, mean=data.mean, std=data.std),
-        seed=derive_seed(config.seed, purpose),
-        device=world.device,
-        num_classes=data.num_classes,
-        rank=world.rank,
-        world_size=world.size,
-        workers=config.workers,
-        dtype=dtype,
-    )
 
 
 def search_halves(config: SearchConfig, data: ImageData) -> tuple[Tensor, Tensor]:
@@ -140,14 +107,15 @@ class SearchTrainer:
 
         halves = search_halves(config, data)
         streams = [
-            search_stream(config, data, indices, purpose, self.objective.views, world, dtype)
+            training_stream(
+                config, data, purpose, self.objective.views, world, dtype, indices=indices
+            )
             for indices, purpose in zip(halves, ("weights", "alphas"), strict=True)
         ]
         self.weight_stream, self.alpha_stream = streams
         self.halves = halves
 
         weights = [*self.net.weights(), *self.objective.parameters()]
-        scaler = make_scaler(config.precision, world.device)
         deferred = recorder is not None
         rate: float | Tensor = config.weight_lr
         if deferred:  # a graph reads the rate from where it is
@@ -168,16 +136,24 @@ class SearchTrainer:
             capturable=deferred and world.device.type == "cuda",
         )
         self.bilevel = BilevelOptimizer(
-            weights,
-            self.net.alphas(),
-            self.weight_optimizer,
-            self.alpha_optimizer,
+            Updater(
+                weights,
+                self.weight_optimizer,
+                world,
+                config.precision,
+                config.clip,
+                decays_unused=True,
+            ),
+            Updater(
+                self.net.alphas(),
+                self.alpha_optimizer,
+                world,
+                config.precision,
+                decays_unused=True,
+            ),
             loss=self._loss,
             regulariser=strategy.make_regulariser(self.net.alphas(), config),
             order=config.order,
-            clip=config.clip,
-            average=None if world.size == 1 else lambda grads: average_gradients(grads, world),
-            scaler=scaler,
             frozen=lambda: frozen_statistics(self.net, self.objective),
             deferred=deferred,
         )
@@ -282,14 +258,14 @@ class SearchTrainer:
         synchronize_batchnorm(net, None)
         objective.set_group(None)
         single = World(rank=0, size=1, device=self.world.device, group=None)
-        stream = search_stream(
+        stream = training_stream(
             self.config,
             self.data,
-            self.halves[1],
             "hessian",
             self.objective.views,
             single,
             self.net.alphas_normal.dtype,
+            indices=self.halves[1],
         )
         stream.load_state_dict({**stream.state_dict(), "position": self.epoch})
         batch = stream.next()

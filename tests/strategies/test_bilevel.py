@@ -10,15 +10,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssfnas.errors import NumericalError
+from ssfnas.runtime.distributed import World
+from ssfnas.runtime.updates import Updater
 from ssfnas.spaces import ReferenceSupernet, frozen_statistics
 from ssfnas.strategies.bilevel import BilevelOptimizer
 from ssfnas.strategies.regularisers import zero_one_loss
 
+ALONE = World(0, 1, torch.device("cpu"))
 
-def optimizer(weights, alphas, loss, *, lr=0.1, momentum=0.9, decay=0.01, **options):
+
+def optimizer(weights, alphas, loss, *, lr=0.1, momentum=0.9, decay=0.01, clip=0.0, **options):
     sgd = torch.optim.SGD(weights, lr=lr, momentum=momentum, weight_decay=decay)
     adam = torch.optim.Adam(alphas, lr=3e-2, betas=(0.5, 0.999), weight_decay=1e-3)
-    return BilevelOptimizer(weights, alphas, sgd, adam, loss=loss, **options)
+    updaters = (
+        Updater(weights, sgd, ALONE, clip=clip, decays_unused=True),
+        Updater(alphas, adam, ALONE, decays_unused=True),
+    )
+    return BilevelOptimizer(*updaters, loss=loss, **options)
 
 
 def supernet() -> ReferenceSupernet:
@@ -115,7 +123,7 @@ def test_second_order_is_the_closed_form_on_a_quadratic(steps_before):
         # Fills the momentum buffer.
         bilevel.weight_step("weight")
     w, a = problem.w.detach().clone(), problem.a.detach().clone()
-    buffer = bilevel.weight_optimizer.state[problem.w].get("momentum_buffer")
+    buffer = bilevel.weights.optimizer.state[problem.w].get("momentum_buffer")
     buffer = torch.zeros(3, dtype=torch.float64) if buffer is None else buffer.clone()
     eta, decay, momentum = 0.05, 0.01, 0.9
     inner = problem.A @ w + problem.B @ a
@@ -210,9 +218,12 @@ def test_what_cannot_be():
         optimizer([weight], [alpha], lambda _: {}, order=3)
     with pytest.raises(ValueError, match="both a weight and an alpha"):
         optimizer([weight, alpha], [alpha], lambda _: {})
-    scaler = torch.amp.GradScaler("cpu")
+    updaters = [
+        Updater([parameter], torch.optim.SGD([parameter]), ALONE) for parameter in (weight, alpha)
+    ]
+    updaters[0].scaler = torch.amp.GradScaler("cpu")
     with pytest.raises(ValueError, match="fp16"):
-        optimizer([weight], [alpha], lambda _: {}, order=2, scaler=scaler)
+        BilevelOptimizer(*updaters, loss=lambda _: {}, order=2)
 
 
 @pytest.mark.parametrize("order", [1, 2])

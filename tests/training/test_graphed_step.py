@@ -271,7 +271,8 @@ def test_a_recorded_step_sees_each_batch_and_takes_one_size(dataset):
 def test_bf16_leaves_alphas_statistics_and_gradients_in_single_precision(dataset, objective):
     trainer = trainer_of(dataset, Repeater(), torch.float32, objective=objective, precision="bf16")
     taken = []
-    trainer.bilevel.average = taken.extend
+    for updater in (trainer.bilevel.weights, trainer.bilevel.alphas):
+        updater.average = taken.extend
     run(trainer, WARM_UP + 2)
     assert {gradient.dtype for gradient in taken} == {torch.float32}
     floating = [x for x in state_of(trainer) if x.is_floating_point()]

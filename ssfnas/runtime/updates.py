@@ -1,0 +1,157 @@
+"""One optimizer's update: scaling, averaging over processes, clipping, finiteness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ssfnas.errors import NumericalError
+from ssfnas.runtime.distributed import World, average_gradients
+from ssfnas.runtime.precision import make_scaler
+
+# How an optimizer computes, which the one that goes on decides.
+_MANNERS = ("fused", "foreach", "capturable")
+
+
+class Updater:
+    """Updates parameters from gradients of a loss.
+
+    Args:
+        parameters: what is updated.
+        optimizer: holds the same parameters.
+        world: the processes whose gradients are averaged.
+        precision: fp16 scales the loss.
+        clip: largest norm of the gradient; 0: any.
+        decays_unused: whether a parameter without part in the loss is updated as well, from a
+            gradient of zeros: by its decay and momentum.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        optimizer: Optimizer,
+        world: World,
+        precision: str = "fp32",
+        clip: float = 0.0,
+        *,
+        decays_unused: bool = False,
+    ) -> None:
+        self.parameters = list(parameters)
+        self.optimizer = optimizer
+        self.average = partial(average_gradients, world=world)
+        self.scaler = make_scaler(precision, world.device)
+        self.clip = clip
+        self.decays_unused = decays_unused
+
+    def update(self, loss: Tensor, term: str) -> None:
+        """One update from ``loss``, a scalar.
+
+        Raises:
+            NumericalError: the loss is not finite; names ``term``. Nothing was updated.
+        """
+        if not bool(torch.isfinite(loss.detach())):
+            raise NumericalError(f"the {term} loss is {float(loss.detach())}")
+        self.apply(self.gradients(loss))
+
+    def gradients(
+        self, loss: Tensor, parameters: Sequence[nn.Parameter] | None = None
+    ) -> list[Tensor | None]:
+        """Averaged gradients of the scaled loss, in ``parameters`` or in those that are updated.
+
+        None where a parameter has no part in the loss; zeros with ``decays_unused``.
+        """
+        parameters = self.parameters if parameters is None else parameters
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        asked = [parameter for parameter in parameters if parameter.requires_grad]
+        found = iter(torch.autograd.grad(scaled, asked, allow_unused=True))
+        gradients = [next(found) if parameter.requires_grad else None for parameter in parameters]
+        if self.decays_unused:
+            gradients = [
+                torch.zeros_like(parameter) if gradient is None else gradient
+                for parameter, gradient in zip(parameters, gradients, strict=True)
+            ]
+        # A parameter without a gradient has none on any process: all run the same graph.
+        self.average(gradients)
+        return gradients
+
+    def apply(self, gradients: Sequence[Tensor | None], finite: Tensor | None = None) -> None:
+        """One update from :meth:`gradients`.
+
+        Args:
+            gradients: of the parameters; may be changed.
+            finite: a bool on the device, False to leave the update out; for a fused optimizer.
+        """
+        taken: set[int] = set()
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            # Fused optimizers go through memory, in which both have to lie alike; and one tensor
+            # may be the gradient of two parameters, which are clipped in place.
+            if gradient is not None and (
+                gradient.stride() != parameter.stride() or gradient.data_ptr() in taken
+            ):
+                gradient = torch.empty_like(parameter).copy_(gradient)
+            parameter.grad = gradient
+            if gradient is not None:
+                taken.add(gradient.data_ptr())
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.clip > 0:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        if finite is not None:
+            # Where a GradScaler would say that gradients overflowed; a fused step heeds it.
+            self.optimizer.found_inf = 1 - finite.float()  # type: ignore[attr-defined]
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer, its learning rates as numbers, and scaler."""
+        state = self.optimizer.state_dict()
+        groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+        return {
+            "optimizer": {**state, "param_groups": groups},
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`, be it of an optimizer that is fused or not.
+
+        A learning rate that is a tensor stays that tensor.
+        """
+        own = [dict(group) for group in self.optimizer.param_groups]
+        groups = [
+            {**saved, **{name: group[name] for name in _MANNERS if name in group}}
+            for saved, group in zip(state["optimizer"]["param_groups"], own, strict=True)
+        ]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
+        for group, before in zip(self.optimizer.param_groups, own, strict=True):
+            if isinstance(before["lr"], Tensor):
+                before["lr"].fill_(group["lr"])
+                group["lr"] = before["lr"]
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def all_finite(terms: Mapping[str, Tensor]) -> Tensor:
+    """Whether all scalars are finite: a bool, on their device."""
+    values = torch.stack([value.reshape(()).double() for value in terms.values()])
+    return torch.isfinite(values).all()
+
+
+def require_finite(terms: Mapping[str, Tensor]) -> None:
+    """Refuse scalars that are NaN or infinite.
+
+    Raises:
+        NumericalError: names them.
+    """
+    if not terms or bool(all_finite(terms)):
+        return
+    wrong = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
+    raise NumericalError(f"{', '.join(wrong)} is not finite")
