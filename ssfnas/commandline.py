@@ -9,23 +9,26 @@ differ.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import inspect
+import contextlib
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ssfnas.config import Above
+from ssfnas.effects import check_effects
 from ssfnas.errors import RequestError, did_you_mean
 from ssfnas.option_values import (
     OptionValue,
     OptionValueError,
+    make_config,
     option_values,
     read_values,
     shown,
+    values_of,
+    written,
 )
+from ssfnas.plugins import import_plugins
 from ssfnas.presets import preset_names, preset_values
 from ssfnas.runtime.outcome import exit_code
 from ssfnas.yaml_files import dump_yaml, parse_value, read_yaml
@@ -41,14 +44,16 @@ _CHANGEABLE = frozenset(
 )
 
 
-def _file_values(options: Mapping[str, OptionValue], path: str, command: str) -> dict[str, Any]:
+def _file_values(
+    options: Mapping[str, OptionValue], path: str, command: str, *, lenient: bool
+) -> dict[str, Any]:
     """The checked values of a YAML file; also of a run's ``config.yaml``."""
     values = read_yaml(path)
     values.pop("environment", None)
     owner = values.pop("command", command)
     if owner != command:
         raise RequestError(f"--config {path} is for {shown(owner)}: give one for {command}")
-    return read_values(options, values, path)
+    return read_values(options, values, path, lenient=lenient)
 
 
 def _help(option: OptionValue) -> str:
@@ -59,15 +64,16 @@ def _help(option: OptionValue) -> str:
     elif option.metadata["required"]:
         notes.append("required")
     elif option.default not in (None, []):
-        notes.append(f"default: {_written(option.default)}")
+        notes.append(f"default: {written(option.default)}")
     text = option.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
     return text.replace("%", "%%")
 
 
 def _add_flag(group: Any, option: OptionValue) -> None:
     """Values are kept as text: what they may be is known when all plugins are."""
-    choices, nargs, const = option.metadata["choices"], "+" if option.is_list else None, None
-    metavar = "{" + ",".join(choices) + "}" if choices else option.kind.__name__.upper()
+    nargs, const = "+" if option.is_list else None, None
+    names = "{" + ",".join(option.choices) + "}"
+    metavar = names if option.choices else {int: "N", float: "X", str: "TEXT"}.get(option.kind)
     if option.kind is bool:
         metavar, nargs, const = "true|false", "?", "true"
         off: dict[str, Any] = {"action": "store_const", "const": "false", "dest": option.name}
@@ -95,12 +101,13 @@ def _make_parser(
     parser.add_argument("--config", metavar="FILE.yaml", action="append", help=note)
     parser.add_argument("--print-config", action="store_true", help=printing)
     # The class itself first: what a command is for stands above what all of them share.
-    for owner in config_class.__mro__:
-        declared = [name for name in inspect.get_annotations(owner) if name in options]
+    owners = dict.fromkeys([*config_class.__mro__, *(o.owner for o in options.values())])
+    for owner in owners:
         title = (owner.__doc__ or "").strip().partition("\n")[0].rstrip(".").replace("``", "")
-        group = parser.add_argument_group(title) if declared else parser
-        for name in declared:
-            _add_flag(group, options[name])
+        group = parser.add_argument_group(title)  # shown only where it has flags
+        for option in options.values():
+            if option.owner is owner:
+                _add_flag(group, option)
     return parser
 
 
@@ -182,18 +189,25 @@ def parse(
         RequestError: anything in it is wrong; one line.
     """
     command = prog.rpartition(".")[2]
+    words = sys.argv[1:] if argv is None else argv
     options = option_values(config_class)
     parser = _make_parser(config_class, options, prog, description)
-    given, rest = _split(parser, sys.argv[1:] if argv is None else argv, options)
+    given, rest = _split(parser, words, options)
+    plugins = _named_plugins(given, options)
+    absent = [path for path in plugins if not os.path.isfile(path)]  # said when the command runs
+    if plugins:
+        import_plugins([path for path in plugins if path not in absent])
+        options = option_values(config_class, extended=True)
+        parser = _make_parser(config_class, options, prog, description)
+        given, rest = _split(parser, words, options)
     preset, files = given.pop("preset", None), given.pop("config", [])
     print_config = given.pop("print_config", False)
     if given.pop("help", False):
         parser.print_help()
         raise SystemExit(0)
     if rest:
+        import_plugins(absent)  # one of them may have such a flag
         raise _unexpected(rest[0], options)
-    extended = "plugins" in given or any(read_yaml(file).get("plugins") for file in files)
-    options = option_values(config_class, extended=extended)
     flags = _flag_values(options, given)
 
     if not (preset or files or "dataset" in flags or flags.get("resume")):
@@ -202,20 +216,33 @@ def parse(
     if preset is not None:
         _overrule(values, preset_values(config_class, preset, command))
     for file in files:
-        _overrule(values, _file_values(options, file, command))
+        _overrule(values, _file_values(options, file, command, lenient=bool(absent)))
     _overrule(values, flags)
     if values.get("resume"):
         values = _resumed(config_class, values, command)
-    config = config_class(**values)
+    config = make_config(config_class, values, options)
     for option in options.values():
         if option.metadata["required"] and not getattr(config, option.name):
             raise RequestError(f"{option.flag} is missing: {option.metadata['help']}")
-    _check_relevance(config, option_values(config_class), flags)
+    check_effects(config, options, flags)
     if print_config:
-        listed = {name: getattr(config, name) for name in options}
-        sys.stdout.write(dump_yaml({"command": command, **listed}))
+        sys.stdout.write(dump_yaml({"command": command, **values_of(config)}))
         raise SystemExit(0)
     return config, set(flags)
+
+
+def _named_plugins(given: Mapping[str, Any], options: Mapping[str, OptionValue]) -> list[str]:
+    """The plugins that a flag names, or a file, or the run to go on with."""
+    if "plugins" not in options:
+        return []
+    flag = {name: text for name, text in given.items() if name == "plugins"}
+    named: list[str] = _flag_values(options, flag).get("plugins", [])
+    run = [os.path.join(given["out"], "config.yaml")] if {"out", "resume"} <= set(given) else []
+    for file in [*given.get("config", []), *run]:
+        # What is wrong with a file is said when it is read for its values.
+        with contextlib.suppress(RequestError, OptionValueError):
+            named += options["plugins"].from_yaml(read_yaml(file).get("plugins", []))
+    return named
 
 
 def _overrule(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
@@ -242,58 +269,20 @@ def _resumed(config_class: type, values: dict[str, Any], command: str) -> dict[s
         raise RequestError(f"nothing to resume: {error}, or leave out --resume") from None
     if owner != command:
         raise RequestError(f"--out {out} holds a run of {owner}, not of {command}")
-    options = option_values(config_class, extended=bool(stored.get("plugins")))
-    stored = read_values(options, stored, os.path.join(out, CONFIG_FILE))
-    former = config_class(**stored)
-    complete = {entry.name: getattr(former, entry.name) for entry in dataclasses.fields(former)}
+    plugins = bool(stored.get("plugins"))
+    options = option_values(config_class, extended=plugins)
+    stored = read_values(options, stored, os.path.join(out, CONFIG_FILE), lenient=plugins)
+    complete = values_of(make_config(config_class, stored, options))
     for name, value in values.items():
         if name in _CHANGEABLE:
             complete[name] = value
         elif value != complete[name]:
             flag = "--" + name.replace("_", "-")
             raise RequestError(
-                f"{flag} {_written(value)} differs from the run that is resumed, which has "
-                f"{_written(complete[name])}: leave it out, or start another run"
+                f"{flag} {written(value)} differs from the run that is resumed, which has "
+                f"{written(complete[name])}: leave it out, or start another run"
             )
     return complete
-
-
-def _written(value: Any) -> str:
-    """A value as one would type it."""
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "[]"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return shown(value)
-
-
-def _check_relevance(
-    config: Any, options: Mapping[str, OptionValue], flags: Mapping[str, Any]
-) -> None:
-    for name in flags:
-        obstacle = _obstacle(config, options, name)
-        if obstacle is not None:
-            other, right = obstacle
-            values = [str(right)] if isinstance(right, Above) else map(_written, right)
-            alternatives = " or ".join(f"{options[other].flag} {value}" for value in values)
-            raise RequestError(
-                f"{options[name].flag} has no effect with {options[other].flag} "
-                f"{_written(getattr(config, other))}: leave it out or use {alternatives}"
-            )
-
-
-def _obstacle(
-    config: Any, options: Mapping[str, OptionValue], name: str
-) -> tuple[str, tuple[Any, ...] | Above] | None:
-    """The field, and its right values, that keeps ``name`` from having an effect."""
-    for other, right in options[name].metadata["only_if"].items():
-        if (deeper := _obstacle(config, options, other)) is not None:
-            return deeper
-        value, choices = getattr(config, other), options[other].metadata["choices"]
-        # What goes with a name that a plugin registers, only the plugin knows.
-        if value not in right and (choices is None or value in choices):
-            return other, right
-    return None
 
 
 def main(

@@ -13,6 +13,8 @@ def derive_again(config: DeriveConfig) -> None:
     """Write the genotype that the rule gives, how, its pictures, and the report anew."""
     import torch
 
+    from ssfnas.declarations.derivations import DERIVATIONS
+    from ssfnas.declarations.strategies import STRATEGIES
     from ssfnas.errors import RequestError
     from ssfnas.pictures import report_html
     from ssfnas.pipeline.run import Run
@@ -27,7 +29,8 @@ def derive_again(config: DeriveConfig) -> None:
         raise RequestError(
             f"--run {config.run} holds a {run.command}: give the directory of a search"
         )
-    if run.config.strategy == "random":
+    # A strategy that no plugin registers this time may have what it needs.
+    if run.config.strategy in STRATEGIES and not STRATEGIES.get(run.config.strategy).trains_alphas:
         raise RequestError(
             f"--run {config.run} is a random search: it has no alphas to derive from"
         )
@@ -40,7 +43,8 @@ def derive_again(config: DeriveConfig) -> None:
     weights = {
         cell: torch.from_numpy(arrays[f"weights_{cell}"][epoch]) for cell in ("normal", "reduce")
     }
-    genotype = derive(weights, operations, config.derive, config.threshold)
+    rule = DERIVATIONS.get(config.derive)
+    genotype = derive(weights, operations, config.derive, **rule.settings(config))
 
     card = run.data_card
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from ssfnas.errors import RequestError, did_you_mean
 
 Entry = TypeVar("Entry")
+Declared = TypeVar("Declared", bound="Component")
+Build = TypeVar("Build", bound=Callable[..., Any])
 
 
 class Registry(Generic[Entry]):
@@ -53,3 +58,79 @@ class Registry(Generic[Entry]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
+
+
+@dataclass(frozen=True)
+class Component:
+    """What stands under a name: what builds it, and the options that it reads.
+
+    Kinds of components add *traits*: what the rest of the program has to know of one.
+
+    Attributes:
+        build: a callable, or where one is to be found when it is first called:
+            ``"package.module:name"``. So declarations cost no import of torch.
+        options: dataclasses of the options that ``build`` is given or reads.
+    """
+
+    build: Callable[..., Any] | str
+    options: tuple[type, ...] = ()
+
+    @property
+    def reads(self) -> tuple[type, ...]:
+        """All options that have an effect with it: its own, and those that its traits imply."""
+        return self.options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What ``build`` makes of the arguments."""
+        build = self.build
+        if isinstance(build, str):
+            module, _, name = build.partition(":")
+            build = getattr(importlib.import_module(module), name)
+        return build(*args, **kwargs)
+
+    def settings(self, config: Any) -> dict[str, Any]:
+        """Its own options' values in a config; the default where that does not have one."""
+        return {name: getattr(config, name, value) for name, value in self.defaults().items()}
+
+    def defaults(self) -> dict[str, Any]:
+        """Its own options and their defaults."""
+        owners = [owner() for owner in self.options]
+        return {
+            f.name: getattr(owner, f.name) for owner in owners for f in dataclasses.fields(owner)
+        }
+
+
+class Components(Registry[Declared]):
+    """A registry of components.
+
+    Args:
+        kind: see :class:`Registry`.
+        component: the class of its entries.
+    """
+
+    def __init__(self, kind: str, component: type[Declared]) -> None:
+        super().__init__(kind)
+        self.component = component
+
+    def register(self, name: str, **declared: Any) -> Callable[[Build], Build]:  # type: ignore[override]
+        """Decorator that enters what builds a component, with its options and traits."""
+
+        def enter(build: Build) -> Build:
+            self.add(name, self.component(build, **declared))
+            return build
+
+        return enter
+
+    def build(self, name: str, options: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Build the entry of that name, given its own among the options of all entries.
+
+        Raises:
+            RequestError: there is none.
+            TypeError: an option is none of any entry.
+        """
+        chosen = self.get(name)
+        known = {option for entry in self._entries.values() for option in entry.defaults()}
+        if strange := set(options) - known:
+            raise TypeError(f"no {self.kind} has an option {', '.join(sorted(strange))}")
+        own = {key: options.get(key, value) for key, value in chosen.defaults().items()}
+        return chosen(*args, **kwargs, **own)

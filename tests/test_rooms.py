@@ -28,7 +28,7 @@ FLOORS = (
 )
 # What stands beside the house: no room of it, and used by all.
 COMMON = {"commandline", "config", "errors", "option_values", "plugins", "registry", "seeding"}
-COMMON |= {"yaml_files", "presets", "_C", "__init__"}
+COMMON |= {"yaml_files", "presets", "declarations", "effects", "options", "_C", "__init__"}
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 # kernels/ is a link, which globbing does not follow.
 FILES = sorted([*PACKAGE.rglob("*.py"), *(PACKAGE / "kernels").glob("*.py")])

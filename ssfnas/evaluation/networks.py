@@ -12,7 +12,7 @@ from ssfnas.config import RetrainConfig
 from ssfnas.errors import RequestError
 from ssfnas.evaluation.features import classifier_of, features_of
 from ssfnas.layers.initialization import initial_draws
-from ssfnas.objectives import CosineClassifier
+from ssfnas.objectives import LOSSES, CosineClassifier
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import DerivedNetwork, Genotype
 
@@ -54,7 +54,7 @@ def build_network(
         )
     else:
         net = _timm_model(config, num_classes, in_channels, image_size)
-    if config.loss == "ldam":
+    if LOSSES.get(config.loss).wants_cosines:
         replace_classifier(
             net,
             CosineClassifier(features_of(net), num_classes, derive_seed(config.seed, "classifier")),

@@ -1,8 +1,9 @@
 """What is minimised: cross-entropy and its long-tailed kin, Barlow Twins, both."""
 
+from ssfnas.declarations.losses import LOSSES
+from ssfnas.declarations.objectives import OBJECTIVES
 from ssfnas.objectives.barlow_twins import BarlowTwins
 from ssfnas.objectives.classification import (
-    LOSSES,
     ClassificationLoss,
     CrossEntropy,
     LogitAdjustedCrossEntropy,
@@ -14,7 +15,7 @@ from ssfnas.objectives.mixed_barlow_twins import mixed_barlow_twins
 from ssfnas.objectives.multi_label import MultiLabelLoss
 from ssfnas.objectives.projector import Projector
 from ssfnas.objectives.reweighting import ClassBalancedCrossEntropy, effective_number_weights
-from ssfnas.objectives.search import OBJECTIVES, SearchObjective, make_search_objective
+from ssfnas.objectives.search import SearchObjective, make_search_objective
 
 __all__ = [
     "LOSSES",

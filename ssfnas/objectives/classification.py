@@ -2,54 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssfnas.declarations.losses import LOSSES
 from ssfnas.errors import RequestError
-from ssfnas.registry import Registry
-
-LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss")
-"""Builders by name: called with class counts and, by keyword, the options of :func:`make_loss`."""
 
 
-def make_loss(
-    name: str,
-    class_counts: Sequence[float],
-    *,
-    tau: float = 1.0,
-    gamma: float = 2.0,
-    beta: float = 0.9999,
-    max_margin: float = 0.5,
-    scale: float = 30.0,
-    label_smoothing: float = 0.0,
-) -> nn.Module:
+def make_loss(name: str, class_counts: Sequence[float], **options: Any) -> nn.Module:
     """The loss of that name: (logits, labels, class_weights=None) -> scalar.
 
     Args:
-        name: of the registry :data:`LOSSES`.
+        name: of the registry :data:`~ssfnas.declarations.losses.LOSSES`.
         class_counts: training images of each class, as they are drawn (so not always integers).
-        tau: strength of the logit adjustment.
-        gamma: focal loss' exponent.
-        beta: of class-balanced weights.
-        max_margin, scale: of LDAM.
-        label_smoothing: of cross-entropy, adjusted or not.
+        options: of losses; the loss gets its own, the values given, else the defaults.
 
     Raises:
         RequestError: there is no such loss, or a class without images where that has no meaning.
+        TypeError: no loss has such an option.
     """
-    module: nn.Module = LOSSES.get(name)(
-        class_counts,
-        tau=tau,
-        gamma=gamma,
-        beta=beta,
-        max_margin=max_margin,
-        scale=scale,
-        label_smoothing=label_smoothing,
-    )
+    module: nn.Module = LOSSES.build(name, options, class_counts)
     return module
 
 
@@ -160,13 +136,6 @@ class LogitAdjustedCrossEntropy(CrossEntropy):
         return super().per_class(logits + self.tau * self.log_prior.to(logits.dtype))
 
 
-@LOSSES.register("ce")
-def _ce(class_counts: Sequence[float], *, label_smoothing: float, **options: Any) -> nn.Module:
+def cross_entropy(class_counts: Sequence[float], label_smoothing: float) -> nn.Module:
+    """Cross-entropy, whatever the class counts."""
     return CrossEntropy(label_smoothing)
-
-
-@LOSSES.register("logit-adjusted")
-def _logit_adjusted(
-    class_counts: Sequence[float], *, tau: float, label_smoothing: float, **options: Any
-) -> nn.Module:
-    return LogitAdjustedCrossEntropy(class_counts, tau, label_smoothing)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssfnas.objectives.classification import (
-    LOSSES,
     ClassificationLoss,
     at_least_float32,
     positive_counts,
@@ -90,10 +88,3 @@ class CosineClassifier(nn.Module):
         with without_autocast(features):
             weight = F.normalize(at_least_float32(self.weight), dim=1)
             return F.linear(F.normalize(features, dim=1), weight.to(features.dtype))
-
-
-@LOSSES.register("ldam")
-def _ldam(
-    class_counts: Sequence[float], *, max_margin: float, scale: float, **options: Any
-) -> nn.Module:
-    return LDAMLoss(class_counts, max_margin, scale)

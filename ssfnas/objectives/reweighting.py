@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssfnas.objectives.classification import LOSSES, CrossEntropy, positive_counts
+from ssfnas.objectives.classification import CrossEntropy, positive_counts
 
 
 def effective_number_weights(class_counts: Sequence[float], beta: float) -> Tensor:
@@ -56,8 +55,3 @@ class ClassBalancedCrossEntropy(CrossEntropy):
         """The loss; ``class_weights`` multiply its own. See :class:`ClassificationLoss`."""
         own = self.balance if class_weights is None else self.balance * class_weights
         return super().forward(logits, labels, own)
-
-
-@LOSSES.register("class-balanced")
-def _class_balanced(class_counts: Sequence[float], *, beta: float, **options: Any) -> nn.Module:
-    return ClassBalancedCrossEntropy(class_counts, beta)

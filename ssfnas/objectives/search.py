@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ssfnas.data import Batch
+from ssfnas.declarations.objectives import OBJECTIVES
 from ssfnas.objectives.barlow_twins import BarlowTwins
 from ssfnas.objectives.classification import CrossEntropy
 from ssfnas.objectives.multi_label import MultiLabelLoss
 from ssfnas.objectives.projector import Projector
-from ssfnas.registry import Registry
 
 
 class Network(Protocol):
@@ -48,10 +48,6 @@ class SearchObjective(nn.Module):
 
     def set_group(self, group: dist.ProcessGroup | None) -> None:
         """Take the batches of these processes for one batch; None: that of this one alone."""
-
-
-OBJECTIVES: Registry[Callable[..., SearchObjective]] = Registry("objective")
-"""Builders by name: called with all arguments of :func:`make_search_objective` by keyword."""
 
 
 class Supervised(SearchObjective):
@@ -158,26 +154,25 @@ class Joint(SelfSupervised):
         }
 
 
-@OBJECTIVES.register("supervised")
-def _supervised(*, multi_label: bool, **options: Any) -> SearchObjective:
+def supervised(*, multi_label: bool, **facts: Any) -> SearchObjective:
+    """Labels alone."""
     return Supervised(multi_label)
 
 
-@OBJECTIVES.register("ssl")
-def _ssl(
+def self_supervised(
     *,
     num_features: int,
     projector: Sequence[int],
     lambd: float,
     group: dist.ProcessGroup | None,
     generator: torch.Generator | None,
-    **options: Any,
+    **facts: Any,
 ) -> SearchObjective:
+    """Barlow Twins alone."""
     return SelfSupervised(num_features, projector, lambd, group, generator)
 
 
-@OBJECTIVES.register("joint")
-def _joint(
+def joint(
     *,
     num_features: int,
     projector: Sequence[int],
@@ -186,8 +181,9 @@ def _joint(
     multi_label: bool,
     group: dist.ProcessGroup | None,
     generator: torch.Generator | None,
-    **options: Any,
+    **facts: Any,
 ) -> SearchObjective:
+    """Both."""
     return Joint(num_features, projector, lambd, group, generator, mu=mu, multi_label=multi_label)
 
 
@@ -197,20 +193,33 @@ def make_search_objective(
     num_features: int,
     num_classes: int,
     multi_label: bool,
-    projector: Sequence[int] = (2048, 2048, 2048),
-    lambd: float = 0.0051,
-    mu: float = 1.0,
     group: dist.ProcessGroup | None = None,
     generator: torch.Generator | None = None,
+    **options: Any,
 ) -> SearchObjective:
-    """The objective of that name; one of the user's takes what it needs of the rest."""
-    return OBJECTIVES.get(name)(
+    """The objective of that name.
+
+    What builds it is called by keyword, with all that stands here by name and those of its own
+    options: the values given, else the defaults.
+
+    Args:
+        name: of the registry :data:`~ssfnas.declarations.objectives.OBJECTIVES`.
+        num_features: of the network's pooled features.
+        num_classes, multi_label: of the data.
+        group: processes whose batches are one batch.
+        generator: of initial draws.
+        options: of objectives.
+
+    Raises:
+        RequestError: there is no such objective.
+    """
+    module: SearchObjective = OBJECTIVES.build(
+        name,
+        options,
         num_features=num_features,
         num_classes=num_classes,
         multi_label=multi_label,
-        projector=tuple(projector),
-        lambd=lambd,
-        mu=mu,
         group=group,
         generator=generator,
     )
+    return module

@@ -19,6 +19,7 @@ from ssfnas.evaluation.monitor import pooled_features
 from ssfnas.evaluation.posthoc import TAUS, adjust_logits, normalize_classifier
 from ssfnas.evaluation.prediction import measure, predict
 from ssfnas.evaluation.probe import apply_linear_probe, fit_linear_probe
+from ssfnas.objectives import LOSSES
 from ssfnas.pipeline.run import EVALUATION_FILE, Run
 from ssfnas.runs.data_card import DataCard
 from ssfnas.spaces import count_multiply_adds, count_parameters
@@ -168,7 +169,7 @@ def _post_hoc(
     device: torch.device,
 ) -> dict[str, Any]:
     sweeps: dict[str, Any] = {}
-    if config.loss in ("logit-adjusted", "class-balanced", "ldam"):
+    if LOSSES.get(config.loss).corrects_prior:
         sweeps["logit_adjustment"] = {
             "left_out": f"trained with --loss {config.loss}: adjusting again would correct twice"
         }

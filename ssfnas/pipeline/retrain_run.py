@@ -96,12 +96,8 @@ def _check(config: RetrainConfig, session: Session) -> None:
         _check_multi_label(config)
 
 
-# Presets name plain cross-entropy as well as the default; of each label it is the binary one.
-_MULTI_LABEL_LOSSES = ("logit-adjusted", "ce")
-
-
 def _check_multi_label(config: RetrainConfig) -> None:
-    if config.loss not in _MULTI_LABEL_LOSSES:
+    if not LOSSES.get(config.loss).for_labels:
         raise RequestError(
             f"--loss {config.loss} has no effect on multi-label data, which train with binary "
             "cross-entropy: leave it out"

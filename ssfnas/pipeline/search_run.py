@@ -46,9 +46,10 @@ def run_search(config: SearchConfig) -> Run | None:
         Interrupted: a signal came; the state is saved.
     """
     with open_session(config, lambda: _check(config)) as session:
+        strategy = STRATEGIES.get(config.strategy)
 
         def make(changed: SearchConfig) -> SearchTrainer | RandomSearchTrainer:
-            kind = RandomSearchTrainer if changed.strategy == "random" else SearchTrainer
+            kind = SearchTrainer if strategy.trains_alphas else RandomSearchTrainer
             return kind(changed, session.data, session.world)
 
         if config.dataset == "cifar10-lt-mini":
@@ -59,7 +60,7 @@ def run_search(config: SearchConfig) -> Run | None:
             session.say(_describe(trainer))
             session.say(str(predict(make, config, session.world.size)))
             return None
-        if session.world.device.type == "cuda" and config.strategy != "random":
+        if session.world.device.type == "cuda" and strategy.trains_alphas:
             reason = why_not_graphed(config, session.world)
             how = "one CUDA graph" if reason is None else f"launched kernel by kernel: {reason}"
             session.say(f"step         {how}")
@@ -77,20 +78,20 @@ def run_search(config: SearchConfig) -> Run | None:
 def _check(config: SearchConfig) -> None:
     """Refuse what would fail after hours as well as what would fail at once."""
     strategy = STRATEGIES.get(config.strategy)
-    OBJECTIVES.get(config.objective)
+    objective = OBJECTIVES.get(config.objective)
     SUPERNETS.get(config.supernet)
     DERIVATIONS.get(config.derive)
     if config.early_stop != "none":
         STOPPERS.get(config.early_stop)
     check_operations(tuple(config.operations or strategy.operations))
-    if config.objective not in ("ssl", "joint"):
+    if not objective.compares_images:
         return
     if not config.projector:
         raise RequestError("--projector names no layer: give widths such as 2048,2048,2048")
     if config.batch_size < 2:
         raise RequestError(
-            f"--batch-size {config.batch_size} with --objective {config.objective}: Barlow Twins "
-            "compares images within a batch, so it needs at least 2"
+            f"--batch-size {config.batch_size} with --objective {config.objective}, which compares "
+            "images within a batch (Barlow Twins): it needs at least 2"
         )
 
 
@@ -151,7 +152,13 @@ def write_derivation(
     }
     directory.write_json(
         "derivation.json",
-        {"derive": config.derive, "threshold": config.threshold, "epoch": epoch, **limits},
+        {
+            "derive": config.derive,
+            "threshold": config.threshold,
+            **DERIVATIONS.get(config.derive).settings(config),
+            "epoch": epoch,
+            **limits,
+        },
     )
 
 

@@ -72,7 +72,7 @@ class Session:
 def open_session(
     config: SearchConfig | RetrainConfig, check: Callable[[], None]
 ) -> Iterator[Session]:
-    """Check the values, import plugins, check the request, start the processes, load the data.
+    """Import plugins, check the values and the request, start the processes, load the data.
 
     Args:
         config: the run's.
@@ -84,8 +84,8 @@ def open_session(
     """
     # Before the processes meet: one that leaves would be missed by the others.
     with found_everywhere():
-        check_values(config)
         import_plugins(config.plugins)
+        check_values(config)
         check()
         _check_shares(config)
     if config.deterministic:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import io
 import json
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ssfnas.errors import RequestError
-from ssfnas.option_values import option_values, read_values
+from ssfnas.option_values import make_config, option_values, read_values, values_of
 from ssfnas.runs.atomic_files import (
     PARTIAL_SUFFIX,
     sync_folder,
@@ -271,7 +270,7 @@ class RunDirectory:
             config: a config dataclass.
             environment: see :func:`ssfnas.runtime.environment.environment`.
         """
-        values = dataclasses.asdict(config)
+        values = values_of(config)
         for name in _INVOCATION_FIELDS:
             values.pop(name, None)
         return self.write_text(
@@ -287,8 +286,10 @@ class RunDirectory:
         """
         _, values, _ = read_run_config(self.path)
         source = str(self.path / CONFIG_FILE)
-        options = option_values(config_class, extended=bool(values.get("plugins")))
-        return config_class(**read_values(options, values, source))
+        plugins = bool(values.get("plugins"))
+        options = option_values(config_class, extended=plugins)
+        checked = read_values(options, values, source, lenient=plugins)
+        return make_config(config_class, checked, options)
 
     def read_environment(self) -> dict[str, Any]:
         """The environment that the run was started in."""

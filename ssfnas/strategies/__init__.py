@@ -1,11 +1,13 @@
 """How to search: strategies, bilevel optimisation, derivation, early stopping."""
 
+from ssfnas.declarations.derivations import DERIVATIONS
+from ssfnas.declarations.early_stopping import STOPPERS, EarlyStop
+from ssfnas.declarations.strategies import STRATEGIES, Strategy
 from ssfnas.strategies.bilevel import BilevelOptimizer
-from ssfnas.strategies.derivation import DERIVATIONS, derive
-from ssfnas.strategies.early_stopping import STOPPERS, StopDecision
+from ssfnas.strategies.derivation import derive
+from ssfnas.strategies.early_stopping import StopDecision
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
 from ssfnas.strategies.random_search import sample_genotype
-from ssfnas.strategies.registry import STRATEGIES, Strategy
 from ssfnas.strategies.regularisers import zero_one_loss
 
 __all__ = [
@@ -13,6 +15,7 @@ __all__ = [
     "STOPPERS",
     "STRATEGIES",
     "BilevelOptimizer",
+    "EarlyStop",
     "StopDecision",
     "Strategy",
     "derive",

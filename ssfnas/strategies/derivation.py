@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ssfnas.declarations.derivations import DERIVATIONS
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.layers.cells import CELL_TYPES, cell_edges, nodes_of
-from ssfnas.registry import Registry
 from ssfnas.spaces import Genotype
 from ssfnas.spaces.genotype import Edge
 
 Table = dict[tuple[int, int], list[tuple[float, str]]]
 """Edge (from, to) -> (weight, operation) from the strongest on, ``none`` left out."""
 
-Rule = Callable[[Table, int, float], list[Edge]]
-"""``(table, nodes, threshold)`` -> the edges to keep."""
 
-DERIVATIONS: Registry[Rule] = Registry("derivation")
-
-
-@DERIVATIONS.register("darts")
-def two_best(table: Table, nodes: int, threshold: float) -> list[Edge]:
+def two_best(table: Table, nodes: int) -> list[Edge]:
     """For each node the two incoming edges with the largest weight, the best operation on each.
 
-    arXiv 1806.09055, section 2.4. The threshold has no part in it.
+    arXiv 1806.09055, section 2.4.
     """
     kept: list[Edge] = []
     for to in range(2, nodes + 2):
@@ -37,17 +32,15 @@ def two_best(table: Table, nodes: int, threshold: float) -> list[Edge]:
     return kept
 
 
-@DERIVATIONS.register("threshold")
 def two_best_above(table: Table, nodes: int, threshold: float) -> list[Edge]:
     """As ``darts``, but only operations with at least the threshold's weight: 0 to 2 a node."""
     return [
         (name, start, to)
-        for name, start, to in two_best(table, nodes, threshold)
+        for name, start, to in two_best(table, nodes)
         if table[start, to][0][0] >= threshold
     ]
 
 
-@DERIVATIONS.register("threshold_edge")
 def two_an_edge_above(table: Table, nodes: int, threshold: float) -> list[Edge]:
     """On every edge up to two operations, each with at least the threshold's weight."""
     return [
@@ -63,6 +56,7 @@ def derive(
     operations: Sequence[str],
     rule: str,
     threshold: float = 0.85,
+    **options: Any,
 ) -> Genotype:
     """The genotype that a rule reads from the weights of the operations.
 
@@ -75,20 +69,22 @@ def derive(
         operations: names of the O columns.
         rule: a name of :data:`DERIVATIONS`.
         threshold: smallest weight that the threshold rules keep.
+        options: of rules, those of plugins; the others' defaults stand.
 
     Raises:
         RequestError: an unknown rule, tables of a wrong shape, no operation besides ``none``, or a
             cell that would be empty.
         NumericalError: a weight is NaN or infinite.
     """
-    choose = DERIVATIONS.get(rule)
+    DERIVATIONS.get(rule)
     parts: dict[str, tuple[Edge, ...]] = {}
     concats: dict[str, tuple[int, ...]] = {}
     for cell in CELL_TYPES:
         table, nodes = _table(cell, weights, operations)
         # In the weights' own precision: 0.9 in fp32 is less than 0.9.
         smallest = float(torch.as_tensor(threshold, dtype=weights[cell].dtype))
-        parts[cell], concats[cell] = _reached(choose(table, nodes, smallest))
+        given = {**options, "threshold": smallest}
+        parts[cell], concats[cell] = _reached(DERIVATIONS.build(rule, given, table, nodes))
         if not parts[cell]:
             raise RequestError(_empty(cell, table, rule, threshold))
     return Genotype(parts["normal"], concats["normal"], parts["reduce"], concats["reduce"])

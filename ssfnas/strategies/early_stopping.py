@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ssfnas.config import SearchConfig
-from ssfnas.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,6 @@ class Stopper(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
-
-
-STOPPERS: Registry[Callable[[SearchConfig], Stopper]] = Registry("early stopping rule")
 
 
 class SkipStopper:
@@ -111,11 +107,11 @@ class HessianStopper:
         self.values = list(state["values"])
 
 
-@STOPPERS.register("skip")
-def _skip(config: SearchConfig) -> Stopper:
+def skip_stopper(config: SearchConfig) -> Stopper:
+    """The one that a search asks for."""
     return SkipStopper(config.max_skips, config.early_stop_after)
 
 
-@STOPPERS.register("hessian")
-def _hessian(config: SearchConfig) -> Stopper:
+def hessian_stopper(config: SearchConfig) -> Stopper:
+    """The one that a search asks for."""
     return HessianStopper(config.hessian_window, config.hessian_factor, config.early_stop_after)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from ssfnas.config import SearchConfig
 
 FORMS = ("l1", "l2")
 
@@ -29,3 +31,15 @@ def zero_one_loss(alphas: Sequence[Tensor], form: str = "l2") -> Tensor:
         raise ValueError(f"form is {form!r}: it is one of {', '.join(FORMS)}")
     distance = torch.cat([alpha.reshape(-1) for alpha in alphas]).sigmoid() - 0.5
     return -(distance.square() if form == "l2" else distance.abs()).mean()
+
+
+def zero_one_regulariser(
+    alphas: Sequence[Tensor], config: SearchConfig
+) -> Callable[[], dict[str, Tensor]]:
+    """w01 times the zero-one loss; logged without the factor as ``zero_one``."""
+
+    def terms() -> dict[str, Tensor]:
+        value = zero_one_loss(alphas, config.zero_one)
+        return {"loss": config.w01 * value, "zero_one": value}
+
+    return terms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,8 @@ from ssfnas.data import ImageData
 from ssfnas.evaluation.features import classifier_of, features_of, pooled
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.objectives import (
+    LOSSES,
+    CrossEntropy,
     MultiLabelLoss,
     Projector,
     effective_number_weights,
@@ -184,7 +187,7 @@ class LabelPhase:
         self.criterion = self._criterion(exponent).to(world.device)
         counts = data.class_counts
         self.class_weights = effective_number_weights(counts, config.beta).to(world.device, dtype)
-        share = config.drw if config.drw is not None else (0.8 if config.loss == "ldam" else None)
+        share = config.drw if config.drw is not None else LOSSES.get(config.loss).drw
         self.reweight_from = None if share is None else share * self.total_steps
         parameters = (
             list(classifier_of(net).parameters())
@@ -202,19 +205,13 @@ class LabelPhase:
     def _criterion(self, exponent: float) -> nn.Module:
         if self.data.multi_label:
             return MultiLabelLoss()
-        config = self.config
-        # What the loss corrects for is the distribution that is drawn, not that of the files.
-        counts = [count**exponent for count in self.data.class_counts]
-        return make_loss(
-            "ce" if self.retrains_classifier else config.loss,
-            counts if config.loss == "logit-adjusted" else self.data.class_counts,
-            tau=config.tau,
-            gamma=config.gamma,
-            beta=config.beta,
-            max_margin=config.max_margin,
-            scale=config.scale,
-            label_smoothing=config.label_smoothing,
-        )
+        config, loss = self.config, LOSSES.get(self.config.loss)
+        if self.retrains_classifier:
+            return CrossEntropy(config.label_smoothing)
+        counts: Sequence[float] = self.data.class_counts
+        if loss.counts_draws:  # not of the files
+            counts = [count**exponent for count in counts]
+        return make_loss(config.loss, counts, **loss.settings(config))
 
     def begin(self) -> None:
         """Draw a fresh classifier where it is trained anew on a frozen backbone."""

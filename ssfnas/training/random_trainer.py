@@ -11,7 +11,7 @@ from torch import Tensor
 from ssfnas.config import SearchConfig
 from ssfnas.data import Batch, ImageData, ImageStream
 from ssfnas.errors import RequestError
-from ssfnas.objectives import SearchObjective, make_search_objective
+from ssfnas.objectives import OBJECTIVES, SearchObjective, make_search_objective
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.precision import autocast
 from ssfnas.runtime.updates import Updater
@@ -35,7 +35,7 @@ class RandomSearchTrainer:
     is one sample.
 
     Args:
-        config: the search's, with ``strategy: random``.
+        config: the search's, whose strategy trains no alphas.
         data: the images.
         world: the processes that search together.
         dtype: of weights and views.
@@ -49,7 +49,7 @@ class RandomSearchTrainer:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config, self.data, self.world, self.dtype = config, data, world, dtype
-        given = config.operations or STRATEGIES.get("random").operations
+        given = config.operations or STRATEGIES.get(config.strategy).operations
         self.operations = tuple(name for name in given if name != "none")
         self.halves = search_halves(config, data)
         steps_per_epoch = -(-len(self.halves[0]) // config.batch_size)
@@ -82,11 +82,9 @@ class RandomSearchTrainer:
             num_features=self.net.num_features,
             num_classes=data.num_classes,
             multi_label=data.multi_label,
-            projector=tuple(config.projector),
-            lambd=config.lambd,
-            mu=config.mu,
             group=world.group,
             generator=generator(config.seed, "projector", sample),
+            **OBJECTIVES.get(config.objective).settings(config),
         ).to(world.device, self.dtype)
         if world.group is not None:
             synchronize_batchnorm(self.net, world.group)

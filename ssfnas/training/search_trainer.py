@@ -11,16 +11,17 @@ from torch import Tensor
 
 from ssfnas.config import SearchConfig
 from ssfnas.data import Batch, ImageData, stratified_halves
+from ssfnas.declarations.early_stopping import TOP_EIGENVALUE
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.evaluation.monitor import FeatureMonitor
-from ssfnas.objectives import SearchObjective, make_search_objective
+from ssfnas.objectives import OBJECTIVES, SearchObjective, make_search_objective
 from ssfnas.ops import backend
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.precision import autocast
 from ssfnas.runtime.updates import Updater
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import SUPERNETS, Genotype, frozen_statistics, synchronize_batchnorm
-from ssfnas.strategies import STOPPERS, STRATEGIES, BilevelOptimizer, derive
+from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES, BilevelOptimizer, derive
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
 from ssfnas.training.averages import RunningMeans
 from ssfnas.training.graphed_step import (
@@ -92,11 +93,9 @@ class SearchTrainer:
             num_features=self.net.num_features,
             num_classes=data.num_classes,
             multi_label=data.multi_label,
-            projector=tuple(config.projector),
-            lambd=config.lambd,
-            mu=config.mu,
             group=world.group,
             generator=generator(config.seed, "projector"),
+            **OBJECTIVES.get(config.objective).settings(config),
         ).to(world.device, dtype)
         if world.group is not None:
             synchronize_batchnorm(self.net, world.group)
@@ -230,12 +229,10 @@ class SearchTrainer:
         if self.monitor is not None:
             values.update(self.monitor.measure(self.net))
         if self.stopper is not None:
-            value: float
-            if self.config.early_stop == "hessian":
-                value = values["hessian/top_eigenvalue"] = self.top_eigenvalue()
-            else:
-                value = values["skips/normal"]
-            decision = self.stopper.update(self.epoch, value)
+            measured = STOPPERS.get(self.config.early_stop).measures
+            if measured == TOP_EIGENVALUE:  # costs too much to be measured unasked
+                values[TOP_EIGENVALUE] = self.top_eigenvalue()
+            decision = self.stopper.update(self.epoch, values[measured])
             if decision is not None:
                 self.stopped_because, self.use_epoch = decision.reason, decision.use_epoch
         return values
@@ -288,7 +285,8 @@ class SearchTrainer:
             RequestError: no operation of a cell passes the threshold.
         """
         weights = self.edge_weights(self.use_epoch)
-        return derive(weights, self.operations, self.config.derive, self.config.threshold)
+        rule = self.config.derive
+        return derive(weights, self.operations, rule, **DERIVATIONS.get(rule).settings(self.config))
 
     def progress_values(self) -> Mapping[str, float]:
         """Both loss terms so far in this epoch, and the skip connections of the normal cell."""

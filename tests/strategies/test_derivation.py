@@ -11,7 +11,8 @@ from ssfnas.config import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.layers.cells import cell_edges
 from ssfnas.spaces import Genotype
-from ssfnas.strategies.derivation import DERIVATIONS, derive, limit
+from ssfnas.strategies import DERIVATIONS
+from ssfnas.strategies.derivation import derive, limit
 
 NAMES = ("none", "skip_connect", "sep_conv_3x3")
 SKIP, SEP = NAMES[1:]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ssfnas.config import SearchConfig
-from ssfnas.strategies.early_stopping import STOPPERS, HessianStopper, SkipStopper
+from ssfnas.strategies import STOPPERS
+from ssfnas.strategies.early_stopping import HessianStopper, SkipStopper
 
 
 def first_stop(stopper, values):

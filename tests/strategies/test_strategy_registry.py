@@ -7,7 +7,7 @@ import torch
 
 from ssfnas.config import SearchConfig
 from ssfnas.errors import RequestError
-from ssfnas.strategies.registry import STRATEGIES
+from ssfnas.strategies import STRATEGIES
 from ssfnas.strategies.regularisers import zero_one_loss
 
 

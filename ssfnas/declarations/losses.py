@@ -1,0 +1,132 @@
+"""Losses that a retraining minimises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ssfnas.options import option
+from ssfnas.registry import Component, Components
+
+
+@dataclass(kw_only=True)
+class Reweighting:
+    """Deferred re-weighting."""
+
+    drw: float | None = option(
+        None,
+        "share of the epochs after which classes are re-weighted (DRW); absent: 0.8 with ldam, "
+        "never otherwise",
+        minimum=0,
+        maximum=1,
+    )
+
+
+@dataclass(kw_only=True)
+class EffectiveNumbers:
+    """Class-balanced weights."""
+
+    beta: float = option(0.9999, "class-balanced weights' beta", minimum=0, below=1)
+
+
+@dataclass(frozen=True)
+class Loss(Component):
+    """A training loss; built by :func:`ssfnas.objectives.make_loss`.
+
+    Attributes:
+        corrects_prior: it makes up for the sizes of the classes, so that adjusting the logits of
+            the trained network would correct twice.
+        counts_draws: the class counts that it is given are those of the images that are drawn, not
+            of those there are.
+        wants_cosines: its logits are cosines between features and class vectors.
+        takes_drw: classes may be re-weighted while it is used (DRW).
+        drw: the share of the epochs after which they are, without ``--drw``; None: never.
+        for_labels: it may be named for images with several labels, where it is the binary
+            cross-entropy of each.
+    """
+
+    corrects_prior: bool = False
+    counts_draws: bool = False
+    wants_cosines: bool = False
+    takes_drw: bool = True
+    drw: float | None = None
+    for_labels: bool = False
+
+    @property
+    def reads(self) -> tuple[type, ...]:
+        """Its own options, and those of a re-weighting."""
+        implied = (Reweighting,) if self.takes_drw else ()
+        return (*self.options, *implied, *((EffectiveNumbers,) if self.drw is not None else ()))
+
+
+LOSSES = Components("loss", Loss)
+
+
+@dataclass(kw_only=True)
+class LogitAdjustment:
+    """Logit adjustment."""
+
+    tau: float = option(1.0, "strength of the logit adjustment", minimum=0)
+
+
+@dataclass(kw_only=True)
+class Focus:
+    """Focal loss."""
+
+    gamma: float = option(2.0, "focal loss' exponent", minimum=0)
+
+
+@dataclass(kw_only=True)
+class Margins:
+    """LDAM."""
+
+    max_margin: float = option(0.5, "LDAM's largest margin", above=0)
+    scale: float = option(30.0, "LDAM's scale", above=0)
+
+
+@dataclass(kw_only=True)
+class Smoothing:
+    """Label smoothing."""
+
+    label_smoothing: float = option(0.0, "label smoothing", minimum=0, below=1)
+
+
+_LOSSES = "ssfnas.objectives"
+
+# Presets name plain cross-entropy as well as the default; of each label it is the binary one.
+LOSSES.add("ce", Loss(f"{_LOSSES}.classification:cross_entropy", (Smoothing,), for_labels=True))
+LOSSES.add(
+    "logit-adjusted",
+    Loss(
+        f"{_LOSSES}.classification:LogitAdjustedCrossEntropy",
+        (LogitAdjustment, Smoothing),
+        corrects_prior=True,
+        counts_draws=True,
+        takes_drw=False,
+        for_labels=True,
+    ),
+)
+LOSSES.add("focal", Loss(f"{_LOSSES}.focal:focal_loss", (Focus,)))
+LOSSES.add(
+    "class-balanced",
+    Loss(
+        f"{_LOSSES}.reweighting:ClassBalancedCrossEntropy",
+        (EffectiveNumbers,),
+        corrects_prior=True,
+        takes_drw=False,
+    ),
+)
+LOSSES.add(
+    "ldam",
+    Loss(f"{_LOSSES}.ldam:LDAMLoss", (Margins,), corrects_prior=True, wants_cosines=True, drw=0.8),
+)
+
+
+@dataclass(kw_only=True)
+class LossOptions(LogitAdjustment, Focus, EffectiveNumbers, Margins, Reweighting, Smoothing):
+    """What to minimise."""
+
+    loss: str = option(
+        "logit-adjusted",
+        "loss of single-label data (multi-label data train with binary cross-entropy)",
+        names=LOSSES,
+    )

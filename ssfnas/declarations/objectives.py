@@ -1,0 +1,59 @@
+"""What a search minimises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ssfnas.options import option
+from ssfnas.registry import Component, Components
+
+
+@dataclass(frozen=True)
+class Objective(Component):
+    """What a search minimises; built by :func:`~ssfnas.objectives.search.make_search_objective`.
+
+    Attributes:
+        compares_images: within a batch, by a projector: so it needs two images and a layer.
+    """
+
+    compares_images: bool = False
+
+
+OBJECTIVES = Components("objective", Objective)
+
+
+@dataclass(kw_only=True)
+class TwinsOptions:
+    """Barlow Twins."""
+
+    lambd: float = option(0.0051, "weight of Barlow Twins' off-diagonal terms", minimum=0)
+    projector: list[int] = option([2048, 2048, 2048], "widths of the projector's layers", minimum=1)
+
+
+@dataclass(kw_only=True)
+class JointOptions:
+    """Labels and Barlow Twins together."""
+
+    mu: float = option(1.0, "weight of Barlow Twins beside cross-entropy", minimum=0)
+
+
+_SEARCH = "ssfnas.objectives.search"
+
+OBJECTIVES.add("supervised", Objective(f"{_SEARCH}:supervised"))
+OBJECTIVES.add(
+    "ssl", Objective(f"{_SEARCH}:self_supervised", (TwinsOptions,), compares_images=True)
+)
+OBJECTIVES.add(
+    "joint", Objective(f"{_SEARCH}:joint", (TwinsOptions, JointOptions), compares_images=True)
+)
+
+
+@dataclass(kw_only=True)
+class ObjectiveOptions(JointOptions, TwinsOptions):
+    """What to minimise."""
+
+    objective: str = option(
+        "ssl",
+        "what to minimise: cross-entropy, Barlow Twins without labels, or both",
+        names=OBJECTIVES,
+    )

@@ -1,0 +1,242 @@
+"""Plugins' components have options of their own: flags, YAML keys, entries of config.yaml."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ssfnas
+from ssfnas import derive, evaluate, retrain, search
+from ssfnas.declarations.derivations import DERIVATIONS
+from ssfnas.declarations.losses import LOSSES
+from ssfnas.declarations.strategies import STRATEGIES
+from ssfnas.errors import RequestError
+from ssfnas.runs.checkpoints import CheckpointStore
+from ssfnas.yaml_files import read_yaml
+
+RETRAIN = [
+    "--genotype", "FairDARTS_a", "--channels", "4", "--layers", "3", "--auxiliary", "0",
+    "--augment", "crop_flip", "--cutout", "2", "--batch-size", "8", "--epochs", "2",
+    "--device", "cpu",
+]  # fmt: skip
+SEARCH = [
+    "--objective", "supervised", "--channels", "2", "--layers", "3", "--nodes", "2",
+    "--batch-size", "8", "--steps", "2", "--device", "cpu", "--no-knn",
+]  # fmt: skip
+MY_SEARCH = """
+from dataclasses import dataclass
+
+from ssfnas.options import option
+from ssfnas.strategies import DERIVATIONS, STRATEGIES
+
+
+@dataclass(kw_only=True)
+class Pull:
+    pull: float = option(0.5, "weight of the pull", minimum=0)
+    towards: list[int] = option([0], "operations that alphas are pulled to")
+
+
+@STRATEGIES.register("pulled", options=(Pull,))
+def pulled(alphas, config):
+    def terms():
+        value = sum(alpha[:, config.towards].square().mean() for alpha in alphas)
+        return {"loss": config.pull * value, "pulled": value}
+
+    return terms
+
+
+@dataclass(kw_only=True)
+class Kept:
+    edges_kept: int = option(1, "edges a node", minimum=1)
+
+
+@DERIVATIONS.register("first", options=(Kept,))
+def first(table, nodes, edges_kept):
+    return [
+        (table[start, to][0][1], start, to)
+        for to in range(2, nodes + 2)
+        for start in range(min(to, edges_kept))
+    ]
+"""
+# Stops the first process that comes here as a user would.
+INTERRUPT = """
+import os, signal
+from pathlib import Path
+
+_forward, _seen = TiltedLoss.forward, []
+
+
+def forward(self, *arguments):
+    _seen.append(1)
+    if len(_seen) == 7 and not Path("stopped").exists():
+        Path("stopped").touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+    return _forward(self, *arguments)
+
+
+TiltedLoss.forward = forward
+"""
+
+
+def forget() -> None:
+    """Let the next run of this process import the plugins anew."""
+    for registry, names in (
+        (LOSSES, ["tilted"]),
+        (STRATEGIES, ["pulled"]),
+        (DERIVATIONS, ["first"]),
+    ):
+        for name in names:
+            registry._entries.pop(name, None)
+    for name in [name for name in sys.modules if name.startswith("ssfnas_plugin:")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch, small_npz):
+    """The loss of docs/extending.md, as a file beside the data."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if block.startswith("# my_loss.py")]
+    (tmp_path / "my_loss.py").write_text(code)
+    (tmp_path / "my_search.py").write_text(MY_SEARCH)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path / "my_loss.py"
+    forget()
+
+
+def refused(capsys, main, *words: str) -> str:
+    capsys.readouterr()
+    assert main(list(words)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_flag_is_in_the_help_of_a_command_that_names_the_plugin(capsys, plugin):
+    for words, there in ((["--plugins", "my_loss.py"], True), ([], False)):
+        forget()
+        with pytest.raises(SystemExit) as caught:
+            retrain.main([*words, "--help"])
+        text = capsys.readouterr().out
+        assert caught.value.code == 0
+        assert ("--tilt X" in text) is there
+        assert ("logit-adjusted,focal,class-balanced,ldam,tilted}" in text) is there
+    assert "unknown flag --tilt" in refused(capsys, retrain.main, "--tilt", "2")
+
+
+def test_a_run_uses_keeps_and_reports_the_value(capsys, plugin, small_npz):
+    common = ["--plugins", "my_loss.py", "--dataset", str(small_npz), *RETRAIN]
+    losses = {}
+    for tilt in ("0", "3"):
+        words = [*common, "--loss", "tilted", "--tilt", tilt, "--out", f"tilt-{tilt}"]
+        assert retrain.main(words) == 0
+        losses[tilt] = ssfnas.load(f"tilt-{tilt}").metrics[0]["train/loss"]
+    forget()
+    plain = ["--dataset", str(small_npz), *RETRAIN, "--loss", "ce", "--out", "ce"]
+    assert retrain.main(plain) == 0
+    assert losses["0"] == ssfnas.load("ce").metrics[0]["train/loss"] != losses["3"]
+
+    assert read_yaml("tilt-3/config.yaml")["tilt"] == 3.0
+    assert "tilt" not in read_yaml("ce/config.yaml")
+    # The stored config is a config file, for which the run's plugins are imported.
+    forget()
+    with pytest.raises(SystemExit):
+        retrain.main(["--config", "tilt-3/config.yaml", "--print-config", "--tilt", "4"])
+    assert "tilt: 4.0" in capsys.readouterr().out
+    # Without its plugin a run can be read, but its network not be built.
+    forget()
+    run = ssfnas.load("tilt-3")
+    assert (run.config.tilt, run.config.loss) == (3.0, "tilted")
+    with pytest.raises(AttributeError, match="no option 'tild'"):
+        _ = run.config.tild
+    assert "unknown loss 'tilted'" in refused(capsys, evaluate.main, "--run", "tilt-3")
+    assert evaluate.main(["--run", "tilt-3", "--plugins", "my_loss.py"]) == 0
+
+
+def test_a_default_is_kept_as_well(plugin, small_npz):
+    words = ["--plugins", "my_loss.py", "--dataset", str(small_npz), *RETRAIN, "--loss", "tilted"]
+    assert retrain.main([*words, "--out", "out"]) == 0
+    assert read_yaml("out/config.yaml")["tilt"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["--loss", "ce", "--tilt", "2"],
+            "--tilt has no effect with --loss ce: leave it out or use --loss tilted",
+        ),
+        (["--loss", "tilted", "--tilt", "-1"], "--tilt -1.0: expected a number, at least 0"),
+        (["--loss", "tilted", "--tild", "1"], "unknown flag --tild (did you mean --tilt?)"),
+        (["--loss", "tilted", "--tau", "1"], "--tau has no effect with --loss tilted"),
+        (["--loss", "tilted", "--config", "wrong.yaml"], "wrong.yaml: tilt: much: expected"),
+        (["--loss", "tilded"], "did you mean 'tilted'"),
+        (["--tilt", "1", "--plugins", "absent.py"], "'absent.py' is not a Python file that exists"),
+    ],
+)
+def test_wrong_requests_are_one_line(capsys, plugin, small_npz, words, expected):
+    Path("wrong.yaml").write_text("tilt: much\n")
+    common = ["--dataset", str(small_npz), *RETRAIN]
+    plugins = [] if "--plugins" in words else ["--plugins", "my_loss.py"]
+    assert expected in refused(capsys, retrain.main, *common, *plugins, *words)
+
+
+def test_from_python_the_values_stand_in_more(plugin, small_npz):
+    settings = dict(
+        dataset=str(small_npz), genotype="FairDARTS_a", channels=4, layers=3, auxiliary=0.0,
+        augment="crop_flip", batch_size=8, steps=1, device="cpu",
+        loss="tilted", plugins=["my_loss.py"],
+    )  # fmt: skip
+    run = ssfnas.run_retrain(ssfnas.RetrainConfig(**settings, out="a", more={"tilt": 2.0}))
+    assert run is not None
+    assert run.config.tilt == 2.0
+    default = ssfnas.RetrainConfig(**settings, out="b")
+    run = ssfnas.run_retrain(default)
+    assert run is not None
+    assert run.config.tilt == default.tilt == 1.0
+    for more, expected in (({"tild": 2.0}, "unknown key tild"), ({"tilt": -1.0}, "tilt: -1.0")):
+        with pytest.raises(RequestError, match=expected):
+            ssfnas.run_retrain(ssfnas.RetrainConfig(**settings, out="c", more=more))
+
+
+def test_an_interrupted_run_goes_on_with_its_value(capsys, plugin, small_npz):
+    plugin.write_text(plugin.read_text() + INTERRUPT)
+    words = ["--plugins", "my_loss.py", "--dataset", str(small_npz), *RETRAIN, "--loss", "tilted"]
+    words += ["--tilt", "2", "--deterministic"]
+    assert retrain.main([*words, "--out", "stopped-run"]) == 143
+    forget()
+    line = refused(capsys, retrain.main, "--out", "stopped-run", "--resume", "--tilt", "3")
+    assert "--tilt 3.0 differs from the run that is resumed, which has 2.0" in line
+    forget()
+    assert retrain.main(["--out", "stopped-run", "--resume"]) == 0
+    forget()
+    assert retrain.main([*words, "--out", "whole"]) == 0
+    states = [
+        CheckpointStore(Path(out) / "checkpoints").latest() for out in ("stopped-run", "whole")
+    ]
+    first, second = (state[1]["net"] for state in states if state is not None)
+    assert all(torch.equal(first[key], second[key]) for key in second)
+    assert os.path.exists("stopped")
+
+
+def test_a_strategy_and_a_rule_with_options_of_their_own(capsys, plugin, small_npz):
+    common = ["--plugins", "my_search.py", "--dataset", str(small_npz), *SEARCH]
+    mine = ["--strategy", "pulled", "--derive", "first"]
+    words = [*mine, "--pull", "2", "--towards", "0,3", "--alpha-lr", "0.1", "--edges-kept", "2"]
+    assert search.main([*common, *words, "--out", "out"]) == 0
+    run = ssfnas.load("out")
+    assert (run.config.pull, run.config.towards, run.config.edges_kept) == (2.0, [0, 3], 2)
+    assert run.metrics[-1]["alpha/pulled"] >= 0
+    assert [sum(e[2] == to for e in run.genotype.normal) for to in (2, 3)] == [2, 2]
+    assert run.directory.read_json("derivation.json")["edges_kept"] == 2
+    again = ["--plugins", "my_search.py", "--run", "out", "--derive", "first"]
+    assert derive.main([*again, "--edges-kept", "1", "--out", "one.json"]) == 0
+    assert len(ssfnas.load("out").genotype.normal) == 4
+    line = refused(capsys, search.main, *common, *mine, "--samples", "3")
+    assert "--samples has no effect with --strategy pulled" in line
+    line = refused(capsys, search.main, *common, "--strategy", "random", "--edges-kept", "1")
+    assert "--edges-kept has no effect with --strategy random" in line
