@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ssfnas.fused import fused_source
 from ssfnas.fused.cell_layout import CellLayout
@@ -25,6 +26,7 @@ from ssfnas.fused.cell_statistics import Call, Primitives, Statistics
 from ssfnas.fused.cell_tables import CellTables
 from ssfnas.fused.fused_source import Filters, Results
 from ssfnas.kernels.layout import accumulator
+from ssfnas.layers.cells import edge_count
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.selection import AUTO, choose, has_op, op_of, primitive, requested
 
@@ -112,8 +114,7 @@ class _CellFunction(torch.autograd.Function):
                 states.append(_sums(zs)("norm_sum_forward")(zs, node[A], b))
                 nodes.append(node)
         statistics.finish()
-        saved: list[Tensor] = []
-        ctx.packed = _pack([sources, statistics.table, nodes, list(rest)], saved)
+        saved, ctx.spec = tree_flatten((sources, statistics.table, nodes, rest))
         ctx.save_for_backward(*saved)
         ctx.cell, ctx.call, ctx.modules, ctx.count = cell, call, modules, statistics.count
         ctx.weights = torch.empty_like(weights, device="meta")
@@ -127,7 +128,7 @@ class _CellFunction(torch.autograd.Function):
                 "a fused cell is differentiable once, and create_graph=True asks for more: compute "
                 'the loss under ssfnas.ops.backend("reference")'
             )
-        sources, statistics, nodes, parameters = _unpack(ctx.packed, ctx.saved_tensors)
+        sources, statistics, nodes, parameters = tree_unflatten(ctx.saved_tensors, ctx.spec)
         _, _, needs_s0, needs_s1, needs_table, *needs = ctx.needs_input_grad
         with without_autocast(grad):
             work = _Backward(ctx.cell, ctx.call, ctx.modules, ctx.count, sources, statistics, nodes)
@@ -176,8 +177,7 @@ class _Backward:
         layout = self.cell.layout
         filters = self.cell.split_filters(parameters)
         channels = self.sources[0].x.shape[1]
-        edges = layout.nodes * (layout.nodes + 3) // 2
-        table = self.statistics.new_zeros(edges * self.cell.operations)
+        table = self.statistics.new_zeros(edge_count(layout.nodes) * self.cell.operations)
         found: dict[int, fused_source.Gradients] = {}
         inputs: list[Tensor | None] = [None, None]
         for state in reversed(range(layout.nodes + 2)):
@@ -276,30 +276,3 @@ def _backend(op: str, tensors: Sequence[Tensor]) -> str:
     """The backend in force; PyTorch's for an op that a forced backend lacks."""
     asked = requested()
     return choose(op, tensors, asked) if asked == AUTO or has_op(asked, op) else "torch"
-
-
-def _pack(tree: Any, saved: list[Tensor]) -> Any:
-    """The tree with numbers in place of its tensors, which are appended to ``saved``."""
-    if isinstance(tree, Tensor):
-        saved.append(tree)
-        return len(saved) - 1
-    if isinstance(tree, dict):
-        return {key: _pack(value, saved) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_pack(value, saved) for value in tree]
-    if isinstance(tree, tuple):
-        return type(tree)(*(_pack(value, saved) for value in tree))
-    return tree
-
-
-def _unpack(tree: Any, saved: Sequence[Tensor]) -> Any:
-    """The tree that :func:`_pack` took apart."""
-    if isinstance(tree, int):
-        return saved[tree]
-    if isinstance(tree, dict):
-        return {key: _unpack(value, saved) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_unpack(value, saved) for value in tree]
-    if isinstance(tree, tuple):
-        return type(tree)(*(_unpack(value, saved) for value in tree))
-    return tree

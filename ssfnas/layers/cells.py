@@ -24,6 +24,11 @@ def cell_edges(nodes: int) -> list[tuple[int, int]]:
     return [(start, to) for to in range(2, nodes + 2) for start in range(to)]
 
 
+def edge_count(nodes: int) -> int:
+    """The number of edges of a cell: 2 + 3 + ... + (nodes + 1)."""
+    return nodes * (nodes + 3) // 2
+
+
 def nodes_of(edges: int) -> int:
     """The number of intermediate nodes of a cell with so many edges.
 
@@ -31,9 +36,9 @@ def nodes_of(edges: int) -> int:
         RequestError: no cell has so many.
     """
     nodes = 0
-    while nodes * (nodes + 3) // 2 < edges:
+    while edge_count(nodes) < edges:
         nodes += 1
-    if nodes * (nodes + 3) // 2 != edges or nodes == 0:
+    if edge_count(nodes) != edges or nodes == 0:
         raise RequestError(
             f"no cell has {edges} edges: they are 2, 5, 9, 14, ... for 1, 2, ... nodes"
         )

@@ -13,23 +13,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssfnas.errors import RequestError
-
-
-class _Group:
-    """Holds a process group where a module is copied: copies share it, as it cannot be copied."""
-
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self.group = group
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Group:
-        return self
+from ssfnas.ops.collectives import Grouped
+from ssfnas.ops.norm_statistics import merged_moments
 
 
 class _SynchronizedNormalization(torch.autograd.Function):
     """BatchNorm over the batches of all processes of a group.
 
-    Local moments are combined by Chan's formula in the order of ranks, so every process holds the
-    same bits. The backward pass sums the two reductions of BatchNorm's gradient over the processes;
+    Local moments are merged in the order of ranks, so every process holds the same bits. The
+    backward pass sums the two reductions of BatchNorm's gradient over the processes;
     weight and bias keep their local sums, since gradients are averaged over processes afterwards.
     """
 
@@ -47,20 +39,14 @@ class _SynchronizedNormalization(torch.autograd.Function):
         local_count = x.numel() // x.shape[1]
         local_mean = wide.sum(axes) / max(local_count, 1)
         deviations = wide - _per_channel(local_mean, x)
-        local = torch.cat(
-            [local_mean.new_full((1,), local_count), local_mean, (deviations**2).sum(axes)]
+        mean, variance, count = merged_moments(
+            local_mean, (deviations**2).sum(axes), local_count, group
         )
-        gathered = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(gathered, local, group=group)
-        counts, means, squares = torch.stack(gathered).split([1, x.shape[1], x.shape[1]], dim=1)
-        count = counts.sum()
         if local_count <= 1 and count.item() <= 1:
             raise ValueError(
                 "Expected more than 1 value per channel when training, over all processes, "
                 f"got input size {tuple(x.shape)} on this one"
             )
-        mean = (counts * means).sum(0) / count
-        variance = (squares + counts * (means - mean) ** 2).sum(0) / count
         rstd = (variance + eps).rsqrt()
         normalised = (wide - _per_channel(mean, x)) * _per_channel(rstd, x)
         y = normalised
@@ -103,19 +89,8 @@ def _per_channel(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 2))
 
 
-class _Synchronizable(_BatchNorm):
+class _Synchronizable(Grouped, _BatchNorm):
     """BatchNorm that is PyTorch's, until :attr:`group` names the processes to synchronise with."""
-
-    _group: _Group | None = None
-
-    @property
-    def group(self) -> dist.ProcessGroup | None:
-        """The processes whose batches make one batch in training; None: this one alone."""
-        return None if self._group is None else self._group.group
-
-    @group.setter
-    def group(self, group: dist.ProcessGroup | None) -> None:
-        self._group = None if group is None else _Group(group)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise [N, C, ...]; statistics in fp32, or fp64 for fp64 input.

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from ssfnas.errors import RequestError
 from ssfnas.ops import barlow_twins_loss
-from ssfnas.ops.collectives import SharedGroup
+from ssfnas.ops.collectives import Grouped
 
 
-class BarlowTwins(nn.Module):
+class BarlowTwins(Grouped, nn.Module):
     """The loss as a module; see :func:`ssfnas.ops.barlow_twins_loss`.
 
     In one process it stands in for lightly's ``BarlowTwinsLoss``: the same value and gradient from
@@ -46,16 +46,7 @@ class BarlowTwins(nn.Module):
         given = lambd if lambd is not None else lambda_param
         self.lambd = 0.0051 if given is None else given
         self.scale, self.eps, self.method = scale, eps, method
-        self._group = SharedGroup(group)
-
-    @property
-    def group(self) -> dist.ProcessGroup | None:
-        """The processes whose batches make one batch; None: this one alone."""
-        return self._group.group
-
-    @group.setter
-    def group(self, group: dist.ProcessGroup | None) -> None:
-        self._group = SharedGroup(group)
+        self.group = group
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""

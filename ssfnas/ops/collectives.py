@@ -24,6 +24,21 @@ class SharedGroup:
         return self
 
 
+class Grouped:
+    """A module that computes over the batches of several processes in training."""
+
+    _group = SharedGroup(None)
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The processes whose batches make one batch; None: this one alone."""
+        return self._group.group
+
+    @group.setter
+    def group(self, group: dist.ProcessGroup | None) -> None:
+        self._group = SharedGroup(group)
+
+
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:

@@ -39,22 +39,36 @@ def only_normalised(mean: Tensor, var: Tensor, normalize: Sequence[bool]) -> tup
 def group_statistics(
     mean: Tensor, var: Tensor, count: int, normalize: Sequence[bool], group: dist.ProcessGroup
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Merge every process' statistics [K, C] of ``count`` values a channel (Chan et al.).
-
-    In the order of ranks, so that every process holds the same bits.
+    """Merge every process' statistics [K, C] of ``count`` values a channel.
 
     Returns:
         mean, var [K, C], and the number of values, a scalar.
     """
-    size = dist.get_world_size(group)
-    local = torch.cat([mean.new_full((1,), count), mean.flatten(), (var * count).flatten()])
-    parts = [torch.empty_like(local) for _ in range(size)]
+    mean, var, total = merged_moments(mean, var * count, count, group)
+    return *only_normalised(mean, var, normalize), total
+
+
+def merged_moments(
+    mean: Tensor, squares: Tensor, count: int, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge means and sums of squared deviations of ``count`` values each, over the processes.
+
+    By the formula of Chan, Golub and LeVeque (1983), in the order of ranks, so that every process
+    holds the same bits:
+
+        mean = sum n_i mean_i / n,   var = sum (squares_i + n_i (mean_i - mean)^2) / n
+
+    Returns:
+        mean, biased variance, and n = sum n_i, a scalar.
+    """
+    local = torch.cat([mean.new_full((1,), count), mean.flatten(), squares.flatten()])
+    parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, local, group=group)
-    counts, means, squares = torch.stack(parts).split([1, mean.numel(), mean.numel()], dim=1)
+    counts, means, spreads = torch.stack(parts).split([1, mean.numel(), mean.numel()], dim=1)
     total = counts.sum()
     merged = (counts * means).sum(0) / total
-    spread = (squares + counts * (means - merged).square()).sum(0) / total
-    return *only_normalised(merged.view_as(mean), spread.view_as(var), normalize), total
+    var = (spreads + counts * (means - merged).square()).sum(0) / total
+    return merged.view_as(mean), var.view_as(mean), total
 
 
 def reciprocal_deviations(var: Tensor, normalize: Sequence[bool], eps: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssfnas.config import FAIRDARTS_OPERATIONS
 from ssfnas.errors import RequestError
-from ssfnas.layers.cells import SearchCell, cell_edges, plan_cells
+from ssfnas.layers.cells import SearchCell, edge_count, plan_cells
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import check_operations
@@ -68,7 +68,7 @@ class ReferenceSupernet(nn.Module):
         check_operations(self.operations)
         self.relaxation: Relaxation = RELAXATIONS.get(relaxation)()
         self.channels, self.layers, self.nodes = channels, layers, nodes
-        edges = len(cell_edges(nodes))
+        edges = edge_count(nodes)
         self.alphas_normal, self.alphas_reduce = (
             nn.Parameter(self.relaxation.init(edges, len(self.operations), generator))
             for _ in range(2)

@@ -79,9 +79,8 @@ def _state(norms: Sequence[BatchNorm2d]) -> tuple[bool, float, Any] | None:
     if not norms:
         return True, 1e-5, None
     first = norms[0]
-    wanted = first.training, first.track_running_stats, first.eps, first.momentum, first._group
-    training, _, eps, momentum, holder = wanted
-    group = None if holder is None else holder.group
+    wanted = first.training, first.track_running_stats, first.eps, first.momentum, first.group
+    training, _, eps, momentum, group = wanted
     if momentum is None:
         return None
     for norm in norms:
