@@ -11,8 +11,8 @@ from ssfnas.config import ReportConfig
 
 def report(config: ReportConfig) -> None:
     """Write the page that ``config`` asks for, and print where it is."""
+    from ssfnas.atomic_files import write_atomically
     from ssfnas.pictures import report_html
-    from ssfnas.runs.atomic_files import write_atomically
 
     file = Path(config.out) if config.out else Path(config.run[0]) / "report.html"
     page = report_html([Path(path) for path in config.run])

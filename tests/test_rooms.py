@@ -1,4 +1,4 @@
-"""Imports go one way: from a room of the house to those below it, never up."""
+"""Imports go one way: from a room to those below it, never up, and never in a circle."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ FLOORS = (
     "kernels",
 )
 # What stands beside the house: no room of it, and used by all.
-COMMON = {"commandline", "config", "errors", "option_values", "plugins", "registry", "seeding"}
-COMMON |= {"yaml_files", "presets", "declarations", "effects", "options", "_C", "__init__"}
+COMMON = {
+    *("commandline", "config", "declarations", "effects", "option_values", "options", "presets"),
+    *("atomic_files", "errors", "plugins", "registry", "seeding", "yaml_files", "_C", "__init__"),
+}
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 # kernels/ is a link, which globbing does not follow.
 FILES = sorted([*PACKAGE.rglob("*.py"), *(PACKAGE / "kernels").glob("*.py")])
@@ -61,6 +63,35 @@ def test_imports_go_down(path):
         other = name.split(".")[1]
         if other in FLOOR and other != room:
             assert FLOOR[other] > FLOOR[room], f"{room} imports {name}"
+
+
+def modules() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports when it is imported itself."""
+    names = {}
+    for path in FILES:
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        names[path] = ".".join(parts).removesuffix(".__init__")
+    known = set(names.values())
+    return {name: set(imported(path)) & known - {name} for path, name in names.items()}
+
+
+def test_no_two_modules_import_each_other():
+    graph = modules()
+    # A package's own __init__ gathers what its modules define.
+    packages = {name for name in graph if any(other.startswith(name + ".") for other in graph)}
+    seen: dict[str, int] = {}
+
+    def visit(name: str, path: list[str]) -> None:
+        if seen.get(name) == 2:
+            return
+        assert seen.get(name) != 1, f"a circle: {' -> '.join([*path, name])}"
+        seen[name] = 1
+        for other in sorted(graph[name] - packages):
+            visit(other, [*path, name])
+        seen[name] = 2
+
+    for name in graph:
+        visit(name, [])
 
 
 def test_every_room_has_its_floor_and_says_what_lives_there():

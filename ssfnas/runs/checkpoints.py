@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from ssfnas.atomic_files import PARTIAL_SUFFIX, write_atomically, write_problem
 from ssfnas.errors import RequestError
-from ssfnas.runs.atomic_files import PARTIAL_SUFFIX, write_atomically, write_problem
 
 _NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")
 _PLAIN = (str, int, float, bool, type(None))

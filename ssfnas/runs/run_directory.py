@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ssfnas.errors import RequestError
-from ssfnas.option_values import make_config, option_values, read_values, values_of
-from ssfnas.runs.atomic_files import (
+from ssfnas.atomic_files import (
     PARTIAL_SUFFIX,
     sync_folder,
     write_atomically,
     write_problem,
 )
+from ssfnas.errors import RequestError
+from ssfnas.option_values import make_config, option_values, read_values, values_of
 from ssfnas.yaml_files import dump_yaml, read_yaml
 
 Config = TypeVar("Config")

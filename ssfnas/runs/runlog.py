@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
+from ssfnas.atomic_files import write_atomically, write_problem
 from ssfnas.errors import NumericalError
-from ssfnas.runs.atomic_files import write_atomically, write_problem
 from ssfnas.runs.run_directory import RunDirectory
 
 METRICS_FILE = "metrics.jsonl"

@@ -17,8 +17,7 @@ from ssfnas.layers.operations import (
 from ssfnas.registry import Registry
 from ssfnas.spaces.counting import count_multiply_adds, count_parameters
 from ssfnas.spaces.derived import DerivedNetwork
-from ssfnas.spaces.genotype import Genotype
-from ssfnas.spaces.published import PUBLISHED
+from ssfnas.spaces.genotype import PUBLISHED, Genotype
 from ssfnas.spaces.reference import ReferenceSupernet
 from ssfnas.spaces.relaxations import RELAXATIONS
 from ssfnas.spaces.supernet import Supernet

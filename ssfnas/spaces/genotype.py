@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import errno
+import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssfnas.atomic_files import write_atomically
 from ssfnas.errors import RequestError, did_you_mean
 from ssfnas.layers.cells import CELL_TYPES
 from ssfnas.layers.operations import OPERATIONS
-from ssfnas.spaces import genotype_json, genotype_text
+from ssfnas.spaces import genotype_text
+from ssfnas.spaces.published import PUBLISHED_CELLS
 
 Edge = tuple[str, int, int]
 
 SPACE = "darts"
+FORMAT = 1
+_FIELDS = ("format", "space", "normal", "normal_concat", "reduce", "reduce_concat")
 _MOST_NODES = 100
 _LARGEST_FILE = 2**20
 
@@ -128,7 +130,15 @@ class Genotype:
 
     def to_json(self) -> str:
         """``genotype.json``: edges as [operation, from, to], one a line."""
-        return genotype_json.write(self.space, self._parts())
+        lines = ["{", f'  "format": {FORMAT},', f'  "space": {json.dumps(self.space)}']
+        for name, values in self._parts().items():
+            lines[-1] += ","
+            if name.endswith("_concat") or not values:
+                lines.append(f'  "{name}": {json.dumps(list(values))}')
+            else:
+                edges = ",\n".join(f"    {json.dumps(list(edge))}" for edge in values)
+                lines.append(f'  "{name}": [\n{edges}\n  ]')
+        return "\n".join([*lines, "}", ""])
 
     @staticmethod
     def from_json(text: str) -> Genotype:
@@ -137,7 +147,28 @@ class Genotype:
         Raises:
             RequestError: anything else.
         """
-        return Genotype(**genotype_json.read(text))
+        try:
+            value = json.loads(text, object_pairs_hook=_without_duplicates)
+        except RecursionError:
+            raise RequestError("genotype: nested too deeply to be one") from None
+        except RequestError:
+            raise
+        except ValueError as error:
+            raise RequestError(f"genotype: not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise RequestError("genotype: the JSON has to be one object {...}")
+        found = value.get("format", "missing")
+        if type(found) is not int or found != FORMAT:
+            raise RequestError(
+                f"genotype: format is {found!r:.60}: this version reads format {FORMAT}"
+            )
+        fields = ", ".join(_FIELDS)
+        if missing := [name for name in _FIELDS if name not in value]:
+            raise RequestError(f"genotype: {', '.join(missing)} missing: it has {fields}")
+        if unknown := [name for name in value if name not in _FIELDS]:
+            raise RequestError(f"genotype: field {unknown[0]!r:.60} is unknown: it has {fields}")
+        del value["format"]
+        return Genotype(**value)
 
     def to_text(self, style: str | None = None) -> str:
         """The Python text that DARTS and FairDARTS print, ``Genotype(normal=[...], ...)``.
@@ -169,11 +200,9 @@ class Genotype:
         Raises:
             RequestError: there is none, or it is malformed; the message names the file.
         """
-        from ssfnas.spaces.published import PUBLISHED
-
         if isinstance(path_or_name, str) and path_or_name in PUBLISHED:
             return PUBLISHED[path_or_name]
-        text, path = _read(Path(path_or_name), str(path_or_name), PUBLISHED)
+        text, path = _read(Path(path_or_name), str(path_or_name))
         try:
             is_json = path.suffix == ".json" and "Genotype" not in text
             if is_json or text.lstrip().startswith("{"):
@@ -190,7 +219,7 @@ class Genotype:
         """
         path = Path(path)
         text = self.to_text() + "\n" if path.suffix in (".txt", ".py") else self.to_json()
-        _write_atomically(path, text.encode())
+        write_atomically(path, text.encode())
 
     def _parts(self) -> dict[str, Any]:
         return {key: getattr(self, key) for cell in CELL_TYPES for key in (cell, f"{cell}_concat")}
@@ -245,7 +274,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _read(path: Path, name: str, published: Iterable[str]) -> tuple[str, Path]:
+def _read(path: Path, name: str) -> tuple[str, Path]:
     """The text of the file that ``name`` means, and the file."""
     try:
         if path.is_dir():
@@ -256,7 +285,7 @@ def _read(path: Path, name: str, published: Iterable[str]) -> tuple[str, Path]:
                     f"python -m ssfnas.derive --run {name}"
                 )
         if not path.is_file():
-            raise RequestError(_absent(path, name, published))
+            raise RequestError(_absent(path, name))
         if path.stat().st_size > _LARGEST_FILE:
             raise RequestError(f"{path} is no genotype: it is larger than {_LARGEST_FILE} bytes")
         return path.read_text(encoding="utf-8"), path
@@ -266,34 +295,33 @@ def _read(path: Path, name: str, published: Iterable[str]) -> tuple[str, Path]:
         raise RequestError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _absent(path: Path, name: str, published: Iterable[str]) -> str:
+def _absent(path: Path, name: str) -> str:
     """What to say where ``name`` is no file, as what it was likely meant for: a file or a cell."""
+    known = ", ".join(PUBLISHED)
     if path.suffix or len(path.parts) > 1:
         return (
             f"genotype {name}: there is no such file or directory: give a genotype's file, a run's "
-            f"directory, or one of {', '.join(published)}"
+            f"directory, or one of {known}"
         )
     return (
-        f"no genotype '{name}'{did_you_mean(name, published)}: it is a file, a run's directory, or "
-        f"one of {', '.join(published)}"
+        f"no genotype '{name}'{did_you_mean(name, PUBLISHED)}: it is a file, a run's directory, or "
+        f"one of {known}"
     )
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    try:
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                os.fchmod(file.fileno(), 0o644)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(partial)
-            raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        remedy = "make room on that disk" if error.errno == errno.ENOSPC else "choose another place"
-        raise RequestError(f"cannot write {path}: {reason}: {remedy}") from error
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise RequestError("genotype: the JSON names a field twice")
+    return fields
+
+
+def _published(normal: str, reduce: str) -> Genotype:
+    cells = [
+        tuple((name, int(start), int(to)) for name, start, to in map(str.split, cell.split("; ")))
+        for cell in (normal, reduce)
+    ]
+    return Genotype(cells[0], (2, 3, 4, 5), cells[1], (2, 3, 4, 5))
+
+
+PUBLISHED = {name: _published(*cells) for name, cells in PUBLISHED_CELLS.items()}

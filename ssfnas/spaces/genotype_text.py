@@ -15,7 +15,6 @@ from typing import Any
 
 from ssfnas.errors import RequestError
 
-STYLES = ("darts", "fairdarts")
 _FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 _LONGEST_RANGE = 1000
 _START = re.compile(r"\bGenotype\s*\(")
@@ -26,47 +25,40 @@ def write(parts: Mapping[str, Any], style: str | None) -> str:
 
     Args:
         parts: edges (operation, from, to) and concats, by field.
-        style: one of :data:`STYLES`; None: darts where it can say this genotype.
+        style: ``"darts"`` or ``"fairdarts"``; None: darts where it can say this genotype.
 
     Raises:
         RequestError: an unknown style, or darts cannot say it.
     """
+    lonely = {cell: _lonely_node(parts[cell]) for cell in ("normal", "reduce")}
     if style is None:
-        cells = (parts["normal"], parts["reduce"])
-        style = "darts" if all(_lonely_node(edges) is None for edges in cells) else "fairdarts"
-    if style not in STYLES:
+        style = "darts" if set(lonely.values()) == {None} else "fairdarts"
+    if style not in ("darts", "fairdarts"):
         raise RequestError(f"no genotype text is called '{style}': it is darts or fairdarts")
     fields = []
     for name, values in parts.items():
+        shown: Any
         if name.endswith("_concat"):
-            fields.append(f"{name}={_concat(values)}")
-            continue
-        if style == "darts":
-            if (node := _lonely_node(values)) is not None:
-                raise RequestError(
-                    f"node {node} of the {name} cell has not two edges: the darts text has two for "
-                    "each, use fairdarts"
-                )
-            in_order = sorted(values, key=lambda edge: edge[2])
-            fields.append(f"{name}={[(op, start) for op, start, _ in in_order]!r}")
+            joined = values and list(values) == list(range(values[0], values[-1] + 1))
+            shown = range(values[0], values[-1] + 1) if joined else list(values)
+        elif style == "fairdarts":
+            shown = [(op, to, start) for op, start, to in values]
+        elif lonely[name] is None:
+            shown = [(op, start) for op, start, _ in sorted(values, key=lambda edge: edge[2])]
         else:
-            fields.append(f"{name}={[(op, to, start) for op, start, to in values]!r}")
+            raise RequestError(
+                f"node {lonely[name]} of the {name} cell has not two edges: the darts text has two "
+                "for each, use fairdarts"
+            )
+        fields.append(f"{name}={shown!r}")
     return f"Genotype({', '.join(fields)})"
 
 
 def _lonely_node(edges: Sequence[tuple[str, int, int]]) -> int | None:
     """The first node, up to the last that has any edge, without exactly two."""
     targets = [to for _, _, to in edges]
-    for node in range(2, max(targets, default=1) + 1):
-        if targets.count(node) != 2:
-            return node
-    return None
-
-
-def _concat(nodes: Sequence[int]) -> str:
-    if nodes and list(nodes) == list(range(nodes[0], nodes[-1] + 1)):
-        return f"range({nodes[0]}, {nodes[-1] + 1})"
-    return repr(list(nodes))
+    nodes = range(2, max(targets, default=1) + 1)
+    return next((node for node in nodes if targets.count(node) != 2), None)
 
 
 def read(text: str) -> dict[str, Any]:
@@ -82,33 +74,25 @@ def read(text: str) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(text[starts[0] :].strip(), mode="eval").body
-        if not isinstance(tree, ast.Call):
+            call = ast.parse(text[starts[0] :].strip(), mode="eval").body
+        if not isinstance(call, ast.Call):
             raise RequestError("genotype: Genotype(...) has to stand alone")
-        fields = _fields(tree)
-        values = {name: _value(name, node) for name, node in fields.items()}
-    except SyntaxError as error:
-        raise RequestError(f"genotype: not a Python text: {error.msg}") from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise RequestError(f"genotype: not a Python text: {error}") from None
-    for name in ("normal", "reduce"):
-        values[name] = _edges(name, values[name])
-    return values
-
-
-def _fields(call: ast.Call) -> dict[str, ast.expr]:
-    given = [*zip(_FIELDS, call.args, strict=False)]
-    given += [(str(keyword.arg), keyword.value) for keyword in call.keywords]
-    fields = dict(given)
-    if (
-        set(fields) != set(_FIELDS)
-        or len(given) != len(_FIELDS)
-        or len(call.args) + len(call.keywords) != len(_FIELDS)
-    ):
-        raise RequestError(f"genotype: Genotype(...) has to have {', '.join(_FIELDS)}, once each")
-    return {name: fields[name] for name in _FIELDS}
+        given = [*zip(_FIELDS, call.args, strict=False)]
+        given += [(str(keyword.arg), keyword.value) for keyword in call.keywords]
+        if len(call.args) > len(_FIELDS) or sorted(name for name, _ in given) != sorted(_FIELDS):
+            raise RequestError(
+                f"genotype: Genotype(...) has to have {', '.join(_FIELDS)}, once each"
+            )
+        values = {name: _value(name, node) for name, node in given}
+    except RequestError:
+        raise
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise RequestError(f"genotype: not a Python text: {reason}") from None
+    return {
+        name: value if name.endswith("_concat") else _edges(name, value)
+        for name, value in values.items()
+    }
 
 
 def _value(name: str, node: ast.expr) -> Any:
@@ -136,23 +120,22 @@ def _value(name: str, node: ast.expr) -> Any:
 def _edges(cell: str, edges: Any) -> Any:
     if not isinstance(edges, (list, tuple)):
         return edges
+    where = f"genotype, {cell} cell"
     lengths = {len(edge) if isinstance(edge, (list, tuple)) else 0 for edge in edges}
-    if not lengths <= {2} and not lengths <= {3}:
-        raise RequestError(
-            f"genotype, {cell} cell: edges have to be all (operation, from), or all "
-            "(operation, to, from)"
-        )
     if lengths == {3}:
         for op, to, start in edges:
             if type(to) is not int or type(start) is not int or not 0 <= start < to:
                 raise RequestError(
-                    f"genotype, {cell} cell: edge {(op, to, start)!r:.60} has to be "
-                    "(operation, to, from), with whole numbers and to > from"
+                    f"{where}: edge {(op, to, start)!r:.60} has to be (operation, to, from), with "
+                    "whole numbers and to > from"
                 )
         return [(op, start, to) for op, to, start in edges]
+    if not lengths <= {2}:
+        raise RequestError(
+            f"{where}: edges have to be all (operation, from), or all (operation, to, from)"
+        )
     if len(edges) % 2:
         raise RequestError(
-            f"genotype, {cell} cell: {len(edges)} edges (operation, from): there have to be two "
-            "for each node"
+            f"{where}: {len(edges)} edges (operation, from): there have to be two for each node"
         )
     return [(op, start, 2 + position // 2) for position, (op, start) in enumerate(edges)]

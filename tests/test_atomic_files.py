@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from ssfnas import atomic_files
+from ssfnas.atomic_files import write_atomically
 from ssfnas.errors import RequestError
-from ssfnas.runs import atomic_files
-from ssfnas.runs.atomic_files import write_atomically
 
 STEPS = ("write", "fsync", "replace")
 
@@ -105,7 +105,7 @@ def test_missing_folder_and_folder_in_place_of_the_file(tmp_path):
 def test_killed_while_writing_the_file_is_whole(tmp_path):
     program = (
         "import sys\n"
-        "from ssfnas.runs.atomic_files import write_atomically\n"
+        "from ssfnas.atomic_files import write_atomically\n"
         "number = 0\n"
         "print('ready', flush=True)\n"
         "while True:\n"
