@@ -7,9 +7,10 @@ all made from these declarations; see :mod:`ssfnas.commandline`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ssfnas.declarations.derivations import DerivationOptions
 from ssfnas.declarations.early_stopping import EarlyStoppingOptions
@@ -21,6 +22,8 @@ from ssfnas.declarations.strategies import (
     FAIRDARTS_OPERATIONS,
     StrategyOptions,
 )
+from ssfnas.errors import RequestError, did_you_mean, shown
+from ssfnas.option_values import OptionValue, OptionValueError, option_values
 from ssfnas.options import option
 
 __all__ = [
@@ -34,8 +37,14 @@ __all__ = [
     "RetrainConfig",
     "RunOptions",
     "SearchConfig",
+    "check_values",
+    "make_config",
     "option",
+    "read_values",
+    "values_of",
 ]
+
+Config = TypeVar("Config")
 
 
 @dataclass(kw_only=True)
@@ -248,3 +257,67 @@ class ReportConfig:
     out: str | None = option(
         None, "file to write; absent: report.html in the (first) run directory"
     )
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """All values of a config, those of plugins' options included."""
+    return {**dataclasses.asdict(config), **getattr(config, "more", {})}
+
+
+def make_config(
+    config_class: type[Config], values: Mapping[str, Any], options: Mapping[str, OptionValue]
+) -> Config:
+    """A config of checked values; what is no field of the class goes to ``more``."""
+    own = {entry.name for entry in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    more = {name: option.default for name, option in options.items() if name not in own}
+    more |= {name: value for name, value in values.items() if name not in own}
+    fields = {name: value for name, value in values.items() if name in own}
+    return config_class(**fields, **({"more": more} if more else {}))
+
+
+def check_values(config: Any) -> None:
+    """Hold the values of a config that was made in Python to what its flags would be held to.
+
+    Names that plugins may register are left to the registries; what plugins' options are not given
+    becomes their default. Plugins are imported already.
+
+    Raises:
+        RequestError: a value has the wrong type or is out of bounds; names class and field.
+    """
+    values = {n: list(v) if isinstance(v, tuple) else v for n, v in values_of(config).items()}
+    options = option_values(type(config), extended=True)
+    checked = read_values(options, values, type(config).__name__)
+    config.more = make_config(type(config), checked, options).more
+
+
+def read_values(
+    options: Mapping[str, OptionValue],
+    values: Mapping[str, Any],
+    source: str,
+    *,
+    lenient: bool = False,
+) -> dict[str, Any]:
+    """Checked values of fields from a YAML mapping, keys with dashes or underscores.
+
+    Args:
+        options: the fields there are; see :func:`~ssfnas.option_values.option_values`.
+        values: what the file holds, without keys that are no fields.
+        source: the file, for messages.
+        lenient: keep keys that are no fields, as those of plugins that are not imported.
+
+    Raises:
+        RequestError: a key is no field, stands twice, or its value does not fit; names ``source``.
+    """
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in options and not lenient:
+            hint = did_you_mean(name, options) or ": leave it out"
+            raise RequestError(f"{source}: unknown key {shown(key)}{hint}")
+        if name in checked:
+            raise RequestError(f"{source}: {name} stands there twice: leave one out")
+        try:
+            checked[name] = options[name].from_yaml(value) if name in options else value
+        except OptionValueError as problem:
+            raise RequestError(f"{source}: {name}: {problem}") from None
+    return checked

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ssfnas.errors import RequestError
-from ssfnas.option_values import OptionValue, written
+from ssfnas.errors import RequestError, written
+from ssfnas.option_values import OptionValue
 
 
 def check_effects(config: Any, options: Mapping[str, OptionValue], given: Iterable[str]) -> None:
@@ -33,7 +33,7 @@ def check_effects(config: Any, options: Mapping[str, OptionValue], given: Iterab
 
 def _conditions(options: Mapping[str, OptionValue], name: str) -> dict[str, list[Any]]:
     """Option -> its values with which ``name`` has an effect; one that holds is enough."""
-    conditions = {other: list(right) for other, right in options[name].metadata["only_if"].items()}
+    conditions = {other: list(right) for other, right in options[name].note.only_if.items()}
     for other in options.values():
         right = [
             value
@@ -52,10 +52,10 @@ def _obstacle(
     obstacle = None
     for other, right in _conditions(options, name).items():
         deeper = _obstacle(config, options, other)
-        value, noted = getattr(config, other), options[other].metadata
-        holds = value > 0 if noted["turns_on"] else value in right
+        value, note = getattr(config, other), options[other].note
+        holds = value > 0 if note.turns_on is not None else value in right
         # What goes with a name of a plugin that is not imported, only the plugin knows.
-        unknown = noted["extensible"] and value not in options[other].choices
+        unknown = note.names is not None and value not in options[other].choices
         if deeper is None and (holds or unknown):
             return None
         obstacle = obstacle or deeper or (other, right)

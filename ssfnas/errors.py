@@ -1,10 +1,11 @@
-"""The two ways in which a run of ssfnas may end early by itself."""
+"""The two ways in which a run of ssfnas may end early by itself, and words for their messages."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class RequestError(ValueError):
@@ -34,6 +35,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_core = {other.lstrip("-").lower(): other for other in known}
     close = difflib.get_close_matches(name.lstrip("-").lower(), by_core, n=1)
     return f" (did you mean {by_core[close[0]]}?)" if close else ""
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it: on one line, short, quoted where that helps."""
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) > 60:
+        text = text[:57] + "..."
+    plain = isinstance(value, str) and text.isprintable() and text.strip() == text and text
+    return text if plain or not isinstance(value, str) else ascii(text)
+
+
+def written(value: Any) -> str:
+    """A value as one would type it."""
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "[]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return shown(value)
 
 
 class NumericalError(RuntimeError):

@@ -6,58 +6,46 @@ and an attribute of a config. What reads options declares them in a dataclass be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssfnas.registry import Component, Components
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: Sequence[str] = (),
-    names: Components[Any] | None = None,
-    extensible: bool = False,
-    turns_on: Component | None = None,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    only_if: dict[str, tuple[Any, ...]] | None = None,
-    required: bool = False,
-) -> Any:
-    """A dataclass field with its documentation and the values that it may have.
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What an option means, and what it may be.
 
-    Args:
-        default: the value without a flag; a list is copied for each config.
+    Attributes:
         help: one sentence for ``--help``.
         choices: the only values allowed, where they are names.
         names: whose entries are allowed as well, those of plugins included. The options that the
-            entries declare have an effect only with an entry that declares them.
+            entries read have an effect only with an entry that reads them.
         extensible: plugins add names to ``choices``; whoever looks a name up refuses others.
-        turns_on: the component that a value above 0 turns on; its options have no effect otherwise.
+        turns_on: the component that a value above 0 turns on; what it reads has no effect without.
         minimum, maximum: bounds that are allowed themselves.
         above, below: bounds that are not.
-        only_if: other fields and the values of them with which this one has a meaning; given as a
-            flag without that, it is an error instead of being ignored.
+        only_if: other options and the values of them with which this one has an effect.
         required: the command cannot run without it.
     """
-    metadata = {
-        "help": help,
-        "choices": tuple(choices),
-        "names": names,
-        "extensible": extensible or names is not None,
-        "turns_on": turns_on,
-        "minimum": minimum,
-        "maximum": maximum,
-        "above": above,
-        "below": below,
-        "only_if": only_if or {},
-        "required": required,
-    }
+
+    help: str
+    choices: tuple[str, ...] = ()
+    names: Components[Any] | None = None
+    extensible: bool = False
+    turns_on: Component | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    only_if: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    required: bool = False
+
+
+def option(default: Any, help: str, **noted: Any) -> Any:
+    """A dataclass field with its default, of which every config gets its own; see :class:`Note`."""
+    metadata = {"note": Note(help=help, **noted)}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -46,8 +46,14 @@ class Registry(Generic[Entry]):
         if name not in self._entries:
             hint = did_you_mean(f"'{name}'", [f"'{known}'" for known in self._entries])
             known = ", ".join(self._entries)
-            raise RequestError(f"unknown {self.kind} '{name}'{hint}: it is one of {known}")
+            raise RequestError(
+                f"unknown {self.kind} '{name}'{hint}: it is one of {known}, or of --plugins"
+            )
         return self._entries[name]
+
+    def entries(self) -> dict[str, Entry]:
+        """Name -> entry, in the order of registration."""
+        return dict(self._entries)
 
     def names(self) -> list[str]:
         """All names, in the order of registration."""

@@ -27,23 +27,25 @@ _SCALARS = {
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core schema, and no key twice."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)  # refuses lists as keys
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
+        keys = [key.value for key, _ in node.value]
+        for number, (key, _) in enumerate(node.value):
+            if key.value in keys[:number]:
                 problem = f"key {key.value!r} stands here a second time"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
         return mapping
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(node.value)  # zeros in front do not make it octal
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes exactly what :class:`_Loader` would otherwise not read as text."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -54,13 +56,7 @@ for _kind, _pattern in _SCALARS.items():
         _class.add_implicit_resolver(
             f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_pattern})$"), None
         )
-
-
-def _construct_int(loader: Any, node: Any) -> int:
-    return int(node.value)  # zeros in front do not make it octal
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def parse_value(text: str) -> Any:
@@ -95,9 +91,8 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise RequestError(f"{source} holds a {kind}: write one 'name: value' a line")
-    for key in values:
-        if not isinstance(key, str):
-            raise RequestError(f"{source}: key {key!r} is not a name: write 'name: value'")
+    for key in (key for key in values if not isinstance(key, str)):
+        raise RequestError(f"{source}: key {key!r} is not a name: write 'name: value'")
     return values
 
 

@@ -28,7 +28,16 @@ FLOORS = (
 )
 # What stands beside the house: no room of it, and used by all.
 COMMON = {
-    *("commandline", "config", "declarations", "effects", "option_values", "options", "presets"),
+    *(
+        "commandline",
+        "config",
+        "declarations",
+        "effects",
+        "flags",
+        "option_values",
+        "options",
+        "presets",
+    ),
     *("atomic_files", "errors", "plugins", "registry", "seeding", "yaml_files", "_C", "__init__"),
 }
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}

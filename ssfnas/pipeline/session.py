@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ssfnas.config import DataOptions, RetrainConfig, SearchConfig
+from ssfnas.config import DataOptions, RetrainConfig, SearchConfig, check_values
 from ssfnas.data import ImageData, load_data
 from ssfnas.errors import RequestError, found_everywhere
-from ssfnas.option_values import check_values
 from ssfnas.plugins import import_plugins
 from ssfnas.runs.checkpoints import CheckpointStore
 from ssfnas.runs.data_card import DataCard

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.resources
 from typing import Any
 
-from ssfnas.errors import RequestError, did_you_mean
-from ssfnas.option_values import option_values, read_values, shown
+from ssfnas.config import read_values
+from ssfnas.errors import RequestError, did_you_mean, shown
+from ssfnas.option_values import option_values
 from ssfnas.yaml_files import parse_yaml
 
 

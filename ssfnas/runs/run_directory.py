@@ -22,8 +22,9 @@ from ssfnas.atomic_files import (
     write_atomically,
     write_problem,
 )
+from ssfnas.config import make_config, read_values, values_of
 from ssfnas.errors import RequestError
-from ssfnas.option_values import make_config, option_values, read_values, values_of
+from ssfnas.option_values import option_values
 from ssfnas.yaml_files import dump_yaml, read_yaml
 
 Config = TypeVar("Config")

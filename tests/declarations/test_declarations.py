@@ -67,16 +67,14 @@ def test_a_preset_holds_what_differs_from_the_defaults_alone(name):
         assert value != getattr(defaults, key), key
 
 
-def test_an_option_that_there_is_already_is_refused():
-    @dataclasses.dataclass(kw_only=True)
-    class Mine:
-        """Mine."""
-
-        epochs: int = option(3, "epochs of my own")
-
-    LOSSES.add("mine", Loss(len, (Mine,)))
+@pytest.mark.parametrize("name", ["epochs", "print_config"])
+def test_an_option_that_there_is_already_is_refused(name):
+    field = (name, int, option(3, "of my own"))
+    mine = dataclasses.make_dataclass("Mine", [field], kw_only=True)
+    LOSSES.add("mine", Loss(len, (mine,)))
+    flag = "--" + name.replace("_", "-")
     try:
-        with pytest.raises(RequestError, match=r"loss 'mine' declares the option --epochs"):
+        with pytest.raises(RequestError, match=f"loss 'mine' declares the option {flag}"):
             option_values(RetrainConfig)
     finally:
         del LOSSES._entries["mine"]

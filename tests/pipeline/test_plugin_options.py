@@ -159,6 +159,7 @@ def test_a_run_uses_keeps_and_reports_the_value(capsys, plugin, small_npz):
 
 def test_a_default_is_kept_as_well(plugin, small_npz):
     words = ["--plugins", "my_loss.py", "--dataset", str(small_npz), *RETRAIN, "--loss", "tilted"]
+    assert retrain.main([*words, "--dry-run"]) == 0
     assert retrain.main([*words, "--out", "out"]) == 0
     assert read_yaml("out/config.yaml")["tilt"] == 1.0
 
