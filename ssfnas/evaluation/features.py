@@ -1,10 +1,53 @@
-"""Features of a network in timm's form: what comes before its classifier."""
+"""A network over many images, and its features in timm's form: what comes before its classifier."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+
+from ssfnas.data import ImageData, ImageSet, iterate
+
+
+@torch.no_grad()
+def over_images(
+    net: nn.Module,
+    compute: Callable[[Tensor], Tensor],
+    images: ImageSet,
+    data: ImageData,
+    *,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """What ``compute`` makes of un-augmented images with ``net`` in evaluation mode.
+
+    Args:
+        net: the network.
+        compute: images [n, C, H, W] on ``device`` -> [n, ...].
+        images: N of them, in order.
+        data: whose statistics normalize.
+        batch_size: images a call.
+        device: where to compute.
+        dtype: of the images.
+
+    Returns:
+        results [N, ...] and labels, both on ``device``.
+    """
+    training = net.training
+    net.eval()
+    results, labels = [], []
+    try:
+        for x, y in iterate(
+            images, batch_size, mean=data.mean, std=data.std, device=device, dtype=dtype
+        ):
+            results.append(compute(x))
+            labels.append(y)
+    finally:
+        net.train(training)
+    return torch.cat(results), torch.cat(labels)
 
 
 def pooled(net: nn.Module, x: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from ssfnas.data import ImageData, ImageSet, iterate
-from ssfnas.evaluation.features import pooled
+from ssfnas.data import ImageData, ImageSet
+from ssfnas.evaluation.features import over_images, pooled
 from ssfnas.evaluation.knn import knn_accuracy
 from ssfnas.seeding import generator
 
@@ -14,7 +16,6 @@ BANK = 4096
 QUERIES = 2048
 
 
-@torch.no_grad()
 def pooled_features(
     net: nn.Module,
     images: ImageSet,
@@ -37,18 +38,10 @@ def pooled_features(
     """
     # A CPU is fastest while a batch's activations fit its cache.
     batch_size = 256 if device.type == "cuda" else 32
-    training = net.training
-    net.eval()
-    features, labels = [], []
-    try:
-        for x, y in iterate(
-            images, batch_size, mean=data.mean, std=data.std, device=device, dtype=dtype
-        ):
-            features.append(pooled(net, x))
-            labels.append(y)
-    finally:
-        net.train(training)
-    return torch.cat(features), torch.cat(labels)
+    compute = partial(pooled, net)
+    return over_images(
+        net, compute, images, data, batch_size=batch_size, device=device, dtype=dtype
+    )
 
 
 class FeatureMonitor:

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssfnas.data import ImageData, ImageSet, iterate
+from ssfnas.data import ImageData, ImageSet
 from ssfnas.evaluation.classification_metrics import evaluate_predictions
+from ssfnas.evaluation.features import over_images
 from ssfnas.evaluation.networks import logits_of
 from ssfnas.objectives.classification import at_least_float32
 from ssfnas.runs.data_card import DataCard
 from ssfnas.runtime.precision import autocast
 
 
-@torch.no_grad()
 def predict(
     net: nn.Module,
     images: ImageSet,
@@ -40,20 +40,15 @@ def predict(
     Returns:
         logits [N, classes] and labels, both on ``device``; logits at least float32.
     """
-    training = net.training
-    net.eval()
-    logits, labels = [], []
-    try:
-        for x, y in iterate(
-            images, batch_size, mean=data.mean, std=data.std, device=device, dtype=dtype
-        ):
-            with autocast(precision, device):
-                output = logits_of(net(x))
-            logits.append(at_least_float32(output))
-            labels.append(y)
-    finally:
-        net.train(training)
-    return torch.cat(logits), torch.cat(labels)
+
+    def compute(x: Tensor) -> Tensor:
+        with autocast(precision, device):
+            output = logits_of(net(x))
+        return at_least_float32(output)
+
+    return over_images(
+        net, compute, images, data, batch_size=batch_size, device=device, dtype=dtype
+    )
 
 
 def measure(

@@ -114,8 +114,8 @@ class _CellFunction(torch.autograd.Function):
                 states.append(_sums(zs)("norm_sum_forward")(zs, node[A], b))
                 nodes.append(node)
         statistics.finish()
-        saved, ctx.spec = tree_flatten((sources, statistics.table, nodes, rest))
-        ctx.save_for_backward(*saved)
+        saved, ctx.spec = tree_flatten((sources, statistics.table, nodes))
+        ctx.save_for_backward(*rest, *saved)
         ctx.cell, ctx.call, ctx.modules, ctx.count = cell, call, modules, statistics.count
         ctx.weights = torch.empty_like(weights, device="meta")
         return torch.cat(states[2:], dim=1).contiguous(memory_format=NHWC)
@@ -128,8 +128,9 @@ class _CellFunction(torch.autograd.Function):
                 "a fused cell is differentiable once, and create_graph=True asks for more: compute "
                 'the loss under ssfnas.ops.backend("reference")'
             )
-        sources, statistics, nodes, parameters = tree_unflatten(ctx.saved_tensors, ctx.spec)
         _, _, needs_s0, needs_s1, needs_table, *needs = ctx.needs_input_grad
+        parameters, saved = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
+        sources, statistics, nodes = tree_unflatten(saved, ctx.spec)
         with without_autocast(grad):
             work = _Backward(ctx.cell, ctx.call, ctx.modules, ctx.count, sources, statistics, nodes)
             inputs, table, filters, module_grads = work.run(

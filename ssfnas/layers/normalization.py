@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssfnas.errors import RequestError
 from ssfnas.ops.collectives import Grouped
+from ssfnas.ops.layout import per_channel
 from ssfnas.ops.norm_statistics import merged_moments
 
 
@@ -38,7 +39,7 @@ class _SynchronizedNormalization(torch.autograd.Function):
         axes = [axis for axis in range(x.dim()) if axis != 1]
         local_count = x.numel() // x.shape[1]
         local_mean = wide.sum(axes) / max(local_count, 1)
-        deviations = wide - _per_channel(local_mean, x)
+        deviations = wide - per_channel(local_mean, x)
         mean, variance, count = merged_moments(
             local_mean, (deviations**2).sum(axes), local_count, group
         )
@@ -48,10 +49,10 @@ class _SynchronizedNormalization(torch.autograd.Function):
                 f"got input size {tuple(x.shape)} on this one"
             )
         rstd = (variance + eps).rsqrt()
-        normalised = (wide - _per_channel(mean, x)) * _per_channel(rstd, x)
+        normalised = (wide - per_channel(mean, x)) * per_channel(rstd, x)
         y = normalised
         if weight is not None and bias is not None:
-            y = y * _per_channel(weight, x) + _per_channel(bias, x)
+            y = y * per_channel(weight, x) + per_channel(bias, x)
         ctx.save_for_backward(x, weight, mean, rstd, count)
         ctx.group, ctx.axes = group, axes
         ctx.mark_non_differentiable(mean, variance, count)
@@ -62,7 +63,7 @@ class _SynchronizedNormalization(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd, count = ctx.saved_tensors
         wide = grad if grad.dtype == torch.float64 else grad.float()
-        normalised = (x.to(wide.dtype) - _per_channel(mean, x)) * _per_channel(rstd, x)
+        normalised = (x.to(wide.dtype) - per_channel(mean, x)) * per_channel(rstd, x)
         sum_grad = wide.sum(ctx.axes)
         sum_grad_normalised = (wide * normalised).sum(ctx.axes)
         grad_x = None
@@ -70,9 +71,9 @@ class _SynchronizedNormalization(torch.autograd.Function):
             sums = torch.stack([sum_grad, sum_grad_normalised])
             dist.all_reduce(sums, group=ctx.group)
             scale = rstd if weight is None else rstd * weight
-            grad_x = wide - _per_channel(sums[0] / count, x)
-            grad_x = grad_x - normalised * _per_channel(sums[1] / count, x)
-            grad_x = (grad_x * _per_channel(scale, x)).to(x.dtype)
+            grad_x = wide - per_channel(sums[0] / count, x)
+            grad_x = grad_x - normalised * per_channel(sums[1] / count, x)
+            grad_x = (grad_x * per_channel(scale, x)).to(x.dtype)
         if weight is None:
             return grad_x, None, None, None, None
         return (
@@ -82,11 +83,6 @@ class _SynchronizedNormalization(torch.autograd.Function):
             None,
             None,
         )
-
-
-def _per_channel(values: Tensor, like: Tensor) -> Tensor:
-    """Values [C] in the shape that broadcasts over ``like`` [N, C, ...]."""
-    return values.view(-1, *[1] * (like.dim() - 2))
 
 
 class _Synchronizable(Grouped, _BatchNorm):

@@ -1,4 +1,4 @@
-"""What the sums ask of the tensors that they are given."""
+"""What the sums ask of the tensors that they are given, and how coefficients fit them."""
 
 from __future__ import annotations
 
@@ -61,3 +61,8 @@ def checked(op: str, xs: Sequence[Tensor], weights: Tensor) -> tuple[list[Tensor
             widest = torch.promote_types(widest, x.dtype)
         xs = [x.to(widest) for x in xs]
     return xs, weights.to(accumulator(xs[0].dtype))
+
+
+def per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """Values [C] in the shape that broadcasts over ``like`` [N, C, ...]."""
+    return values.view(-1, *[1] * (like.dim() - 2))

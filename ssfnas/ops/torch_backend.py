@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssfnas.kernels.layout import accumulator
+from ssfnas.ops.layout import per_channel
 from ssfnas.ops.norm_coefficients import (
     enter_statistics,
     gradient_coefficients,
@@ -93,15 +94,15 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
     for k, (z, normalized) in enumerate(zip(zs, normalize, strict=True)):
         if normalized:
             mean[k] = z.mean(axes, dtype=dtype)
-            var[k] = (z - _per_channel(mean[k], z)).square_().mean(axes)
+            var[k] = (z - per_channel(mean[k], z)).square_().mean(axes)
     return mean, var
 
 
 def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
     """sum_k a_kc z_k + b_c for a [K, C] and b [C], in the dtype and layout of ``zs[0]``."""
-    total = torch.addcmul(_per_channel(b, zs[0]), zs[0], _per_channel(a[0], zs[0]))
+    total = torch.addcmul(per_channel(b, zs[0]), zs[0], per_channel(a[0], zs[0]))
     for k in range(1, len(zs)):
-        total.addcmul_(zs[k], _per_channel(a[k], zs[k]))
+        total.addcmul_(zs[k], per_channel(a[k], zs[k]))
     return total.to(zs[0].dtype)
 
 
@@ -112,7 +113,7 @@ def norm_sum_reduce(
     axes = _all_but_channels(grad)
     grad = grad.to(mean.dtype)
     # Without the shift the difference of two large sums would be left where means are large.
-    sums = [((z - _per_channel(mean[k], z)) * grad).sum(axes) for k, z in enumerate(zs)]
+    sums = [((z - per_channel(mean[k], z)) * grad).sum(axes) for k, z in enumerate(zs)]
     return grad.sum(axes), torch.stack(sums) * rstd
 
 
@@ -130,15 +131,10 @@ def norm_sum_apply(
         if not needs[k]:
             dzs.append(None)
             continue
-        dz = torch.addcmul(_per_channel(r[k], z), z, _per_channel(q[k], z))
-        dzs.append(dz.addcmul_(grad, _per_channel(p[k], z)).to(z.dtype))
+        dz = torch.addcmul(per_channel(r[k], z), z, per_channel(q[k], z))
+        dzs.append(dz.addcmul_(grad, per_channel(p[k], z)).to(z.dtype))
     return dzs
 
 
 def _all_but_channels(x: Tensor) -> list[int]:
     return [axis for axis in range(x.dim()) if axis != 1]
-
-
-def _per_channel(values: Tensor, like: Tensor) -> Tensor:
-    """Values [C] in the shape that broadcasts over ``like`` [N, C, ...]."""
-    return values.view(-1, *[1] * (like.dim() - 2))

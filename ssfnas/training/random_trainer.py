@@ -11,7 +11,6 @@ from torch import Tensor
 from ssfnas.config import SearchConfig
 from ssfnas.data import Batch, ImageData, ImageStream
 from ssfnas.errors import RequestError
-from ssfnas.objectives import OBJECTIVES, SearchObjective, make_search_objective
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.precision import autocast
 from ssfnas.runtime.updates import Updater
@@ -21,7 +20,7 @@ from ssfnas.strategies import STRATEGIES
 from ssfnas.strategies.random_search import best, sample_genotype, split_budget
 from ssfnas.training.averages import RunningMeans
 from ssfnas.training.schedules import cosine, set_learning_rate
-from ssfnas.training.search_trainer import search_halves
+from ssfnas.training.search_trainer import search_halves, search_objective
 from ssfnas.training.streams import training_stream
 
 SCORING_BATCHES = 32
@@ -77,15 +76,9 @@ class RandomSearchTrainer:
             image_size=max(data.image_size),
             generator=generator(config.seed, "network", sample),
         ).to(world.device, self.dtype)
-        self.objective: SearchObjective = make_search_objective(
-            config.objective,
-            num_features=self.net.num_features,
-            num_classes=data.num_classes,
-            multi_label=data.multi_label,
-            group=world.group,
-            generator=generator(config.seed, "projector", sample),
-            **OBJECTIVES.get(config.objective).settings(config),
-        ).to(world.device, self.dtype)
+        self.objective = search_objective(
+            config, data, self.net.num_features, world, "projector", sample
+        ).to(self.dtype)
         if world.group is not None:
             synchronize_batchnorm(self.net, world.group)
         parameters = [*self.net.parameters(), *self.objective.parameters()]

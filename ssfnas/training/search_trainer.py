@@ -52,6 +52,21 @@ def search_halves(config: SearchConfig, data: ImageData) -> tuple[Tensor, Tensor
     return halves
 
 
+def search_objective(
+    config: SearchConfig, data: ImageData, num_features: int, world: World, *purpose: str | int
+) -> SearchObjective:
+    """The objective of a search, on the world's device; its initial draws are named by purpose."""
+    return make_search_objective(
+        config.objective,
+        num_features=num_features,
+        num_classes=data.num_classes,
+        multi_label=data.multi_label,
+        group=world.group,
+        generator=generator(config.seed, *purpose),
+        **OBJECTIVES.get(config.objective).settings(config),
+    ).to(world.device)
+
+
 class SearchTrainer:
     """A search by gradients (darts, fairdarts, or a strategy of the user's).
 
@@ -88,15 +103,9 @@ class SearchTrainer:
             relaxation=strategy.relaxation,
             generator=generator(config.seed, "supernet"),
         ).to(world.device, dtype)
-        self.objective: SearchObjective = make_search_objective(
-            config.objective,
-            num_features=self.net.num_features,
-            num_classes=data.num_classes,
-            multi_label=data.multi_label,
-            group=world.group,
-            generator=generator(config.seed, "projector"),
-            **OBJECTIVES.get(config.objective).settings(config),
-        ).to(world.device, dtype)
+        self.objective = search_objective(
+            config, data, self.net.num_features, world, "projector"
+        ).to(dtype)
         if world.group is not None:
             synchronize_batchnorm(self.net, world.group)
         # Once, not a step: over the thousands of modules of a supernet it takes milliseconds, and
