@@ -2,7 +2,8 @@
 
 Each takes uint8 [n, H, W, C] and one magnitude an image (float64 [n] on the CPU) and returns uint8
 of the same shape. Signs, units and rounding are those of torchvision's functional operations on
-uint8 tensors, so that a policy's published magnitudes mean the same here.
+uint8 tensors, so that a policy's published magnitudes mean the same here. Those take one magnitude
+for all images; called image by image they are two to five times slower.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torchvision.transforms.v2.functional as F
 from torch import Tensor
 
 from ssfnas.data.colour import LUMINANCE
@@ -140,19 +142,7 @@ def auto_contrast(images: Tensor, magnitude: Tensor) -> Tensor:
 
 def equalise(images: Tensor, magnitude: Tensor) -> Tensor:
     """Each channel's histogram made even; the magnitude has no meaning."""
-    n, height, width, channels = images.shape
-    planes = images.permute(0, 3, 1, 2).reshape(n * channels, height * width).long()
-    base = 256 * torch.arange(len(planes), device=images.device)[:, None]
-    histogram = torch.bincount((planes + base).flatten(), minlength=256 * len(planes))
-    histogram = histogram.view(len(planes), 256)
-    # The step leaves out the highest level that occurs, so that it is mapped to 255.
-    highest = planes.amax(1, keepdim=True)
-    step = (height * width - histogram.gather(1, highest)) // 255
-    before = histogram.cumsum(1) - histogram
-    table = (before + step // 2) // step.clamp(min=1)
-    table = torch.where(step == 0, torch.arange(256, device=images.device), table.clamp_(0, 255))
-    mapped = table.gather(1, planes).to(torch.uint8)
-    return mapped.view(n, channels, height, width).permute(0, 2, 3, 1)
+    return F.equalize(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def invert(images: Tensor, magnitude: Tensor) -> Tensor:
