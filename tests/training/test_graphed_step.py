@@ -382,8 +382,8 @@ def parts_of(trainer) -> dict[str, list[torch.Tensor]]:
     """What a step changes, where it is in memory."""
     kept = {"momentum": trainer.weight_optimizer, "moments": trainer.alpha_optimizer}
     return {
-        "weights": list(trainer.bilevel.weights),
-        "alphas": list(trainer.bilevel.alphas),
+        "weights": list(trainer.bilevel.weights.parameters),
+        "alphas": list(trainer.bilevel.alphas.parameters),
         "statistics": [*trainer.net.buffers(), *trainer.objective.buffers()],
         **{
             name: [value for state in optimizer.state.values() for value in state.values()]
