@@ -12,8 +12,8 @@ from ssfnas.errors import RequestError
 PARTIAL_SUFFIX = ".partial"
 
 _REMEDIES = {
-    errno.ENOSPC: "make room on that disk, then go on with --resume",
-    errno.EDQUOT: "make room in that quota, then go on with --resume",
+    errno.ENOSPC: "make room on that disk; a run goes on with --resume",
+    errno.EDQUOT: "make room in that quota; a run goes on with --resume",
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "choose a folder that can be written",
     errno.EPERM: "choose a folder that can be written",
@@ -41,7 +41,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         RequestError: the disk is full, read-only, or otherwise refuses.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    partial = path.parent / f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}"
     try:
         try:
             with open(partial, "wb") as file:

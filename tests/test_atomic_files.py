@@ -94,12 +94,16 @@ def test_interrupts_clean_up_and_go_on(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_missing_folder_and_folder_in_place_of_the_file(tmp_path):
+def test_missing_folder_and_folder_in_place_of_the_file(tmp_path, monkeypatch):
     with pytest.raises(RequestError, match="folder is gone"):
         write_atomically(tmp_path / "none" / "file", b"x")
     (tmp_path / "folder" / "inside").mkdir(parents=True)
     with pytest.raises(RequestError, match="a folder has that name"):
         write_atomically(tmp_path / "folder", b"x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match=r"cannot write \."):
+        write_atomically("", b"x")
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_killed_while_writing_the_file_is_whole(tmp_path):

@@ -330,7 +330,11 @@ def test_check_names_the_edge_of_an_unknown_operation():
 @pytest.mark.parametrize("name", ["g.json", "g.txt", "g.py"])
 def test_files(tmp_path, name):
     path = tmp_path / name
-    SMALL.save(path)
+    before = os.umask(0o022)
+    try:
+        SMALL.save(path)
+    finally:
+        os.umask(before)
     assert Genotype.load(path) == Genotype.load(str(path)) == SMALL
     assert path.read_text().startswith("{" if name == "g.json" else "Genotype(")
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
