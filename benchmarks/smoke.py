@@ -48,15 +48,17 @@ class Failures:
     def __init__(self) -> None:
         self.count = 0
 
-    def tried(self, name: str, function: Callable[[], object]) -> None:
-        """Call the function; an error is printed and goes no further."""
+    def tried(self, name: str, function: Callable[[], object]) -> bool:
+        """Call the function; an error is printed and goes no further. Whether there was none."""
         try:
             function()
+            return True
         except Exception as error:
             self.count += 1
             first = (str(error).splitlines() or [""])[0]
             say(f"FAILED {name}: {type(error).__name__}: {first}")
             traceback.print_exc(limit=-4)
+            return False
 
 
 def check_ops(device: torch.device, small: bool) -> None:
@@ -67,14 +69,11 @@ def check_ops(device: torch.device, small: bool) -> None:
             inputs = case.make(device, 0)
             known = expected(case, inputs)
             for variant in variants(case, device, compiled=False):
-                if variant.name == EAGER:
-                    continue
-
-                def compare(case=case, variant=variant, inputs=inputs, known=known) -> None:
-                    check_op(case, variant, inputs, known)
-                    say(f"right: {case.name}: {variant.name}")
-
-                failures.tried(f"{case.name}: {variant.name}", compare)
+                if variant.name != EAGER:
+                    name = f"{case.name}: {variant.name}"
+                    compared = partial(check_op, case, variant, inputs, known)
+                    if failures.tried(name, compared):
+                        say(f"right: {name}")
     if failures.count:
         raise RuntimeError(f"{failures.count} results were wrong")
 
@@ -90,17 +89,24 @@ def config_of(name: str, small: bool) -> SearchConfig:
 
 def check_gradients(device: torch.device, small: bool) -> None:
     """Losses and gradients of a step on a few images, against the reference in float64."""
+    failures = Failures()
     for name in STEPS:
-        config = config_of(name, small)
-        kinds = [TRUTH, *(kind for kind in VARIANTS if kind.name in (EAGER, FAST))]
-        truth, plain, fast = (
-            StepRunner(kind, config, device.type, min(16, config.batch_size)).gradients()
-            for kind in kinds
-        )
-        for result, exact in truth.items():
-            mine, own = error(fast[result], exact), error(plain[result], exact)
-            say(f"{name}: {result} errs by {mine:.1e}, the reference by {own:.1e}")
-        check(FAST, fast, plain, truth, config.precision)
+        failures.tried(name, partial(_compare_gradients, name, device, small))
+    if failures.count:
+        raise RuntimeError(f"{failures.count} steps were wrong")
+
+
+def _compare_gradients(name: str, device: torch.device, small: bool) -> None:
+    config = config_of(name, small)
+    kinds = [TRUTH, *(kind for kind in VARIANTS if kind.name in (EAGER, FAST))]
+    truth, plain, fast = (
+        StepRunner(kind, config, device.type, min(16, config.batch_size)).gradients()
+        for kind in kinds
+    )
+    for result, exact in truth.items():
+        mine, own = error(fast[result], exact), error(plain[result], exact)
+        say(f"{name}: {result} errs by {mine:.1e}, the reference by {own:.1e}")
+    check(FAST, fast, plain, truth, config.precision)
 
 
 def run_steps(name: str, device: torch.device, small: bool) -> None:

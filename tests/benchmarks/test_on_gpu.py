@@ -172,6 +172,26 @@ def test_the_first_look_works_without_a_gpu_too(parts, capsys):
         assert (line in told) == (part in parts)
 
 
+def test_wrong_gradients_of_one_step_hide_no_other(capsys, monkeypatch):
+    from benchmarks import smoke
+    from benchmarks.variants import WrongResultError
+
+    right = smoke.check
+
+    def check(variant, found, plain, truth, precision):
+        if precision == "bf16":
+            raise WrongResultError("a gradient is wrong")
+        right(variant, found, plain, truth, precision)
+
+    monkeypatch.setattr(smoke, "check", check)
+    assert smoke.main(["gradients", "--device", "cpu", "--small"]) == 1
+    told = capsys.readouterr().out
+    assert told.count("FAILED ") == 2 + 1
+    assert "FAILED gradients: RuntimeError: 2 steps were wrong" in told
+    for name in smoke.STEPS:
+        assert f"{name}: weight gradient errs by" in told
+
+
 def test_the_first_look_goes_on_after_a_failure(capsys, monkeypatch):
     from benchmarks import smoke
 
