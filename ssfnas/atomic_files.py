@@ -20,6 +20,7 @@ _REMEDIES = {
     errno.ENOENT: "the folder is gone: choose another",
     errno.ENOTDIR: "a part of that path is a file: choose another",
     errno.EISDIR: "a folder has that name: choose another",
+    errno.EBUSY: "a folder has that name: choose another",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
