@@ -29,7 +29,7 @@ from setuptools.errors import BaseError
 ROOT = Path(__file__).resolve().parent
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
-# Compiled once for each instruction set; the fastest that the processor has is taken at run time,
+# Compiled once for each instruction set; the fastest that the CPU has is taken at run time,
 # so that a wheel runs everywhere and is fast where it can be.
 CPU_SOURCES = tuple(
     f"cpu/{name}.cpp" for name in ("mixed_sum", "mixed_norm_sum", "separable", "pools")
@@ -38,7 +38,7 @@ BINDING_SOURCES = ("cpu/instruction_sets.cpp", "binding.cpp")
 CUDA_SOURCES = (
     *("cuda/mixed_sum.cu", "cuda/mixed_norm_sum.cu"),
     *("cuda/fused_forward.cu", "cuda/fused_backward.cu"),
-    *("cuda/depthwise_stencils.cu", "cuda/candidate_pools.cu"),
+    *("cuda/depthwise.cu", "cuda/candidate_pools.cu"),
 )
 X86_INSTRUCTION_SETS = {
     "baseline": [],

@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     rows: list[report.Row] = []
     for op in arguments.ops or OPS:
         of_op: list[report.Row] = []
-        for case in cases(op, quick=arguments.quick, processor=kind == "cpu"):
+        for case in cases(op, quick=arguments.quick, cpu=kind == "cpu"):
             print(f"  {case.name}", file=sys.stderr, flush=True)
             of_op += _measured(case, device, rounds, not arguments.no_compile)
         print(report.table(of_op, ceilings), flush=True)

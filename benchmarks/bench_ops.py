@@ -14,7 +14,7 @@ from benchmarks.timing import input_sets
 from benchmarks.variants import COMPILED, EAGER, check, variants
 from ssfnas import ops
 
-CASES = [case for op in OPS for case in cases(op, processor=not torch.cuda.is_available())]
+CASES = [case for op in OPS for case in cases(op, cpu=not torch.cuda.is_available())]
 
 
 @pytest.mark.parametrize("variant", [EAGER, COMPILED, *ops.backends()])

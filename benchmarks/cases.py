@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssfnas import ops
-from ssfnas.ops.candidate_stencils import Candidates
+from ssfnas.ops.candidate_operations import Candidates
 from ssfnas.seeding import generator
 
 Inputs = list[Tensor]
@@ -26,7 +26,7 @@ class Case:
 
     Attributes:
         op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"barlow_twins_loss"`` or
-            ``"candidate_stencils"``.
+            ``"candidate_operations"``.
         label: the size, for people.
         dtype: of the tensors that are summed or compared.
         make: draws a fresh set of inputs on a device from a number; all of them want gradients.
@@ -117,7 +117,7 @@ def _barlow_case(size: tuple[int, int], dtype: torch.dtype) -> Case:
     )
 
 
-def _stencil_inputs(
+def _candidate_inputs(
     shape: Sequence[int], edges: int, dtype: torch.dtype, device: torch.device, number: int
 ) -> Inputs:
     rng = generator(number, "benchmark", device=str(device))
@@ -143,7 +143,7 @@ def _stencils(inputs: Inputs, op: Callable[..., Candidates], stride: int) -> lis
     return [*zs, largest, average]
 
 
-def _stencil_case(
+def _candidate_case(
     shape: Sequence[int], edges: int, dtype: torch.dtype = torch.float32, *, stride: int = 1
 ) -> Case:
     samples, channels, height, width = shape
@@ -152,12 +152,12 @@ def _stencil_case(
     products = pixels * channels * edges * sum(size**2 + channels for size, _ in _UNITS)
     values = pixels * channels
     return Case(
-        op="candidate_stencils",
+        op="candidate_operations",
         label=f"{groups} units {'x'.join(map(str, shape))} stride {stride}",
         dtype=dtype,
-        make=partial(_stencil_inputs, shape, edges, dtype),
-        function=partial(_stencils, op=ops.candidate_stencils, stride=stride),
-        reference=partial(_stencils, op=ops.candidate_stencils_reference, stride=stride),
+        make=partial(_candidate_inputs, shape, edges, dtype),
+        function=partial(_stencils, op=ops.candidate_operations, stride=stride),
+        reference=partial(_stencils, op=ops.candidate_operations_reference, stride=stride),
         # The source is read twice, its gradient written; results are written, their gradients read.
         bytes_moved=(3 * torch.Size(shape).numel() + 2 * (groups + 2) * values) * dtype.itemsize,
         # Each product of the forward pass stands for one of each gradient; to add counts too.
@@ -165,24 +165,24 @@ def _stencil_case(
     )
 
 
-def cases(op: str, *, quick: bool = False, processor: bool = False) -> list[Case]:
+def cases(op: str, *, quick: bool = False, cpu: bool = False) -> list[Case]:
     """Sizes of the search and its reductions, and a sweep over K.
 
     Args:
         op: which op.
         quick: a few small sizes, for a look at whether everything runs.
-        processor: those of a search on a processor: batches of 32 in single precision, in place of
+        cpu: those of a search on a CPU: batches of 32 in single precision, in place of
             128 in half precision.
     """
     if op == "barlow_twins_loss":
-        return _barlow_cases(quick, processor)
-    if op == "candidate_stencils":
-        return _stencil_cases(quick, processor)
+        return _barlow_cases(quick, cpu)
+    if op == "candidate_operations":
+        return _candidate_cases(quick, cpu)
     if quick:
         return [_sum_case(op, (4, 16, 16, 16), count, torch.float32, False) for count in (2, 7)]
-    batch, dtype = (32, torch.float32) if processor else (128, torch.bfloat16)
+    batch, dtype = (32, torch.float32) if cpu else (128, torch.bfloat16)
     first, second, third = (batch, 16, 32, 32), (batch, 32, 16, 16), (batch, 64, 8, 8)
-    counts = (2, 7, 35) if processor else (2, 7, 14, 21, 28, 35)
+    counts = (2, 7, 35) if cpu else (2, 7, 14, 21, 28, 35)
     sweep = [_sum_case(op, first, count, dtype, True) for count in counts]
     others = [
         _sum_case(op, first, 7, torch.float32, False),
@@ -194,27 +194,27 @@ def cases(op: str, *, quick: bool = False, processor: bool = False) -> list[Case
     return sweep + others
 
 
-def _barlow_cases(quick: bool, processor: bool) -> list[Case]:
+def _barlow_cases(quick: bool, cpu: bool) -> list[Case]:
     if quick:
         return [_barlow_case((32, 128), torch.float32), _barlow_case((64, 32), torch.float32)]
     sizes = [(128, 2048), (256, 2048), (128, 8192), (2048, 2048)]
-    if not processor:  # on which the references of these take many minutes
+    if not cpu:  # on which the references of these take many minutes
         sizes += [(256, 8192), (2048, 8192)]
     rounded = [_barlow_case((256, 2048), torch.bfloat16)]
     return [_barlow_case(size, torch.float32) for size in sizes] + rounded
 
 
-def _stencil_cases(quick: bool, processor: bool) -> list[Case]:
+def _candidate_cases(quick: bool, cpu: bool) -> list[Case]:
     if quick:
-        return [_stencil_case((2, 16, 8, 8), 1), _stencil_case((2, 8, 9, 7), 1, stride=2)]
-    batch, dtype = (32, torch.float32) if processor else (128, torch.bfloat16)
+        return [_candidate_case((2, 16, 8, 8), 1), _candidate_case((2, 8, 9, 7), 1, stride=2)]
+    batch, dtype = (32, torch.float32) if cpu else (128, torch.bfloat16)
     return [
-        _stencil_case((batch, 16, 32, 32), 4, dtype),
-        _stencil_case((batch, 32, 16, 16), 4, dtype),
-        _stencil_case((batch, 64, 8, 8), 4, dtype),
-        _stencil_case((batch, 32, 32, 32), 4, dtype, stride=2),
-        _stencil_case((batch, 16, 32, 32), 4, torch.bfloat16 if processor else torch.float32),
+        _candidate_case((batch, 16, 32, 32), 4, dtype),
+        _candidate_case((batch, 32, 16, 16), 4, dtype),
+        _candidate_case((batch, 64, 8, 8), 4, dtype),
+        _candidate_case((batch, 32, 32, 32), 4, dtype, stride=2),
+        _candidate_case((batch, 16, 32, 32), 4, torch.bfloat16 if cpu else torch.float32),
     ]
 
 
-OPS = ("mixed_sum", "mixed_norm_sum", "barlow_twins_loss", "candidate_stencils")
+OPS = ("mixed_sum", "mixed_norm_sum", "barlow_twins_loss", "candidate_operations")

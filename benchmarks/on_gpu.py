@@ -148,7 +148,7 @@ STEPS = (
     _search_step("ssl", "bf16"),
     _search_step("ssl", "fp32"),
     *(_ops(op) for op in ("mixed_norm_sum", "mixed_sum", "barlow_twins_loss")),
-    _ops("candidate_stencils"),
+    _ops("candidate_operations"),
     _search("search-50", "--precision", "bf16", "--derive", "darts"),
     _search_step("supervised", "bf16", "--compile-unit", "edge", "--compile-seconds", "80"),
     Step(

@@ -21,7 +21,7 @@ CAVEAT = (
     "Forward and backward together. `x eager` and `x compiled`: how many times faster than the "
     "reference in eager mode and under torch.compile. GB/s is of the bytes that the op has to move "
     "at the least (a model, not a measurement), so recomputing and re-reading lower it. % ceiling: "
-    "of a copy, and for barlow_twins_loss and candidate_stencils of a float32 matrix product, both "
+    "of a copy; for barlow_twins_loss and candidate_operations of a float32 matrix product; both "
     "measured in the same run. Device time of a replayed graph, unless marked (launched). Peak MB: "
     "memory beside the inputs, gradients included."
 )
@@ -96,7 +96,7 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's."""
+    """The GPU's name, or the CPU's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
@@ -116,7 +116,7 @@ def versions(device: torch.device) -> str:
     if device.type == "cuda":
         parts.append(f"CUDA {torch.version.cuda}")
     else:
-        parts.append(f"{torch.get_num_threads()} threads of {os.cpu_count()} processors")
+        parts.append(f"{torch.get_num_threads()} threads of {os.cpu_count()} cores")
     return ", ".join(parts)
 
 

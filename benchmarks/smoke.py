@@ -65,7 +65,7 @@ def check_ops(device: torch.device, small: bool) -> None:
     """Each backend of each function at the sizes of a search, against float64."""
     failures = Failures()
     for op in OPS:
-        for case in cases(op, quick=small, processor=device.type == "cpu"):
+        for case in cases(op, quick=small, cpu=device.type == "cpu"):
             inputs = case.make(device, 0)
             known = expected(case, inputs)
             for variant in variants(case, device, compiled=False):
@@ -164,7 +164,7 @@ def _changed_by_a_step(runner: StepRunner) -> Iterator[Tensor]:
 def launch_units(device: torch.device, small: bool) -> None:
     """Both passes of the candidates of a cell's source, once at each size of a search."""
     backend = "native" if ops.backends()["native"] is None else "torch"
-    for case in cases("candidate_stencils", quick=small, processor=device.type == "cpu"):
+    for case in cases("candidate_operations", quick=small, cpu=device.type == "cpu"):
         variant = next(v for v in variants(case, device, compiled=False) if v.name == backend)
         variant.run(case.make(device, 0))
         say(f"launched: {case.name}: {backend}")

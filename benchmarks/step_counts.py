@@ -63,7 +63,7 @@ def launches(step: Step) -> int:
 
 
 def operator_calls(step: Step) -> int:
-    """Operators that a step dispatches on a processor, and native functions called beside them."""
+    """Operators that a step dispatches on a CPU, and native functions called beside them."""
     counter = _CallCounter()
     with counter, _observed(counter.native):
         step()

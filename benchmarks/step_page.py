@@ -31,7 +31,7 @@ class Row:
 
     Attributes:
         seconds: of a step, the median.
-        calls: operators on a processor, kernels on a GPU.
+        calls: operators on a CPU, kernels on a GPU.
         peak_bytes: most memory beside what stays between steps.
         warm_up: seconds of the first pass forward and backward of both updates on the checked
             images, and of the first step on whole batches.
@@ -181,7 +181,7 @@ def document(
         f"`{EAGER}` and `{COMPILED}` ({_COMPILED_UNITS[compile_unit]}) are the supernet as it is "
         "usually written; what was compiled for one objective the next finds in a cache. A "
         "variant whose losses or gradients are wrong is not timed. "
-        f"Calls: {calls}. Peak MB: of one step, beside weights, optimisers and batches."
+        f"Calls: {calls}. Peak MB: of one step, beside weights, optimizers and batches."
     )
     model = (
         f"Floor: {PASSES} tensors moved an edge, view and update (a model of candidates fused as "

@@ -45,7 +45,7 @@ _ROLLED = WeakTensorKeyDictionary()
 def _rolled(first: Tensor) -> Tensor:
     """The first input, images in another order; made once, since it is not what is measured.
 
-    As it is, it would not do: normalising it has no gradient in its own direction.
+    As it is, it would not do: normalizing it has no gradient in its own direction.
     """
     if first not in _ROLLED:
         _ROLLED[first] = torch.empty_like(first.detach()).copy_(first.detach().roll(1, 0))

@@ -12,7 +12,7 @@
 #include "binding.h"
 #include "cpu/instruction_sets.h"
 #ifdef SSFNAS_HAS_CUDA
-#include "binding_cuda_stencils.h"
+#include "binding_cuda_candidates.h"
 #include "cuda/cuda_primitives.h"
 #endif
 
@@ -21,23 +21,23 @@ namespace py = pybind11;
 namespace ssfnas {
 namespace {
 
-// Where a primitive runs: on the processor with so many threads, or on a GPU's stream.
+// Where a primitive runs: on the CPU with so many threads, or on a GPU's stream.
 struct Place {
-  int device;            // -1 for the processor
+  int device;            // -1 for the CPU
   std::int64_t threads;  // or the handle of the stream
 };
 
 int chosen_set = -1;
 
-const ProcessorPrimitives& processor() {
+const CpuPrimitives& cpu() {
   int count = 0;
-  const ProcessorPrimitives* sets = instruction_sets(&count);
+  const CpuPrimitives* sets = instruction_sets(&count);
   return sets[chosen_set < 0 ? count - 1 : chosen_set];
 }
 
 std::vector<std::string> names_of_sets() {
   int count = 0;
-  const ProcessorPrimitives* sets = instruction_sets(&count);
+  const CpuPrimitives* sets = instruction_sets(&count);
   std::vector<std::string> names;
   for (int i = 0; i < count; ++i) names.emplace_back(sets[i].name);
   return names;
@@ -51,19 +51,19 @@ void choose_set(const std::string& name) {
       return;
     }
   }
-  throw std::invalid_argument("this processor cannot run the instruction set '" + name + "'");
+  throw std::invalid_argument("this CPU cannot run the instruction set '" + name + "'");
 }
 
 #ifdef SSFNAS_HAS_CUDA
 #define SSFNAS_RUN(function, args, place)                                      \
   if ((place).device < 0)                                                      \
-    processor().function(args, static_cast<int>((place).threads));             \
+    cpu().function(args, static_cast<int>((place).threads));             \
   else                                                                         \
     cuda::function(args, (place).device, reinterpret_cast<void*>((place).threads))
 #else
 #define SSFNAS_RUN(function, args, place)                                      \
   if ((place).device >= 0) throw std::runtime_error("built without CUDA");     \
-  processor().function(args, static_cast<int>((place).threads))
+  cpu().function(args, static_cast<int>((place).threads))
 #endif
 
 void mixed_sum_forward(int device, std::int64_t threads, int dtype, const Addresses& xs,
@@ -147,14 +147,14 @@ void norm_sum_apply(int device, std::int64_t threads, int dtype, std::uintptr_t 
   SSFNAS_RUN(norm_sum_apply, args, place);
 }
 
-// --- stencils on processors; for those on GPUs see binding_cuda_stencils.h
+// --- filters on CPUs; for those on GPUs see binding_cuda_candidates.h
 
 void separable_forward(int threads, const Units& units, const Addresses& zs, std::uintptr_t mean,
                        std::uintptr_t var) {
   check_count(zs.size(), units.units().groups, "separable_forward");
   const py::gil_scoped_release released;
   const std::vector<void*> z = pointers(zs);
-  processor().separable_forward({units.units(), z.data(), pointer(mean), pointer(var)}, threads);
+  cpu().separable_forward({units.units(), z.data(), pointer(mean), pointer(var)}, threads);
 }
 
 void separable_backward(int threads, const Units& units, const Addresses& zs,
@@ -172,7 +172,7 @@ void separable_backward(int threads, const Units& units, const Addresses& zs,
   const std::vector<void*> z = pointers(zs), g = pointers(grads), dx = pointers(dxs);
   const std::vector<void*> df = pointers(d_depthwise), dw = pointers(d_pointwise);
   const bool wanted = !df.empty();
-  processor().separable_backward(
+  cpu().separable_backward(
       {units.units(), z.data(), g.data(), pointer(p), pointer(q), pointer(r), pointer(into),
        dx.data(), pointer(s0), pointer(s1), wanted ? df.data() : nullptr,
        wanted ? dw.data() : nullptr},
@@ -184,7 +184,7 @@ void pools_forward(int threads, int dtype, const ImageSizes& image, std::uintptr
                    std::uintptr_t var) {
   const auto [images, height, width, channels, stride] = image;
   const py::gil_scoped_release released;
-  processor().pools_forward({static_cast<Dtype>(dtype), images, height, width, channels, stride,
+  cpu().pools_forward({static_cast<Dtype>(dtype), images, height, width, channels, stride,
                              pointer(x), pointer(largest), pointer(average), pointer(mean),
                              pointer(var)},
                             threads);
@@ -195,7 +195,7 @@ void pools_backward(int threads, int dtype, const ImageSizes& image, std::uintpt
                     std::uintptr_t dx) {
   const auto [images, height, width, channels, stride] = image;
   const py::gil_scoped_release released;
-  processor().pools_backward({static_cast<Dtype>(dtype), images, height, width, channels, stride,
+  cpu().pools_backward({static_cast<Dtype>(dtype), images, height, width, channels, stride,
                               pointer(x), pointer(d_largest), pointer(d_average), pointer(into),
                               pointer(dx)},
                              threads);
@@ -218,8 +218,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("separable_backward", &separable_backward);
   m.def("pools_forward", &pools_forward);
   m.def("pools_backward", &pools_backward);
-  m.def("instruction_sets", &names_of_sets, "Those that this processor can run; the fastest last.");
-  m.def("instruction_set", [] { return std::string(processor().name); });
+  m.def("instruction_sets", &names_of_sets, "Those that this CPU can run; the fastest last.");
+  m.def("instruction_set", [] { return std::string(cpu().name); });
   m.def("choose_instruction_set", &choose_set);
 #ifdef SSFNAS_HAS_CUDA
   m.attr("cuda_architectures") = SSFNAS_CUDA_ARCHITECTURES;
@@ -231,7 +231,7 @@ PYBIND11_MODULE(_C, m) {
           return cuda::norm_partials(static_cast<Dtype>(dtype), extent_of(extent), rows, all.data(),
                                      static_cast<std::int64_t>(all.size()));
         });
-  bind_cuda_stencils(m);
+  bind_cuda_candidates(m);
 #else
   m.attr("cuda_architectures") = "";
   m.attr("max_inputs") = 0;

@@ -1,4 +1,4 @@
-// What every primitive takes: plain pointers and sizes, the same for processors and GPUs.
+// What every primitive takes: plain pointers and sizes, the same for CPUs and GPUs.
 //
 // Tensors are dense and in one layout. K is the number of tensors summed, C that of channels; sums,
 // weights, coefficients and statistics are float, and double for double tensors.
@@ -154,8 +154,8 @@ struct PoolsBackward {
   APPLY(norm_sum_reduce, NormSumReduce)           \
   APPLY(norm_sum_apply, NormSumApply)
 
-// Those of processors alone.
-#define SSFNAS_STENCILS(APPLY)                  \
+// Those of CPUs alone.
+#define SSFNAS_CPU_PRIMITIVES(APPLY)                  \
   APPLY(separable_forward, SeparableForward)    \
   APPLY(separable_backward, SeparableBackward)  \
   APPLY(pools_forward, PoolsForward)            \

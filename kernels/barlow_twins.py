@@ -1,6 +1,6 @@
-"""The Barlow Twins loss of two feature matrices without ever storing standardised features.
+"""The Barlow Twins loss of two feature matrices without ever storing standardized features.
 
-With Z1, Z2 [N, D] standardised over the batch, d_i = (Z1' Z2)_ii / N and either the D x D matrix
+With Z1, Z2 [N, D] standardized over the batch, d_i = (Z1' Z2)_ii / N and either the D x D matrix
 C = Z1' Z2 / N (primal) or the N x N matrices K1 = Z1 Z1', K2 = Z2 Z2' (dual):
 
     loss = sum (d - 1)^2 + lambd (|C|^2 - sum d^2),    |C|^2 = <K1, K2> / N^2
@@ -26,10 +26,10 @@ _ROWS = 64
 _TILE = 64
 _DEPTH = 16
 _WARPS = 8
-# Two programs a processor; float64, rarely used, may take all.
+# Two programs an SM; float64, rarely used, may take all.
 _REGISTERS = {torch.float32: 128, torch.float64: 255}
 _FLAT = 1024
-# About two programs for each of the 132 processors of an H100 or H200.
+# About two programs for each of the 132 SMs of an H100 or H200.
 _PROGRAMS = 264
 
 
@@ -94,7 +94,7 @@ def _statistics_kernel(
 
 
 @triton.jit
-def _standardised(z, mean, rstd, row, column, n, d, ACC: tl.constexpr):
+def _standardized(z, mean, rstd, row, column, n, d, ACC: tl.constexpr):
     """((z - mean) rstd)[row, column], 0 outside; row and column broadcast to one shape."""
     mask = (row < n) & (column < d)
     x = tl.load(z + row * d + column, mask=mask, other=0.0).to(ACC)
@@ -133,8 +133,8 @@ def _gram_kernel(
         total = tl.zeros([TILE, TILE], ACC)
         for step in range(STEPS):
             column = ((split * STEPS + step) * DEPTH + tl.arange(0, DEPTH)).to(tl.int64)
-            a = _standardised(z, mean, rstd, rows[:, None], column[None, :], n, d, ACC)
-            b = _standardised(z, mean, rstd, others[None, :], column[:, None], n, d, ACC)
+            a = _standardized(z, mean, rstd, rows[:, None], column[None, :], n, d, ACC)
+            b = _standardized(z, mean, rstd, others[None, :], column[:, None], n, d, ACC)
             total = tl.dot(a, b, total, input_precision="ieee", out_dtype=ACC)
         out = partials + (split * 2 + side).to(tl.int64) * n * n
         mask = (rows < n)[:, None] & (others < n)[None, :]
@@ -184,8 +184,8 @@ def _correlation_kernel(
     total = tl.zeros([TILE, TILE], ACC)
     for step in range(STEPS):
         row = step * DEPTH + tl.arange(0, DEPTH).to(tl.int64)
-        a = _standardised(z1, mean, rstd, row[None, :], i[:, None], n, d, ACC)
-        b = _standardised(z2, mean + d, rstd + d, row[:, None], j[None, :], n, d, ACC)
+        a = _standardized(z1, mean, rstd, row[None, :], i[:, None], n, d, ACC)
+        b = _standardized(z2, mean + d, rstd + d, row[:, None], j[None, :], n, d, ACC)
         total = tl.dot(a, b, total, input_precision="ieee", out_dtype=ACC)
     total = total / n
     mask = (i < d)[:, None] & (j < d)[None, :]
@@ -232,7 +232,7 @@ def _store_gradient(
 ):
     """out = factor total + Z_other e."""
     weight = tl.load(weight + column, mask=column < d, other=0.0)
-    z = _standardised(other, mean, rstd, row[:, None], column[None, :], n, d, ACC)
+    z = _standardized(other, mean, rstd, row[:, None], column[None, :], n, d, ACC)
     mask = (row < n)[:, None] & (column < d)[None, :]
     value = factor * total + weight[None, :] * z
     tl.store(out + row[:, None] * d + column[None, :], value, mask=mask)
@@ -270,7 +270,7 @@ def _dual_gradient_kernel(
         depth = step * DEPTH + tl.arange(0, DEPTH).to(tl.int64)
         mask = (row < n)[:, None] & (depth < n)[None, :]
         a = tl.load(gram + row[:, None] * n + depth[None, :], mask=mask, other=0.0)
-        b = _standardised(
+        b = _standardized(
             z, mean + side * d, rstd + side * d, depth[:, None], column[None, :], n, d, ACC
         )
         total = tl.dot(a, b, total, input_precision="ieee", out_dtype=ACC)
@@ -306,7 +306,7 @@ def _primal_gradient_kernel(
     total = tl.zeros([TILE, TILE], ACC)
     for step in range(STEPS):
         depth = step * DEPTH + tl.arange(0, DEPTH).to(tl.int64)
-        a = _standardised(other, mean, rstd, row[:, None], depth[None, :], n, d, ACC)
+        a = _standardized(other, mean, rstd, row[:, None], depth[None, :], n, d, ACC)
         mask = (depth < d)[:, None] & (column < d)[None, :]
         if TRANSPOSED:
             offsets = column[None, :] * d + depth[:, None]
@@ -319,7 +319,7 @@ def _primal_gradient_kernel(
 
 
 @triton.jit
-def _destandardise_kernel(
+def _destandardize_kernel(
     z1,
     z2,
     mean,
@@ -348,7 +348,7 @@ def _destandardise_kernel(
     for step in range(STEPS):
         row = step * ROWS + tl.arange(0, ROWS).to(tl.int64)
         mask = (row < n)[:, None] & (column < d)[None, :]
-        x = _standardised(z, mean, rstd, row[:, None], column[None, :], n, d, ACC)
+        x = _standardized(z, mean, rstd, row[:, None], column[None, :], n, d, ACC)
         total += x * tl.load(g + row[:, None] * d + column[None, :], mask=mask, other=0.0)
     projection = tl.sum(total, 0) / n
     factor = tl.load(rstd + column, mask=column < d, other=0.0) * tl.load(grad_loss).to(ACC)
@@ -356,7 +356,7 @@ def _destandardise_kernel(
         row = step * ROWS + tl.arange(0, ROWS).to(tl.int64)
         mask = (row < n)[:, None] & (column < d)[None, :]
         offsets = row[:, None] * d + column[None, :]
-        x = _standardised(z, mean, rstd, row[:, None], column[None, :], n, d, ACC)
+        x = _standardized(z, mean, rstd, row[:, None], column[None, :], n, d, ACC)
         value = tl.load(g + offsets, mask=mask, other=0.0) - x * projection[None, :]
         tl.store(dz + offsets, (factor[None, :] * value).to(dz.dtype.element_ty), mask=mask)
 
@@ -564,7 +564,7 @@ def barlow_twins_backward(saved: Saved, lambd: float, grad_loss: Tensor) -> tupl
                     num_warps=_WARPS,
                     maxnreg=_REGISTERS[dtype],
                 )
-        _destandardise_kernel[(ceil_div(d, _COLUMNS), 2)](
+        _destandardize_kernel[(ceil_div(d, _COLUMNS), 2)](
             z1,
             z2,
             mean,

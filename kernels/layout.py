@@ -55,7 +55,7 @@ class Extent(NamedTuple):
 
     @property
     def channels_inner(self) -> bool:
-        """Whether neighbours in memory belong to neighbouring channels."""
+        """Whether neighbors in memory belong to neighboring channels."""
         return self.inner == 1
 
 

@@ -1,4 +1,4 @@
-"""The passes of a sum of normalised tensors: statistics, forward, two reductions, gradients.
+"""The passes of a sum of normalized tensors: statistics, forward, two reductions, gradients.
 
 With a_kc = w_k rstd_kc and b_c = -sum_k a_kc mean_kc the sum is out = sum_k a_kc z_k + b_c; its
 gradient needs S0_c = sum g and S1_kc = sum g (z_k - mean_kc) rstd_kc, and is then
@@ -327,11 +327,11 @@ def _apply_kernel(
 
 
 def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every input and channel, in one read of the normalised inputs.
+    """Mean and biased variance of every input and channel, in one read of the normalized inputs.
 
     Args:
         zs: K tensors [N, C, ...] of one shape and dtype.
-        normalize: K flags; an input that is not normalised is not read.
+        normalize: K flags; an input that is not normalized is not read.
 
     Returns:
         mean and var, [K, C] in float32 (float64 for float64); 0 and 1 for inputs left as they are,
@@ -445,13 +445,13 @@ def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
 def norm_sum_reduce(
     grad: Tensor, zs: Sequence[Tensor], mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The sums that gradients of a normalised sum need.
+    """The sums that gradients of a normalized sum need.
 
     Args:
         grad: gradient of the sum, [N, C, ...].
         zs: the K tensors of that shape.
-        mean: [K, C]; 0 for inputs that are not normalised.
-        rstd: [K, C], 1 / sqrt(var + eps); 1 for inputs that are not normalised.
+        mean: [K, C]; 0 for inputs that are not normalized.
+        rstd: [K, C], 1 / sqrt(var + eps); 1 for inputs that are not normalized.
 
     Returns:
         S0 [C] = sum g and S1 [K, C] = sum g (z_k - mean_k) rstd_k, in float32 (float64).

@@ -1,4 +1,4 @@
-"""Coefficients of normalised sums, one launch each.
+"""Coefficients of normalized sums, one launch each.
 
 Definitions: ``ssfnas.ops.norm_coefficients``.
 

@@ -151,7 +151,7 @@ class SearchConfig(
     weight_momentum: float = option(0.9, "momentum of the weights", minimum=0, below=1)
     weight_decay: float = option(3e-4, "decay of the weights", minimum=0)
     clip: float = option(5.0, "largest norm of the weights' gradient; 0: any", minimum=0)
-    knn: bool = option(True, "measure nearest-neighbour accuracy of the features each epoch")
+    knn: bool = option(True, "measure nearest-neighbor accuracy of the features each epoch")
 
 
 @dataclass(kw_only=True)

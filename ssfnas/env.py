@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ssfnas.commandline import main as run_command
-from ssfnas.runtime.environment import commit, package_versions, processor
+from ssfnas.runtime.environment import commit, cpu_name, package_versions
 
 
 @dataclass(kw_only=True)
@@ -25,7 +25,7 @@ def describe() -> Iterator[tuple[str, str]]:
     """
     yield "python", f"{platform.python_version()} ({sys.executable})"
     yield "platform", platform.platform()
-    yield "processor", f"{processor()}, {os.cpu_count()} threads"
+    yield "processor", f"{cpu_name()}, {os.cpu_count()} threads"
     for name, version in package_versions().items():
         yield name, version or "not installed"
     yield "commit", commit() or "not a checkout"

@@ -25,5 +25,5 @@ def _leave_global_generators_alone():
 
 @pytest.fixture
 def small_npz(tmp_path: Path) -> Path:
-    """Four classes of 16, 12, 8 and 4 coloured 8x8 images."""
+    """Four classes of 16, 12, 8 and 4 colored 8x8 images."""
     return write_npz(tmp_path / "small.npz", (16, 12, 8, 4))

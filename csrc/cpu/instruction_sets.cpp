@@ -5,33 +5,33 @@ namespace {
 
 #define SSFNAS_ENTRY(function, Arguments) ISA::function,
 
-constexpr ProcessorPrimitives baseline_primitives = {
+constexpr CpuPrimitives baseline_primitives = {
     "baseline",
 #define ISA baseline
-    SSFNAS_PRIMITIVES(SSFNAS_ENTRY) SSFNAS_STENCILS(SSFNAS_ENTRY)
+    SSFNAS_PRIMITIVES(SSFNAS_ENTRY) SSFNAS_CPU_PRIMITIVES(SSFNAS_ENTRY)
 #undef ISA
 };
 
 #ifdef SSFNAS_HAS_AVX2
-constexpr ProcessorPrimitives avx2_primitives = {
+constexpr CpuPrimitives avx2_primitives = {
     "avx2",
 #define ISA avx2
-    SSFNAS_PRIMITIVES(SSFNAS_ENTRY) SSFNAS_STENCILS(SSFNAS_ENTRY)
+    SSFNAS_PRIMITIVES(SSFNAS_ENTRY) SSFNAS_CPU_PRIMITIVES(SSFNAS_ENTRY)
 #undef ISA
 };
 #endif
 
 #ifdef SSFNAS_HAS_AVX512
-constexpr ProcessorPrimitives avx512_primitives = {
+constexpr CpuPrimitives avx512_primitives = {
     "avx512",
 #define ISA avx512
-    SSFNAS_PRIMITIVES(SSFNAS_ENTRY) SSFNAS_STENCILS(SSFNAS_ENTRY)
+    SSFNAS_PRIMITIVES(SSFNAS_ENTRY) SSFNAS_CPU_PRIMITIVES(SSFNAS_ENTRY)
 #undef ISA
 };
 #endif
 
 struct Found {
-  ProcessorPrimitives sets[3];
+  CpuPrimitives sets[3];
   int count = 0;
 
   Found() {
@@ -53,7 +53,7 @@ struct Found {
 
 }  // namespace
 
-const ProcessorPrimitives* instruction_sets(int* count) {
+const CpuPrimitives* instruction_sets(int* count) {
   static const Found found;
   *count = found.count;
   return found.sets;

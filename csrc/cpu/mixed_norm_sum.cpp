@@ -1,4 +1,4 @@
-// Statistics of channels, and weighted sums with a factor per channel, on processors.
+// Statistics of channels, and weighted sums with a factor per channel, on CPUs.
 //
 // A tensor is cut into blocks by its shape alone, and each block's sums are merged in order, so
 // that results do not depend on the number of threads. A variance is computed in a block around

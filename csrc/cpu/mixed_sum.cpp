@@ -1,4 +1,4 @@
-// out = sum_k w_k x_k, and its gradients, on processors: each tensor is read or written once.
+// out = sum_k w_k x_k, and its gradients, on CPUs: each tensor is read or written once.
 
 #include "instruction_sets.h"
 #include "vectors.h"

@@ -1,7 +1,7 @@
-// 3x3 maxima and averages of one read, and both of their gradients, on processors.
+// 3x3 maxima and averages of one read, and both of their gradients, on CPUs.
 
 #include "instruction_sets.h"
-#include "stencils.h"
+#include "depthwise.h"
 
 namespace ssfnas {
 namespace SSFNAS_ISA {

@@ -1,4 +1,4 @@
-// Separable units on processors: an image and a unit at a time, from the second level of cache.
+// Separable units on CPUs: an image and a unit at a time, from the second level of cache.
 //
 // What a depthwise convolution gives is mixed over channels while it is in the first level of
 // cache, and never goes to memory; neither do gradients between the two. Sums over images are kept
@@ -6,7 +6,7 @@
 // depend on the number of threads.
 
 #include "instruction_sets.h"
-#include "stencils.h"
+#include "depthwise.h"
 
 namespace ssfnas {
 namespace SSFNAS_ISA {
@@ -209,7 +209,7 @@ void depthwise_tile(const Image<S>& image, const Filters<S>& filters, const Size
   const int64_t plane = rows * sizes.out_width * L;
   for (int64_t v = 0; v < sizes.vectors; ++v)
     for (int64_t y = 0; y < rows; ++y)
-      stencil_row<S, false>(image.at(v, (row + y) * sizes.stride, 0), sizes.stride * L,
+      depthwise_row<S, false>(image.at(v, (row + y) * sizes.stride, 0), sizes.stride * L,
                             filters.forward_taps(v), to + v * plane + y * sizes.out_width * L, L,
                             sizes.out_width);
 }
@@ -437,9 +437,9 @@ void backward_inputs(const Image<S>& inner, const Filters<S>& filters, const Siz
         S* to = outer.at(v, y, x);
         const int64_t count = ceil_div(sizes.width - x, stride);
         if (!add)
-          stencil_row<S, false>(from, L, taps, to, stride * L, count);
+          depthwise_row<S, false>(from, L, taps, to, stride * L, count);
         else if (taps.count > 0)
-          stencil_row<S, true>(from, L, taps, to, stride * L, count);
+          depthwise_row<S, true>(from, L, taps, to, stride * L, count);
       }
 }
 

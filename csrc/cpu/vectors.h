@@ -2,7 +2,7 @@
 //
 // Only for files that are compiled once for each instruction set: everything lives in the
 // namespace of that set and nothing of the standard library is used, since the linker keeps one of
-// several copies of an inline function, and might keep one that the processor cannot run.
+// several copies of an inline function, and might keep one that the CPU cannot run.
 #pragma once
 
 #include <cstddef>
@@ -156,7 +156,7 @@ SSFNAS_INLINE void store_past_caches(T* to, Vector<T> v) {
 #endif
 }
 
-// Before other processors read what was stored past the caches.
+// Before other cores read what was stored past the caches.
 SSFNAS_INLINE void finish_stores() {
 #ifdef __SSE2__
   _mm_sfence();

@@ -1,4 +1,4 @@
-// What the primitives on processors share besides vectors: memory, threads, choice of the dtype.
+// What the primitives on CPUs share besides vectors: memory, threads, choice of the dtype.
 #pragma once
 
 #include "vectors.h"
@@ -6,7 +6,7 @@
 namespace ssfnas {
 namespace SSFNAS_ISA {
 
-// Uninitialised memory for the length of a call.
+// Uninitialized memory for the length of a call.
 template <class S>
 class Workspace {
  public:

@@ -3,8 +3,8 @@
 // Backwards a block keeps the pixels around its tile in shared memory, finds which pixel each window
 // chose, and then gathers: nothing is added to memory that others write.
 
-#include "cuda_stencils.h"
-#include "stencil_tiles.cuh"
+#include "cuda_candidates.h"
+#include "tiles.cuh"
 
 namespace ssfnas {
 namespace cuda {

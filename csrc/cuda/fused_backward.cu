@@ -54,7 +54,7 @@ struct Terms {
 };
 
 // How many squares of CHUNK by CHUNK a filter's gradient has. A thread has one, and of the pixels
-// every so-manieth: as many threads as there are `people` share a square.
+// every so-manieth: as many threads as there are `sharers` share a square.
 __host__ __device__ inline int squares(int channels) {
   const int side = (channels + CHUNK - 1) / CHUNK;
   return side * side;
@@ -64,12 +64,12 @@ template <class S>
 __device__ inline void add_products(S (&sums)[CHUNK][CHUNK], const S* dz, const S* inner,
                                     int pixels, int channels) {
   const int pitch = row_pitch<S>(channels), side = (channels + CHUNK - 1) / CHUNK;
-  const int people = blockDim.x / squares(channels), person = threadIdx.x / squares(channels);
+  const int sharers = blockDim.x / squares(channels), sharer = threadIdx.x / squares(channels);
   const int square = threadIdx.x % squares(channels);
   dz += square / side * CHUNK, inner += square % side * CHUNK;
-  if (person >= people) return;
+  if (sharer >= sharers) return;
 #pragma unroll 2
-  for (int pixel = person; pixel < pixels; pixel += people) {
+  for (int pixel = sharer; pixel < pixels; pixel += sharers) {
     S left[CHUNK], right[CHUNK];
     load_coefficients(left, dz + pixel * pitch);
     load_coefficients(right, inner + pixel * pitch);
@@ -89,13 +89,13 @@ __device__ inline void store_products(S* to, const S (&sums)[CHUNK][CHUNK], S* r
 #pragma unroll
     for (int b = 0; b < CHUNK; ++b) room[(a * CHUNK + b) * blockDim.x + threadIdx.x] = sums[a][b];
   __syncthreads();
-  const int side = (channels + CHUNK - 1) / CHUNK, people = blockDim.x / squares(channels);
+  const int side = (channels + CHUNK - 1) / CHUNK, sharers = blockDim.x / squares(channels);
   for (int i = threadIdx.x; i < channels * channels; i += blockDim.x) {
     const int output = i / channels, input = i - output * channels;
     const S* from = room + (output % CHUNK * CHUNK + input % CHUNK) * blockDim.x +
                     output / CHUNK * side + input / CHUNK;
     S total = 0;
-    for (int person = 0; person < people; ++person) total += from[person * squares(channels)];
+    for (int sharer = 0; sharer < sharers; ++sharer) total += from[sharer * squares(channels)];
     to[i] = total;
   }
 }
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
       // Fewer loads at once where a vector has more values: ptxas would spill registers.
       load_box<VEC, (VEC > 4 ? 2 : 4)>(image, box, units.input(g, corner.image), units.height,
                                        units.width, t, lane,
-                                       Rectified<T, VEC>{units.normalised(g, lane)});
+                                       Rectified<T, VEC>{units.normalized(g, lane)});
     }
     const int y = corner.y + lane.row, x = corner.x + lane.strip * STRIP;
     const int live = lane.live ? live_pixels(t, corner, lane) : 0;
@@ -160,14 +160,14 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
     Strip<T, VEC> values = {};
     if (live > 0)
       terms.template load_strip<VEC>(values, g, row + lane.channel, place, channels, live);
-    if constexpr (!FILTERS) synchronise_pixels(t);
+    if constexpr (!FILTERS) synchronize_pixels(t);
     if (placed)
 #pragma unroll
       for (int o = 0; o < STRIP; ++o) put(dz_rows + mine + o * step, values[o].v);
     if constexpr (FILTERS)
       __syncthreads();
     else
-      synchronise_pixels(t);
+      synchronize_pixels(t);
     if (live > 0) {
       Strip<T, VEC> total = {};
       add_mixed<T, VEC>(total, dz_rows + strip * pitch, step, matrix + lane.channel, channels,

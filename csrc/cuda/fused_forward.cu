@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
   const Box box =
       reached(corner.y, corner.x, t.rows, t.across, units.filters.stride, units.reach(first));
   load_box<VEC>(pixels, box, units.input(first, corner.image), units.height, units.width, t, lane,
-                Rectified<T, VEC>{units.normalised(first, lane)});
+                Rectified<T, VEC>{units.normalized(first, lane)});
   const View<T, VEC> view(pixels, filter, box, t, lane, corner);
   for (int g = first; g < last; ++g) {
     __syncthreads();
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 #pragma unroll
       for (int o = 0; o < STRIP; ++o) put(rows + (mine + lane.channel + o * step), inner[o].v);
     }
-    synchronise_pixels(t);
+    synchronize_pixels(t);
     Strip<T, VEC> z = {};
     if (busy) {
       add_mixed<T, VEC>(z, rows + mine, step, matrix + lane.channel, channels, pitch);

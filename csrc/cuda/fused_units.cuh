@@ -2,12 +2,12 @@
 #pragma once
 
 #include "mixing.cuh"
-#include "stencil_units.cuh"
+#include "separable_units.cuh"
 
 namespace ssfnas {
 namespace cuda {
 
-// Bytes of shared memory that leave room for two blocks on a processor of Hopper GPUs, and that one
+// Bytes of shared memory that leave room for two blocks on an SM of Hopper GPUs, and that one
 // block may have on all GPUs since Ampere.
 constexpr int64_t FUSED_SHARED = 96 * 1024;
 // A filter's gradient is held by a block's threads, in squares of CHUNK by CHUNK.

@@ -11,7 +11,7 @@ namespace ssfnas {
 namespace cuda {
 namespace {
 
-constexpr int GROUP = 4;           // inputs whose sums share a synchronisation
+constexpr int GROUP = 4;           // inputs whose sums share a synchronization
 constexpr int FINISH_ROWS = 8;     // of the second stage's blocks, each WARP channels wide
 
 // How a tensor is laid out over blocks. Where channels lie next to each other, a block is
@@ -34,7 +34,7 @@ Tiling tiling(const Extent& extent, int vec) {
     t.height = extent.outer;
     t.columns = 1;
     while (t.columns < WARP && t.packs % (2 * t.columns) == 0) t.columns *= 2;
-    // Few neighbours a row would waste loads: rather leave threads idle.
+    // Few neighbors a row would waste loads: rather leave threads idle.
     if (t.columns < 4)
       while (t.columns < WARP && t.columns < t.packs) t.columns *= 2;
     t.tiles = ceil_div(t.packs, t.columns);
@@ -195,7 +195,7 @@ struct BlockSums {
       if (lane < columns) sums[warp][lane * N + i] = sum;
     }
   }
-  // After a synchronisation: the sum of one of the block's channels.
+  // After a synchronization: the sum of one of the block's channels.
   __device__ S total(int channel) const {
     S sum = 0;
 #pragma unroll

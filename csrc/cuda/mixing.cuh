@@ -1,12 +1,12 @@
 // 1x1 filters and the rows that they mix, in shared memory: products of tiles with a filter.
 //
 // A row has the channels of a pixel, in the arithmetic of sums. Rows are an odd number of 16-byte
-// vectors long: those that neighbouring threads read then lie in different banks. For the same
-// reason the pixels of a thread's strip are `positions` rows apart, and those of neighbouring
+// vectors long: those that neighboring threads read then lie in different banks. For the same
+// reason the pixels of a thread's strip are `positions` rows apart, and those of neighboring
 // threads side by side.
 #pragma once
 
-#include "stencil_tiles.cuh"
+#include "tiles.cuh"
 
 namespace ssfnas {
 namespace cuda {
@@ -38,7 +38,7 @@ __device__ inline int live_pixels(const Tiling& t, const Corner& corner, const L
   return inside < STRIP ? inside : STRIP;
 }
 
-// Zeros where rows have no channels. To be followed by a synchronisation.
+// Zeros where rows have no channels. To be followed by a synchronization.
 template <class S>
 __device__ inline void clear_ends(S* rows, int count, int channels) {
   const int pitch = row_pitch<S>(channels), rest = pitch - channels;
@@ -100,7 +100,7 @@ __device__ inline void add_mixed(Strip<T, VEC>& total, const Scalar<T>* rows, in
 }
 
 // The threads that have one pixel's channels wait for each other: they are in one warp, mostly.
-__device__ inline void synchronise_pixels(const Tiling& t) {
+__device__ inline void synchronize_pixels(const Tiling& t) {
   if (t.columns <= WARP)
     __syncwarp();
   else

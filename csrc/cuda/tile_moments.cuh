@@ -35,28 +35,28 @@ __device__ inline void sum_lanes(const S (&values)[N], S* to, int columns, int o
   }
 }
 
-// One tile's, in shared memory. A team of threads is a warp, or more where a warp has not all
+// One tile's, in shared memory. A warp group is a warp, or more where a warp has not all
 // columns.
 template <class S, int VEC>
 class TileMoments {
  public:
   static __host__ __device__ int bytes(int threads, int columns) {
-    const int teams = threads / team_size(columns);
-    return rounded_up(teams * (2 * columns * VEC + 2) * static_cast<int>(sizeof(S)), 16);
+    const int groups = threads / group_size(columns);
+    return rounded_up(groups * (2 * columns * VEC + 2) * static_cast<int>(sizeof(S)), 16);
   }
 
   // `live` is how many pixels a thread has, the first ones of its strip.
   __device__ TileMoments(S* memory, const Tiling& tiling, int live)
       : memory_(memory), tiling_(tiling), live_(live) {
     const S count = sum_of_lanes(static_cast<S>(live), tiling.columns);
-    counts()[team()] = count, inverses()[team()] = count > 0 ? 1 / count : 0;
+    counts()[group()] = count, inverses()[group()] = count > 0 ? 1 / count : 0;
     __syncwarp();
   }
 
   // Called by all threads, without `live` pixels too; `column` is the thread's.
   template <class T>
   __device__ void add(const Strip<T, VEC>& z, int column) {
-    const int place = team() * width() + column * VEC;
+    const int place = group() * width() + column * VEC;
     S values[VEC] = {}, center[VEC];
 #pragma unroll
     for (int o = 0; o < STRIP; ++o)
@@ -66,7 +66,7 @@ class TileMoments {
     sum_lanes<VEC>(values, totals() + place, tiling_.columns);
     __syncwarp();
     load_coefficients(center, totals() + place);
-    const S inverse = inverses()[team()];
+    const S inverse = inverses()[group()];
 #pragma unroll
     for (int i = 0; i < VEC; ++i) center[i] *= inverse, values[i] = 0;
 #pragma unroll
@@ -79,21 +79,21 @@ class TileMoments {
     sum_lanes<VEC>(values, squares() + place, tiling_.columns);
   }
 
-  // After a synchronisation: the tile's mean and squares of each channel, into [tiles, 2, row].
+  // After a synchronization: the tile's mean and squares of each channel, into [tiles, 2, row].
   __device__ void store(S* partials, int row, int first) const {
     S count = 0;
 #pragma unroll 1
-    for (int team = 0; team < teams(); ++team) count += counts()[team];
+    for (int group = 0; group < groups(); ++group) count += counts()[group];
     const S inverse = 1 / count;
     for (int channel = threadIdx.x; channel < tiling_.channels; channel += blockDim.x) {
       S total = 0, deviations = 0;
 #pragma unroll 4
-      for (int team = 0; team < teams(); ++team) total += totals()[team * width() + channel];
+      for (int group = 0; group < groups(); ++group) total += totals()[group * width() + channel];
       const S mean = total * inverse;
 #pragma unroll 4
-      for (int team = 0; team < teams(); ++team) {
-        const S shift = totals()[team * width() + channel] * inverses()[team] - mean;
-        deviations += squares()[team * width() + channel] + counts()[team] * (shift * shift);
+      for (int group = 0; group < groups(); ++group) {
+        const S shift = totals()[group * width() + channel] * inverses()[group] - mean;
+        deviations += squares()[group * width() + channel] + counts()[group] * (shift * shift);
       }
       S* to = partials + static_cast<int64_t>(blockIdx.x) * 2 * row + first + channel;
       to[0] = mean;
@@ -102,15 +102,15 @@ class TileMoments {
   }
 
  private:
-  static __host__ __device__ int team_size(int columns) { return columns > WARP ? columns : WARP; }
-  __device__ int teams() const { return blockDim.x / team_size(tiling_.columns); }
-  __device__ int team() const { return threadIdx.x / team_size(tiling_.columns); }
+  static __host__ __device__ int group_size(int columns) { return columns > WARP ? columns : WARP; }
+  __device__ int groups() const { return blockDim.x / group_size(tiling_.columns); }
+  __device__ int group() const { return threadIdx.x / group_size(tiling_.columns); }
   __device__ int width() const { return tiling_.columns * VEC; }
-  // Of each channel [teams, width], then of each team.
+  // Of each channel [groups, width], then of each group.
   __device__ S* totals() const { return memory_; }
-  __device__ S* squares() const { return memory_ + teams() * width(); }
-  __device__ S* counts() const { return memory_ + 2 * teams() * width(); }
-  __device__ S* inverses() const { return counts() + teams(); }
+  __device__ S* squares() const { return memory_ + groups() * width(); }
+  __device__ S* counts() const { return memory_ + 2 * groups() * width(); }
+  __device__ S* inverses() const { return counts() + groups(); }
 
   S* memory_;
   const Tiling& tiling_;

@@ -1,7 +1,7 @@
 // The second stage of sums over tiles: of what blocks have left, in an order that never changes.
 #pragma once
 
-#include "stencil_tiles.cuh"
+#include "tiles.cuh"
 
 namespace ssfnas {
 namespace cuda {

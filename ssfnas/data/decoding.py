@@ -17,7 +17,7 @@ from torch import Tensor
 from ssfnas.data.resizing import resize_square
 from ssfnas.errors import RequestError
 
-_GREY_MODES = frozenset({"1", "L", "LA", "La"})
+_GRAY_MODES = frozenset({"1", "L", "LA", "La"})
 _DEEP_MODES = ("I", "F")
 _EXIF_ORIENTATION = 0x0112
 _THREADS = 4
@@ -27,11 +27,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says of its image: size in pixels as it is seen, and whether it is grey."""
+    """What a file says of its image: size in pixels as it is seen, and whether it is gray."""
 
     height: int
     width: int
-    grey: bool
+    gray: bool
 
 
 def _opened(path: Path, use: Callable[[Image.Image], Result]) -> Result:
@@ -66,7 +66,7 @@ def read_header(path: Path) -> ImageHeader:
         width, height = image.size
         if image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
             width, height = height, width
-        return ImageHeader(height, width, image.mode in _GREY_MODES)
+        return ImageHeader(height, width, image.mode in _GRAY_MODES)
 
     return _opened(path, header)
 
@@ -76,7 +76,7 @@ def decode_image(path: Path, channels: Literal[1, 3], size: int | None) -> Tenso
 
     Args:
         path: the file.
-        channels: 1 for grey, 3 for RGB.
+        channels: 1 for gray, 3 for RGB.
         size: pixels a side, see :func:`ssfnas.data.resizing.resize_square`; ``None``: as it is.
 
     Returns:

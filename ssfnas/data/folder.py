@@ -39,7 +39,7 @@ def read_folder(
     Classes are the folder names in sorted order; images are looked for at any depth below. ``val``,
     ``valid`` or ``validation`` beside ``train`` is the validation part. Folders of one level are
     split class by class: a fifth of each class (at least one image, none of a single one) is
-    the test part. Images are grey when all of them are, else RGB.
+    the test part. Images are gray when all of them are, else RGB.
 
     Args:
         root: the folder.
@@ -144,7 +144,7 @@ def _common_images(
     paths: list[Path], headers: list[ImageHeader], image_size: int | None
 ) -> FolderImages:
     """What all images have in common: size after resizing, and channels."""
-    channels: Literal[1, 3] = 1 if all(header.grey for header in headers) else 3
+    channels: Literal[1, 3] = 1 if all(header.gray for header in headers) else 3
     template = partial(FolderImages, (), channels=channels)
     if image_size is not None:
         return template(height=image_size, width=image_size, size=image_size)

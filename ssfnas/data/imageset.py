@@ -1,4 +1,4 @@
-"""Labelled images, and the parts of a data set."""
+"""Labeled images, and the parts of a data set."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ImageSet:
 
     @property
     def in_channels(self) -> int:
-        """1 (grey) or 3 (RGB)."""
+        """1 (gray) or 3 (RGB)."""
         if isinstance(self.images, FolderImages):
             return self.images.channels
         return self.images.shape[3]
@@ -124,7 +124,7 @@ class ImageData:
 
     @property
     def in_channels(self) -> int:
-        """1 (grey) or 3 (RGB)."""
+        """1 (gray) or 3 (RGB)."""
         return self.train.in_channels
 
     @property
@@ -155,7 +155,7 @@ class ImageData:
     def summary(self) -> str:
         """What the data set holds, in a few lines for people."""
         height, width = self.image_size
-        kind = "grey" if self.in_channels == 1 else "RGB"
+        kind = "gray" if self.in_channels == 1 else "RGB"
         classes = "labels, several an image" if self.multi_label else "classes"
         counts = sorted(zip(self.class_counts, self.class_names, strict=True), key=_descending)
         shown = [f"{name} {count}" for count, name in counts]

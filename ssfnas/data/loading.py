@@ -70,7 +70,7 @@ def decoded_batches(
         images: where they come from.
         rows: the positions of a batch of that number.
         start: the first batch.
-        workers: processes that decode ahead, at most one a processor; 0: decoded here when asked
+        workers: processes that decode ahead, at most one a core; 0: decoded here when asked
             for.
         pin: whether they are put where a GPU fetches them quickly.
 

@@ -25,7 +25,7 @@ _CONVENTION = (
 def read_npz(path: Path) -> DataParts:
     """A data set from an ``.npz`` file.
 
-    Images are uint8, [N, H, W] (grey) or [N, H, W, C] with C 1 or 3. Labels are integers [N] or
+    Images are uint8, [N, H, W] (gray) or [N, H, W, C] with C 1 or 3. Labels are integers [N] or
     [N, 1], or zeros and ones [N, L] where an image may have several of L >= 2 labels. Optional:
     ``val_images`` with ``val_labels``, and ``class_names``, strings [classes].
 
@@ -108,7 +108,7 @@ def _images(path: Path, key: str, arrays: dict[str, Array]) -> Array:
         array = array[..., None]
     if array.ndim != 4 or array.shape[3] not in (1, 3):
         raise RequestError(
-            f"{path}: {key} have shape {_shape(arrays[key])}: it must be [N, H, W] for grey images "
+            f"{path}: {key} have shape {_shape(arrays[key])}: it must be [N, H, W] for gray images "
             "or [N, H, W, C] with 1 or 3 channels last"
         )
     if 0 in array.shape:

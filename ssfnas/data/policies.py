@@ -19,26 +19,26 @@ CIFAR10_POLICY = (
     (("rotate", 7, 2), ("translate_x", 3, 9)),
     (("sharpness", 8, 1), ("sharpness", 9, 3)),
     (("shear_y", 5, 8), ("translate_y", 7, 9)),
-    (("auto_contrast", 5, 8), ("equalise", 9, 2)),
-    (("shear_y", 2, 7), ("posterise", 3, 7)),
-    (("colour", 4, 3), ("brightness", 6, 7)),
+    (("auto_contrast", 5, 8), ("equalize", 9, 2)),
+    (("shear_y", 2, 7), ("posterize", 3, 7)),
+    (("color", 4, 3), ("brightness", 6, 7)),
     (("sharpness", 3, 9), ("brightness", 7, 9)),
-    (("equalise", 6, 5), ("equalise", 5, 1)),
+    (("equalize", 6, 5), ("equalize", 5, 1)),
     (("contrast", 6, 7), ("sharpness", 6, 5)),
-    (("colour", 7, 7), ("translate_x", 5, 8)),
-    (("equalise", 3, 7), ("auto_contrast", 4, 8)),
+    (("color", 7, 7), ("translate_x", 5, 8)),
+    (("equalize", 3, 7), ("auto_contrast", 4, 8)),
     (("translate_y", 4, 3), ("sharpness", 2, 6)),
-    (("brightness", 9, 6), ("colour", 2, 8)),
-    (("solarise", 5, 2), ("invert", 0, 3)),
-    (("equalise", 2, 0), ("auto_contrast", 6, 0)),
-    (("equalise", 2, 8), ("equalise", 6, 4)),
-    (("colour", 9, 9), ("equalise", 6, 6)),
-    (("auto_contrast", 8, 4), ("solarise", 2, 8)),
-    (("brightness", 1, 3), ("colour", 7, 0)),
-    (("solarise", 4, 5), ("auto_contrast", 9, 3)),
+    (("brightness", 9, 6), ("color", 2, 8)),
+    (("solarize", 5, 2), ("invert", 0, 3)),
+    (("equalize", 2, 0), ("auto_contrast", 6, 0)),
+    (("equalize", 2, 8), ("equalize", 6, 4)),
+    (("color", 9, 9), ("equalize", 6, 6)),
+    (("auto_contrast", 8, 4), ("solarize", 2, 8)),
+    (("brightness", 1, 3), ("color", 7, 0)),
+    (("solarize", 4, 5), ("auto_contrast", 9, 3)),
     (("translate_y", 9, 9), ("translate_y", 7, 9)),
-    (("auto_contrast", 9, 2), ("solarise", 8, 3)),
-    (("equalise", 8, 8), ("invert", 1, 3)),
+    (("auto_contrast", 9, 2), ("solarize", 8, 3)),
+    (("equalize", 8, 8), ("invert", 1, 3)),
     (("translate_y", 7, 9), ("auto_contrast", 9, 1)),
 )
 
@@ -98,7 +98,7 @@ def magnitudes(
         bins: magnitudes an operation.
         shear, rotate, blend: the largest, in pixels a pixel, degrees, and share of the image.
         translate: the largest along x and along y, in pixels.
-        bits: the most that posterise takes away.
+        bits: the most that posterize takes away.
     """
     level = torch.linspace(0, 1, bins, dtype=torch.float64)
     table = {
@@ -108,11 +108,11 @@ def magnitudes(
         "translate_y": translate[1] * level,
         "rotate": rotate * level,
         "brightness": blend * level,
-        "colour": blend * level,
+        "color": blend * level,
         "contrast": blend * level,
         "sharpness": blend * level,
-        "posterise": 8 - (bits * level).round(),
-        "solarise": 255 * (1 - level),
+        "posterize": 8 - (bits * level).round(),
+        "solarize": 255 * (1 - level),
     }
     return torch.stack([table.get(name, torch.zeros_like(level)) for name in NAMES])
 
@@ -122,7 +122,7 @@ class AutoAugmentViews(PolicyViews):
     """Crop, flip, and AutoAugment's policy for CIFAR-10 (Cubuk et al., 2019).
 
     One of 25 pairs of operations is drawn for an image; each of the two takes place with its own
-    probability. What comes in from outside the image is mid-grey.
+    probability. What comes in from outside the image is mid-gray.
     """
 
     def draw_operations(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -15,10 +15,10 @@ import torch
 import torchvision.transforms.v2.functional as F
 from torch import Tensor
 
-from ssfnas.data.colour import LUMINANCE
+from ssfnas.data.color import LUMINANCE
 
 FILL = 128
-"""Grey level of what geometric operations bring in from outside the image."""
+"""Gray level of what geometric operations bring in from outside the image."""
 
 Operation = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,7 +31,7 @@ def identity(images: Tensor, magnitude: Tensor) -> Tensor:
 def shear_x(images: Tensor, magnitude: Tensor) -> Tensor:
     """Each row moved left by ``magnitude`` times its distance from the top edge."""
     one, zero = torch.ones_like(magnitude), torch.zeros_like(magnitude)
-    # About the corner: in coordinates from the centre that moves the image by half its height.
+    # About the corner: in coordinates from the center that moves the image by half its height.
     shift = magnitude * images.shape[1] / 2
     return _affine(images, [one, magnitude, shift, zero, one, zero])
 
@@ -56,14 +56,14 @@ def translate_y(images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Turned counter-clockwise about the centre by ``magnitude`` degrees."""
+    """Turned counter-clockwise about the center by ``magnitude`` degrees."""
     angle = magnitude * (math.pi / 180)
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     return _affine(images, [cosine, -sine, zero, sine, cosine, zero])
 
 
 def _affine(images: Tensor, matrix: list[Tensor]) -> Tensor:
-    """The nearest pixel at ``(a x + b y + c, d x + e y + f)``, x and y from the image's centre."""
+    """The nearest pixel at ``(a x + b y + c, d x + e y + f)``, x and y from the image's center."""
     n, height, width, _ = images.shape
     a, b, c, d, e, f = torch.stack(matrix).to(images.device, torch.float32)[:, :, None, None]
     x = torch.arange(width, device=images.device) - (width - 1) / 2
@@ -81,18 +81,18 @@ def brightness(images: Tensor, magnitude: Tensor) -> Tensor:
     return _blend(images, torch.zeros((), device=images.device), magnitude)
 
 
-def colour(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Blended with its luminance; 0 leaves the image, and so does any on grey images."""
-    return images if images.shape[3] == 1 else _blend(images, _grey(images), magnitude)
+def color(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Blended with its luminance; 0 leaves the image, and so does any on gray images."""
+    return images if images.shape[3] == 1 else _blend(images, _gray(images), magnitude)
 
 
 def contrast(images: Tensor, magnitude: Tensor) -> Tensor:
     """Blended with its mean luminance; 0 leaves the image."""
-    return _blend(images, _grey(images).mean((1, 2), keepdim=True), magnitude)
+    return _blend(images, _gray(images).mean((1, 2), keepdim=True), magnitude)
 
 
 def sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Blended with a smoothed copy (3 x 3, centre weight 5 of 13); the border stays as it is."""
+    """Blended with a smoothed copy (3 x 3, center weight 5 of 13); the border stays as it is."""
     _, height, width, _ = images.shape
     smooth = images.float()
     if height > 2 and width > 2:
@@ -103,7 +103,7 @@ def sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
     return _blend(images, smooth, magnitude)
 
 
-def _grey(images: Tensor) -> Tensor:
+def _gray(images: Tensor) -> Tensor:
     """Luminance rounded to whole levels: float32 [n, H, W, 1]."""
     if images.shape[3] == 1:
         return images.float()
@@ -119,13 +119,13 @@ def _blend(images: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
     return (images * of_image + other * of_other).clamp_(0, 255).to(torch.uint8)
 
 
-def posterise(images: Tensor, magnitude: Tensor) -> Tensor:
+def posterize(images: Tensor, magnitude: Tensor) -> Tensor:
     """Only the first ``magnitude`` bits of each level."""
     mask = (256 - 2 ** (8 - magnitude.long())).to(torch.uint8)
     return images & mask.to(images.device)[:, None, None, None]
 
 
-def solarise(images: Tensor, magnitude: Tensor) -> Tensor:
+def solarize(images: Tensor, magnitude: Tensor) -> Tensor:
     """Levels of ``magnitude`` and more inverted."""
     threshold = magnitude.to(images.device, torch.float32)[:, None, None, None]
     return torch.where(images >= threshold, 255 - images, images)
@@ -140,7 +140,7 @@ def auto_contrast(images: Tensor, magnitude: Tensor) -> Tensor:
     return ((images - low) * 255 // (high - low)).to(torch.uint8)
 
 
-def equalise(images: Tensor, magnitude: Tensor) -> Tensor:
+def equalize(images: Tensor, magnitude: Tensor) -> Tensor:
     """Each channel's histogram made even; the magnitude has no meaning."""
     return F.equalize(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
@@ -158,13 +158,13 @@ OPERATIONS: dict[str, Operation] = {
     "translate_y": translate_y,
     "rotate": rotate,
     "brightness": brightness,
-    "colour": colour,
+    "color": color,
     "contrast": contrast,
     "sharpness": sharpness,
-    "posterise": posterise,
-    "solarise": solarise,
+    "posterize": posterize,
+    "solarize": solarize,
     "auto_contrast": auto_contrast,
-    "equalise": equalise,
+    "equalize": equalize,
     "invert": invert,
 }
 NAMES = tuple(OPERATIONS)

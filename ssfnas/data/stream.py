@@ -13,7 +13,7 @@ from ssfnas.data.decoding import FolderImages
 from ssfnas.data.imageset import ImageSet
 from ssfnas.data.loading import decoded_batches
 from ssfnas.data.sampling import IndexStream
-from ssfnas.data.views import Parameters, Views, normalise_, to_float
+from ssfnas.data.views import Parameters, Views, normalize_, to_float
 from ssfnas.errors import RequestError
 from ssfnas.seeding import derive_seed, generator
 
@@ -27,7 +27,7 @@ class Batch:
     """One process' rows of a batch.
 
     Attributes:
-        views: each [n, C, H, W], normalised.
+        views: each [n, C, H, W], normalized.
         labels: int64 [n]; with mixup float [n, classes]; with several labels an image [n, L].
         indices: int64 [n], positions in the image set.
     """
@@ -280,10 +280,10 @@ def iterate(
         device, dtype: of the images.
 
     Yields:
-        normalised images [n, C, H, W] and their labels, as in ``images``.
+        normalized images [n, C, H, W] and their labels, as in ``images``.
     """
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     for positions in torch.arange(len(images)).split(batch_size):
         pixels = to_float(images.gather(positions).to(device), exact)
         labels = images.labels[positions.to(images.labels.device)].to(device)
-        yield normalise_(pixels, mean, std).to(dtype), labels
+        yield normalize_(pixels, mean, std).to(dtype), labels

@@ -20,7 +20,7 @@ Parameters = dict[str, Tensor]
 
 
 class Views(ABC):
-    """One or more random views of each image, normalised to mean 0 and deviation 1 a channel.
+    """One or more random views of each image, normalized to mean 0 and deviation 1 a channel.
 
     A subclass gives :meth:`draw_parameters` and :meth:`pixels` and is entered with
     ``@VIEWS.register("name")``.
@@ -28,7 +28,7 @@ class Views(ABC):
     Args:
         image_size: height and width in pixels.
         mean, std: one a channel (1 or 3), on a scale from 0 to 1.
-        cutout: side in pixels of a square set to the mean in each view, centred anywhere in the
+        cutout: side in pixels of a square set to the mean in each view, centered anywhere in the
             image and cut off at its border (DeVries and Taylor, 2017); 0: none.
 
     Attributes:
@@ -47,7 +47,7 @@ class Views(ABC):
     ) -> None:
         if len(mean) not in (1, 3) or len(std) != len(mean):
             raise RequestError(
-                f"{len(mean)} means and {len(std)} deviations: views are made of grey (1) or RGB "
+                f"{len(mean)} means and {len(std)} deviations: views are made of gray (1) or RGB "
                 "(3) images"
             )
         if cutout < 0:
@@ -63,7 +63,7 @@ class Views(ABC):
 
     @abstractmethod
     def pixels(self, images: Tensor, parameters: Parameters, dtype: torch.dtype) -> list[Tensor]:
-        """The views before they are normalised, float [n, C, H, W] from 0 to 1, not shared."""
+        """The views before they are normalized, float [n, C, H, W] from 0 to 1, not shared."""
 
     def draw(self, n: int, generator: torch.Generator) -> Parameters:
         """Parameters of the views of ``n`` images.
@@ -102,16 +102,16 @@ class Views(ABC):
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         views = self.pixels(images, parameters, exact)
         for number, view in enumerate(views):
-            normalise_(view, self.mean, self.std)
+            normalize_(view, self.mean, self.std)
             if self.cutout:
                 self._cut(view, parameters["cutout"][:, number])
         return tuple(view.to(dtype) for view in views)
 
-    def _cut(self, view: Tensor, centres: Tensor) -> None:
+    def _cut(self, view: Tensor, centers: Tensor) -> None:
         inside = []
         for axis, size in enumerate(self.image_size):
-            centre = (centres[:, axis] * size).long().clamp_(max=size - 1)
-            offset = torch.arange(size) - (centre - self.cutout // 2)[:, None]  # [n, size]
+            center = (centers[:, axis] * size).long().clamp_(max=size - 1)
+            offset = torch.arange(size) - (center - self.cutout // 2)[:, None]  # [n, size]
             inside.append((offset >= 0) & (offset < self.cutout))
         keep = ~(inside[0][:, None, :, None] & inside[1][:, None, None, :])
         view.mul_(keep.to(view.device, view.dtype))
@@ -122,12 +122,12 @@ def to_float(images: Tensor, dtype: torch.dtype) -> Tensor:
     return images.permute(0, 3, 1, 2).contiguous().to(dtype).div_(255)
 
 
-def normalise_(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalize_(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Subtract ``mean`` and divide by ``std`` a channel of [n, C, H, W], in place."""
     shape = (len(mean), 1, 1)
-    centre = torch.tensor(mean, dtype=pixels.dtype).view(shape).to(pixels.device)
+    center = torch.tensor(mean, dtype=pixels.dtype).view(shape).to(pixels.device)
     scale = torch.tensor(std, dtype=pixels.dtype).view(shape).to(pixels.device)
-    return pixels.sub_(centre).div_(scale)
+    return pixels.sub_(center).div_(scale)
 
 
 VIEWS: Registry[type[Views]] = Registry("augmentation")

@@ -1,4 +1,4 @@
-"""Losses that a retraining minimises."""
+"""Losses that a retraining minimizes."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ LOSSES.add(
 
 @dataclass(kw_only=True)
 class LossOptions(LogitAdjustment, Focus, EffectiveNumbers, Margins, Reweighting, Smoothing):
-    """What to minimise."""
+    """What to minimize."""
 
     loss: str = option(
         "logit-adjusted",

@@ -1,4 +1,4 @@
-"""What a search minimises."""
+"""What a search minimizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssfnas.registry import Component, Components
 
 @dataclass(frozen=True)
 class Objective(Component):
-    """What a search minimises; built by :func:`~ssfnas.objectives.search.make_search_objective`.
+    """What a search minimizes; built by :func:`~ssfnas.objectives.search.make_search_objective`.
 
     Attributes:
         compares_images: within a batch, by a projector: so it needs two images and a layer.
@@ -50,10 +50,10 @@ OBJECTIVES.add(
 
 @dataclass(kw_only=True)
 class ObjectiveOptions(JointOptions, TwinsOptions):
-    """What to minimise."""
+    """What to minimize."""
 
     objective: str = option(
         "ssl",
-        "what to minimise: cross-entropy, Barlow Twins without labels, or both",
+        "what to minimize: cross-entropy, Barlow Twins without labels, or both",
         names=OBJECTIVES,
     )

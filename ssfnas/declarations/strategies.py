@@ -63,7 +63,7 @@ class Strategy(Component):
         implied = (Bilevel, Derivation, EarlyStopping) if self.trains_alphas else ()
         return (*self.options, *implied)
 
-    def make_regulariser(self, alphas: Any, config: Any) -> Any:
+    def make_regularizer(self, alphas: Any, config: Any) -> Any:
         """What is added to the loss of the alphas; see ``build``."""
         return None if self.build is None else self(alphas, config)
 
@@ -88,7 +88,7 @@ class Sampling:
 
 STRATEGIES.add("darts", Strategy(None, relaxation="softmax", operations=DARTS_OPERATIONS))
 STRATEGIES.add(
-    "fairdarts", Strategy("ssfnas.strategies.regularisers:zero_one_regulariser", (ZeroOne,))
+    "fairdarts", Strategy("ssfnas.strategies.regularizers:zero_one_regularizer", (ZeroOne,))
 )
 STRATEGIES.add("random", Strategy(None, (Sampling,), trains_alphas=False))
 

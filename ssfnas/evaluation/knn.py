@@ -1,4 +1,4 @@
-"""Weighted nearest-neighbour classification of frozen features, as a measure of their quality."""
+"""Weighted nearest-neighbor classification of frozen features, as a measure of their quality."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def knn_accuracy(
 ) -> dict[str, float]:
     """Accuracy of votes among the ``k`` nearest training features.
 
-    Similarity is the cosine; each neighbour votes for its class with weight exp(sim / temperature)
+    Similarity is the cosine; each neighbor votes for its class with weight exp(sim / temperature)
     (Wu et al., 2018). With ``prior_correction`` a class's votes are divided by its share of the
-    training features, as long-tailed data give frequent classes more neighbours everywhere. Equal
+    training features, as long-tailed data give frequent classes more neighbors everywhere. Equal
     votes go to the lower class.
 
     Args:
@@ -36,7 +36,7 @@ def knn_accuracy(
         test_features: [M, F], same dtype and device.
         test_labels: int64 [M].
         num_classes: C.
-        k: neighbours, at most N are used.
+        k: neighbors, at most N are used.
         temperature: of the votes.
         prior_correction: whether votes are divided by the class's share.
 
@@ -48,21 +48,21 @@ def knn_accuracy(
         ValueError: there are no training or no test features.
     """
     if len(train_features) == 0 or len(test_features) == 0:
-        raise ValueError("nearest neighbours need training and test features")
+        raise ValueError("nearest neighbors need training and test features")
     for name, features in (("training", train_features), ("test", test_features)):
         if not bool(torch.isfinite(features).all()):
-            raise NumericalError(f"a {name} feature of the nearest-neighbour monitor is not finite")
+            raise NumericalError(f"a {name} feature of the nearest-neighbor monitor is not finite")
     bank, queries = normalize(train_features, dim=1), normalize(test_features, dim=1)
     shares = one_hot(train_labels, num_classes).to(bank.dtype).mean(0)
     k = min(k, len(bank))
     chunk = max(1, _SIMILARITIES_A_CHUNK // len(bank))
     hits = []
     for rows, labels in zip(queries.split(chunk), test_labels.split(chunk), strict=True):
-        similarity, neighbours = (rows @ bank.T).topk(k, dim=1)
+        similarity, neighbors = (rows @ bank.T).topk(k, dim=1)
         # Relative to a similarity of 1, so that no small temperature overflows.
         weights = ((similarity - 1) / temperature).exp()
         votes = rows.new_zeros(len(rows), num_classes)
-        votes.scatter_add_(1, train_labels[neighbours], weights)
+        votes.scatter_add_(1, train_labels[neighbors], weights)
         if prior_correction:
             votes = votes / torch.where(shares > 0, shares, 1)
         hits.append(votes.argmax(1) == labels)

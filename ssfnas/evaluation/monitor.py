@@ -1,4 +1,4 @@
-"""Nearest-neighbour accuracy of a network's features, the search's label-free progress measured."""
+"""Nearest-neighbor accuracy of a network's features, the search's label-free progress measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pooled_features(
     Args:
         net: has ``forward_features`` and ``forward_head(..., pre_logits=True)``.
         images: N of them.
-        data: whose statistics normalise.
+        data: whose statistics normalize.
         device: where to compute.
         dtype: of the images.
 

@@ -35,7 +35,7 @@ def normalize_classifier(features: Tensor, classifier: nn.Linear, tau: float) ->
     Returns:
         logits [N, C].
 
-    Source: tau-normalisation of Kang et al. 2020, arXiv 1910.09217.
+    Source: tau-normalization of Kang et al. 2020, arXiv 1910.09217.
     """
     weight = classifier.weight.to(features.dtype)
     norms = weight.norm(dim=1, keepdim=True).clamp_min(1e-12)

@@ -31,7 +31,7 @@ def predict(
     Args:
         net: takes images [n, C, H, W] on ``device``.
         images: N of them, in order.
-        data: whose statistics normalise.
+        data: whose statistics normalize.
         device: where to compute.
         dtype: of the images.
         precision: fp32, bf16 or fp16.

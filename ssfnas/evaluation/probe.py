@@ -13,7 +13,7 @@ _DECAY = 1e-4
 def fit_linear_probe(
     features: Tensor, labels: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Multinomial logistic regression on standardised features, by L-BFGS in float64.
+    """Multinomial logistic regression on standardized features, by L-BFGS in float64.
 
     Args:
         features: [N, F].

@@ -45,17 +45,17 @@ class Source:
 
     Attributes:
         stride: of the candidates that leave it.
-        halves: first halves of separable convolutions, which read the state.
-        wholes: units that read the state and are a candidate each.
-        second: units that each read the normalised result of the half in their place.
-        reduces: factorised reduces, the skip connections of stride 2.
+        paired: first blocks of separable convolutions.
+        single: units that read the state and are a candidate each.
+        second: units that each read the normalized result of the first block in their place.
+        reduces: factorized reduces, the skip connections of stride 2.
         pools: ``"max"`` and ``"avg"`` -> the BatchNorm of that pool on every edge that has it.
         modules: candidates of other kinds, by their place.
     """
 
     stride: int
-    halves: list[Unit] = field(default_factory=list)
-    wholes: list[Unit] = field(default_factory=list)
+    paired: list[Unit] = field(default_factory=list)
+    single: list[Unit] = field(default_factory=list)
     second: list[Unit] = field(default_factory=list)
     reduces: list[FactorizedReduce] = field(default_factory=list)
     pools: dict[str, list[BatchNorm2d]] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Source:
     @property
     def first(self) -> list[Unit]:
         """All units that read the state."""
-        return [*self.halves, *self.wholes]
+        return [*self.paired, *self.single]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Term:
     Attributes:
         place: (edge, operation): its weight's row and column.
         source: the state it starts from.
-        kind: ``"whole"``, ``"second"``, ``"reduce"``, ``"max"``, ``"avg"``, ``"skip"`` or
+        kind: ``"single"``, ``"second"``, ``"reduce"``, ``"max"``, ``"avg"``, ``"skip"`` or
             ``"module"``.
         position: among the source's units of that kind; 0 for other kinds.
     """
@@ -149,10 +149,10 @@ def _enter(module: nn.Module, place: tuple[int, int], start: int, source: Source
     if type(module) is nn.Identity:
         return Term(place, start, "skip")
     if type(module) is DilConv:
-        source.wholes.append(_unit(module, 0))
-        return Term(place, start, "whole", len(source.wholes) - 1)
+        source.single.append(_unit(module, 0))
+        return Term(place, start, "single", len(source.single) - 1)
     if type(module) is SepConv:
-        source.halves.append(_unit(module, 0))
+        source.paired.append(_unit(module, 0))
         source.second.append(_unit(module, 4))
         return Term(place, start, "second", len(source.second) - 1)
     if type(module) is FactorizedReduce:

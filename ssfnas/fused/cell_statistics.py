@@ -37,7 +37,7 @@ class Call:
     """How one forward pass is made, and what it leaves for the modules.
 
     Attributes:
-        batch_statistics: normalise by the batch's own statistics, not by the running ones.
+        batch_statistics: normalize by the batch's own statistics, not by the running ones.
         eps: of every BatchNorm.
         group: the processes whose batches make one batch.
         updates: filled by the forward pass.
@@ -63,7 +63,7 @@ class Statistics:
         count: the same, over all processes.
 
     Raises:
-        ValueError: batches are normalised by statistics of a single value.
+        ValueError: batches are normalized by statistics of a single value.
     """
 
     def __init__(

@@ -46,13 +46,13 @@ class Indices(NamedTuple):
         statistics: for each node, the rows of its terms' statistics, [K].
         weights: for each node, the places of its terms in the flattened table of weights, [K].
         gradients: for each node, the rows of its terms' p, q and r, [3, K].
-        halves: for each source, the rows of p, q and r of its halves, [3, G].
+        paired: for each source, the rows of p, q and r of first blocks that have a second, [3, G].
     """
 
     statistics: list[Tensor]
     weights: list[Tensor]
     gradients: list[Tensor]
-    halves: list[Tensor]
+    paired: list[Tensor]
 
 
 class CellTables:
@@ -64,7 +64,7 @@ class CellTables:
 
     Attributes:
         uses: for each source and kind of term, its terms as (node, number in the node).
-        sources: for each source, where its statistics are; row 0 is that of what is not normalised.
+        sources: for each source, where its statistics are; row 0 is that of what is not normalized.
         blocks: for each source, where its gradients' coefficients are, by kind of term, and of all
             its first units as ``"first"``; row 0 holds zeros.
     """
@@ -92,7 +92,7 @@ class CellTables:
 
     def _make_blocks(self, state: int) -> dict[str, Block]:
         source, blocks = self.layout.sources[state], {}
-        counts = {kind: len(terms) for kind, terms in self.uses[state].items() if kind != "whole"}
+        counts = {kind: len(terms) for kind, terms in self.uses[state].items() if kind != "single"}
         if source.first:
             counts["first"] = len(source.first)
         for kind, count in counts.items():
@@ -161,16 +161,16 @@ class CellTables:
             index([to[node, number] for number in range(len(terms[node]))])
             for node in range(len(terms))
         ]
-        halves = [
-            index([_rows(self.blocks[state]["first"], g) for g in range(len(source.halves))])
+        paired = [
+            index([_rows(self.blocks[state]["first"], g) for g in range(len(source.paired))])
             for state, source in enumerate(self.layout.sources)
         ]
-        return Indices(statistics, weights, gradients, halves)
+        return Indices(statistics, weights, gradients, paired)
 
     def _statistics_row(self, state: int, kind: str, position: int) -> int:
         rows = self.sources[state]
-        if kind == "whole":
-            return rows.first + len(self.layout.sources[state].halves) + position
+        if kind == "single":
+            return rows.first + len(self.layout.sources[state].paired) + position
         if kind == "second":
             return rows.second + position
         if kind == "reduce":
@@ -178,9 +178,9 @@ class CellTables:
         return rows.pools + POOLS.index(kind) if kind in POOLS else 0
 
     def _gradient_rows(self, state: int, kind: str, number: int) -> tuple[int, int, int]:
-        if kind == "whole":
+        if kind == "single":
             return _rows(
-                self.blocks[state]["first"], len(self.layout.sources[state].halves) + number
+                self.blocks[state]["first"], len(self.layout.sources[state].paired) + number
             )
         block = self.blocks[state][kind]
         if kind in POOLS:

@@ -1,7 +1,7 @@
 """A search cell as one step of autograd.
 
 Forward: for each source its units and pools (:mod:`ssfnas.fused.fused_source`), for each node one
-normalised sum over all its candidates. Backward, from the last node to the first: one reduction
+normalized sum over all its candidates. Backward, from the last node to the first: one reduction
 over the candidates of a node gives the gradients of their weights and what BatchNorm's gradient
 needs, then the gradients of the source that this node is.
 
@@ -224,7 +224,7 @@ class _Backward:
             statistics=self.statistics,
             coefficients=self.coefficients,
             blocks=tables.blocks[state],
-            halves=self.indices.halves[state],
+            paired=self.indices.paired[state],
             results=self.sources[state],
             modules=self.modules[state],
             grads=grads,
@@ -263,12 +263,12 @@ def _values(x: Tensor, stride: int) -> int:
 
 def _primitives(x: Tensor) -> Primitives:
     """Candidates and coefficients by name, for states like this one."""
-    by_op = {op: _backend(op, [x]) for op in ("candidate_stencils", "norm_coefficients")}
+    by_op = {op: _backend(op, [x]) for op in ("candidate_operations", "norm_coefficients")}
     return lambda function: primitive(by_op[op_of(function)], function)
 
 
 def _sums(zs: Sequence[Tensor]) -> Primitives:
-    """Normalised sums by name, for these tensors."""
+    """Normalized sums by name, for these tensors."""
     name = _backend("mixed_norm_sum", zs)
     return lambda function: primitive(name, function)
 

@@ -1,6 +1,6 @@
 """All candidates that leave one state of a search cell: their results, and their gradients.
 
-Formulas: :mod:`ssfnas.ops.torch_stencils`, :mod:`ssfnas.ops.mixed_norm_sum` and
+Formulas: :mod:`ssfnas.ops.torch_candidates`, :mod:`ssfnas.ops.mixed_norm_sum` and
 :mod:`ssfnas.ops.norm_coefficients`.
 """
 
@@ -50,7 +50,7 @@ class Results(NamedTuple):
 
     Attributes:
         x: the state [N, C, H, W].
-        first, second, reduces: results of the units and reduces, not normalised.
+        first, second, reduces: results of the units and reduces, not normalized.
         pools: by ``"max"`` and ``"avg"``.
     """
 
@@ -62,7 +62,7 @@ class Results(NamedTuple):
 
     def find(self, term: Term, modules: dict[Module, tuple[Tensor, Tensor]]) -> Tensor:
         """The summand that a term names."""
-        if term.kind == "whole":
+        if term.kind == "single":
             return self.first[len(self.second) + term.position]
         if term.kind == "second":
             return self.second[term.position]
@@ -78,7 +78,7 @@ class Results(NamedTuple):
 def run_modules(modules: dict[Module, nn.Module], x: Tensor) -> dict[Module, tuple[Tensor, Tensor]]:
     """Candidates that are modules, each with a graph of its own: place -> (its input, its output).
 
-    They normalise themselves, and their graphs are differentiated when the cell's gradient is.
+    They normalize themselves, and their graphs are differentiated when the cell's gradient is.
     """
     results = {}
     for place, module in modules.items():
@@ -101,7 +101,7 @@ def forward(
 
     Args:
         primitives: functions by name.
-        sums: those of the normalised sum.
+        sums: those of the normalized sum.
         source: what leaves the state.
         rows: where its statistics go.
         statistics: of the cell.
@@ -128,7 +128,7 @@ def forward(
             filters.pointwise2,
             stride=1,
             dilations=[unit.dilation for unit in source.second],
-            **_normalisation(statistics.table, source, rows),
+            **_normalization(statistics.table, source, rows),
         )
         statistics.enter(rows.second, mean, var)
     if source.reduces:
@@ -143,10 +143,10 @@ def forward(
     return Results(x, first, second, reduces, pools)
 
 
-def _normalisation(table: Tensor, source: Source, rows: SourceRows) -> dict[str, Tensor]:
-    """What the second units normalise their inputs by, [G, C]."""
-    halves = slice(rows.first, rows.first + len(source.halves))
-    return {"scale": table[RSTD, halves], "shift": table[SHIFT, halves]}
+def _normalization(table: Tensor, source: Source, rows: SourceRows) -> dict[str, Tensor]:
+    """What the second units normalize their inputs by, [G, C]."""
+    paired = slice(rows.first, rows.first + len(source.paired))
+    return {"scale": table[RSTD, paired], "shift": table[SHIFT, paired]}
 
 
 class Gradients(NamedTuple):
@@ -163,11 +163,11 @@ class Backward:
 
     Attributes:
         call, primitives, source, rows, filters: as in the forward pass.
-        sums: functions of the normalised sum by name.
+        sums: functions of the normalized sum by name.
         statistics: [4, R, C].
         coefficients: [T, C]; holds those of all terms of the source.
         blocks: where, by kind.
-        halves: int64 [3, G], the rows of p, q and r of the halves.
+        paired: int64 [3, G], the rows of p, q and r of the first blocks that have a second.
         results: what the forward pass gave.
         modules: what the modules gave.
         grads: by kind of term, for each term the gradient of its node.
@@ -184,7 +184,7 @@ class Backward:
     statistics: Tensor
     coefficients: Tensor
     blocks: dict[str, Block]
-    halves: Tensor
+    paired: Tensor
     results: Results
     modules: dict[Module, tuple[Tensor, Tensor]]
     grads: dict[str, list[Tensor]]
@@ -203,7 +203,7 @@ class Backward:
         dxs, _, d_depthwise, d_pointwise = self.primitives("separable_backward")(
             [self.results.x],
             self.results.first,
-            [*dus, *self.grads.get("whole", [])],
+            [*dus, *self.grads.get("single", [])],
             *self._rows_of("first"),
             self.filters.depthwise,
             self.filters.pointwise,
@@ -297,9 +297,9 @@ class Backward:
         return out
 
     def _second_units(self) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Gradients of the halves' normalised results, and of the second units' filters.
+        """Gradients of the first blocks' normalized results, and of the second units' filters.
 
-        Enters the halves' coefficients.
+        Enters their coefficients.
         """
         source, results, filters = self.source, self.results, self.filters
         if not source.second:
@@ -313,13 +313,13 @@ class Backward:
             filters.pointwise2,
             stride=1,
             dilations=[unit.dilation for unit in source.second],
-            **_normalisation(self.statistics, source, self.rows),
+            **_normalization(self.statistics, source, self.rows),
             needs_weights=self.needs_weights,
         )
-        start, stop = self.rows.first, self.rows.first + len(source.halves)
+        start, stop = self.rows.first, self.rows.first + len(source.paired)
         mean, rstd = self.statistics[MEAN, start:stop], self.statistics[RSTD, start:stop]
         enter_gradients(
-            self.call, self.primitives, self.coefficients, self.halves, rstd, mean, rstd, s0, s1,
+            self.call, self.primitives, self.coefficients, self.paired, rstd, mean, rstd, s0, s1,
             self.count,
         )  # fmt: skip
         none = [None] * len(source.second)

@@ -1,4 +1,4 @@
-"""Initial weights as a function of one generator, with PyTorch's own initialisation rules."""
+"""Initial weights as a function of one generator, with PyTorch's own initialization rules."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 def initial_draws(generator: torch.Generator | None) -> Iterator[None]:
     """Modules built inside draw their CPU weights from ``generator`` alone.
 
-    PyTorch's layers initialise from the global generator only, so it is seeded by one draw of
-    ``generator`` and put back afterwards. Without a generator nothing is done, and layers draw from
+    PyTorch's layers initialize from the global generator only, so it is seeded by one draw of
+    ``generator`` and put back afterward. Without a generator nothing is done, and layers draw from
     the global one as usual.
     """
     if generator is None:

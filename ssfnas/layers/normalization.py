@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics can span several processes, or be left alone."""
+"""Batch normalization whose statistics can span several processes, or be left alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _SynchronizedNormalization(torch.autograd.Function):
 
     Local moments are merged in the order of ranks, so every process holds the same bits. The
     backward pass sums the two reductions of BatchNorm's gradient over the processes;
-    weight and bias keep their local sums, since gradients are averaged over processes afterwards.
+    weight and bias keep their local sums, since gradients are averaged over processes afterward.
     """
 
     @staticmethod
@@ -49,8 +49,8 @@ class _SynchronizedNormalization(torch.autograd.Function):
                 f"got input size {tuple(x.shape)} on this one"
             )
         rstd = (variance + eps).rsqrt()
-        normalised = (wide - per_channel(mean, x)) * per_channel(rstd, x)
-        y = normalised
+        normalized = (wide - per_channel(mean, x)) * per_channel(rstd, x)
+        y = normalized
         if weight is not None and bias is not None:
             y = y * per_channel(weight, x) + per_channel(bias, x)
         ctx.save_for_backward(x, weight, mean, rstd, count)
@@ -63,22 +63,22 @@ class _SynchronizedNormalization(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd, count = ctx.saved_tensors
         wide = grad if grad.dtype == torch.float64 else grad.float()
-        normalised = (x.to(wide.dtype) - per_channel(mean, x)) * per_channel(rstd, x)
+        normalized = (x.to(wide.dtype) - per_channel(mean, x)) * per_channel(rstd, x)
         sum_grad = wide.sum(ctx.axes)
-        sum_grad_normalised = (wide * normalised).sum(ctx.axes)
+        sum_grad_normalized = (wide * normalized).sum(ctx.axes)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            sums = torch.stack([sum_grad, sum_grad_normalised])
+            sums = torch.stack([sum_grad, sum_grad_normalized])
             dist.all_reduce(sums, group=ctx.group)
             scale = rstd if weight is None else rstd * weight
             grad_x = wide - per_channel(sums[0] / count, x)
-            grad_x = grad_x - normalised * per_channel(sums[1] / count, x)
+            grad_x = grad_x - normalized * per_channel(sums[1] / count, x)
             grad_x = (grad_x * per_channel(scale, x)).to(x.dtype)
         if weight is None:
             return grad_x, None, None, None, None
         return (
             grad_x,
-            sum_grad_normalised.to(weight.dtype) if ctx.needs_input_grad[1] else None,
+            sum_grad_normalized.to(weight.dtype) if ctx.needs_input_grad[1] else None,
             sum_grad.to(weight.dtype) if ctx.needs_input_grad[2] else None,
             None,
             None,
@@ -86,10 +86,10 @@ class _SynchronizedNormalization(torch.autograd.Function):
 
 
 class _Synchronizable(Grouped, _BatchNorm):
-    """BatchNorm that is PyTorch's, until :attr:`group` names the processes to synchronise with."""
+    """BatchNorm that is PyTorch's, until :attr:`group` names the processes to synchronize with."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise [N, C, ...]; statistics in fp32, or fp64 for fp64 input.
+        """Normalize [N, C, ...]; statistics in fp32, or fp64 for fp64 input.
 
         Raises:
             ValueError: a channel has a single value in training, over all processes of the group.
@@ -137,8 +137,8 @@ class _BatchNormAct2d(BatchNorm2d):
     """timm's BatchNorm that is followed by dropout and an activation."""
 
     def forward(self, input: Tensor) -> Tensor:
-        normalised = super().forward(input)
-        result: Tensor = self.act(self.drop(normalised))  # type: ignore[operator]
+        normalized = super().forward(input)
+        result: Tensor = self.act(self.drop(normalized))  # type: ignore[operator]
         return result
 
 
@@ -149,16 +149,16 @@ _OURS: dict[type[nn.Module], type[_Synchronizable]] = {
 
 
 def synchronize_batchnorm(net: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
-    """Make every BatchNorm of ``net`` normalise over the batches of all processes of ``group``.
+    """Make every BatchNorm of ``net`` normalize over the batches of all processes of ``group``.
 
     PyTorch's and timm's layers become ours in place: parameters, buffers and names stay, so
-    optimisers and checkpoints do not notice. ``None`` ends the synchronisation of our layers.
+    optimizers and checkpoints do not notice. ``None`` ends the synchronization of our layers.
 
     Returns:
         ``net`` itself.
 
     Raises:
-        RequestError: a kind of BatchNorm that cannot be synchronised.
+        RequestError: a kind of BatchNorm that cannot be synchronized.
     """
     for name, module in net.named_modules():
         if not isinstance(module, _BatchNorm) or isinstance(module, nn.SyncBatchNorm):
@@ -185,8 +185,8 @@ def synchronize_batchnorm(net: nn.Module, group: dist.ProcessGroup | None) -> nn
 def frozen_statistics(*nets: nn.Module) -> Iterator[None]:
     """Leave running statistics and batch counts of all BatchNorms of ``nets`` as they are.
 
-    In training mode batches are still normalised by their own statistics: for passes that must not
-    be seen afterwards (unrolled steps, Hessian-vector products, recomputation).
+    In training mode batches are still normalized by their own statistics: for passes that must not
+    be seen afterward (unrolled steps, Hessian-vector products, recomputation).
     """
     with ExitStack() as stack:
         for net in nets:

@@ -221,7 +221,7 @@ class FactorizedReduce(nn.Module):
     def __init__(self, in_channels: int, channels: int, affine: bool) -> None:
         super().__init__()
         if channels < 2:
-            raise RequestError(f"a factorised reduce needs at least 2 channels, not {channels}")
+            raise RequestError(f"a factorized reduce needs at least 2 channels, not {channels}")
         second = channels // 2
         self.even = nn.Conv2d(in_channels, channels - second, 1, bias=False)
         self.odd = nn.Conv2d(in_channels, second, 1, bias=False)
@@ -236,14 +236,14 @@ class FactorizedReduce(nn.Module):
         # Not slices, whose gradients would come back in NCHW.
         shifted = F.pad(x, (-1, 0, -1, 0))
         halves = torch.cat([self.even(_every_other(x)), self.odd(_every_other(shifted))], dim=1)
-        normalised: Tensor = self.norm(halves)
-        return normalised
+        normalized: Tensor = self.norm(halves)
+        return normalized
 
 
 def _every_other(x: Tensor) -> Tensor:
     """Every other pixel each way, for a convolution of stride 1 in place of one of stride 2.
 
-    PyTorch 2.11 writes beyond its memory in the backward pass of the latter on processors (1x1,
+    PyTorch 2.11 writes beyond its memory in the backward pass of the latter on CPUs (1x1,
     channels_last, fewer than 8 output channels, 56 pixels or more).
     """
     return F.avg_pool2d(x, 1, stride=2)

@@ -1,4 +1,4 @@
-"""What is minimised: cross-entropy and its long-tailed kin, Barlow Twins, both."""
+"""What is minimized: cross-entropy and its long-tailed kin, Barlow Twins, both."""
 
 from ssfnas.declarations.losses import LOSSES
 from ssfnas.declarations.objectives import OBJECTIVES

@@ -16,7 +16,7 @@ class BarlowTwins(Grouped, nn.Module):
     In one process it stands in for lightly's ``BarlowTwinsLoss``: the same value and gradient from
     the same two embeddings, faster. That one's ``lambda_param`` is ``lambd`` here (either name is
     taken); its default is 0.005, and that of the paper's code, as here, 0.0051. In place of its
-    ``gather_distributed`` there is ``group``, which standardises over the whole batch as well.
+    ``gather_distributed`` there is ``group``, which standardizes over the whole batch as well.
 
     Args:
         lambd: weight of the off-diagonal terms.

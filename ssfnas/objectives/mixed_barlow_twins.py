@@ -23,10 +23,10 @@ def mixed_barlow_twins(
     seed: int,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Mixed Barlow Twins' regulariser: embeddings of mixtures should be mixtures of embeddings.
+    """Mixed Barlow Twins' regularizer: embeddings of mixtures should be mixtures of embeddings.
 
     The first view is mixed with a shuffled second, m = a x1 + (1 - a) x2[p], a ~ Uniform(0, 1) and
-    p a permutation of the whole batch. With C(u, v) = U' V / N of embeddings standardised over it,
+    p a permutation of the whole batch. With C(u, v) = U' V / N of embeddings standardized over it,
     the term is lambd * sum over both views v of ||C(m, v) - (a C(1, v) + (1 - a) C(2[p], v))||^2.
 
     Args:

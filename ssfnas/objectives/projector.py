@@ -49,7 +49,7 @@ class Projector(nn.Sequential):
         self.set_group(group)
 
     def set_group(self, group: dist.ProcessGroup | None) -> None:
-        """Normalise over the batches of these processes; None: of this one alone."""
+        """Normalize over the batches of these processes; None: of this one alone."""
         for layer in self:
             if isinstance(layer, BatchNorm1d):
                 layer.group = group

@@ -1,4 +1,4 @@
-"""What a search minimises: labels, Barlow Twins, or both."""
+"""What a search minimizes: labels, Barlow Twins, or both."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SearchObjective(nn.Module):
     views: str
 
     def terms(self, net: Network, batch: Batch) -> dict[str, Tensor]:
-        """Scalars of a batch: ``"loss"``, which is minimised, and detached parts of it."""
+        """Scalars of a batch: ``"loss"``, which is minimized, and detached parts of it."""
         raise NotImplementedError
 
     def set_group(self, group: dist.ProcessGroup | None) -> None:

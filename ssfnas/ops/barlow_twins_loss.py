@@ -59,7 +59,7 @@ def barlow_twins_loss(
 ) -> Tensor:
     """Barlow Twins: the cross-correlation of two views' embeddings should be the identity.
 
-    With Z1, Z2 the embeddings standardised over the batch by column (biased variance) and
+    With Z1, Z2 the embeddings standardized over the batch by column (biased variance) and
     C = Z1' Z2 / N: loss = scale * (sum_i (1 - C_ii)^2 + lambd * sum_{i != j} C_ij^2).
 
     Args:

@@ -1,7 +1,7 @@
 """Collective operations with gradients, differentiable any number of times.
 
 The convention of the whole package: each process backpropagates its own loss, and gradients are
-*averaged* over the processes afterwards, which makes them those of the losses' mean. So a gradient
+*averaged* over the processes afterward, which makes them those of the losses' mean. So a gradient
 here is the sum of what every process has for a value.
 """
 

@@ -1,4 +1,4 @@
-"""Factorised reduces of all edges that leave a state, before their BatchNorm: matrix products.
+"""Factorized reduces of all edges that leave a state, before their BatchNorm: matrix products.
 
 With r = relu(x), zeros beyond odd sides, one half of the output channels is a 1x1 convolution of
 the pixels r[2i, 2j], the other half one of r[2i + 1, 2j + 1]. Both kinds of pixels side by side are

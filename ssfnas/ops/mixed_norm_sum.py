@@ -1,4 +1,4 @@
-"""Weighted sums of batch-normalised tensors: a whole node of a cell at once.
+"""Weighted sums of batch-normalized tensors: a whole node of a cell at once.
 
 With the biased statistics mean_kc, var_kc of input k over M = N * H * W values of channel c and
 rstd = 1 / sqrt(var + eps) (0 and 1 for inputs left as they are):
@@ -40,7 +40,7 @@ from ssfnas.ops.norm_sum_autograd import (
 from ssfnas.ops.selection import choose, requested, wants_reference
 
 Stats = tuple[Tensor, Tensor]
-Normalised = tuple[Tensor, Tensor, Tensor, Tensor]
+Normalized = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def mixed_norm_sum_reference(
@@ -53,7 +53,7 @@ def mixed_norm_sum_reference(
     eps: float = 1e-5,
     group: dist.ProcessGroup | None = None,
     return_stats: bool = False,
-) -> Tensor | Normalised:
+) -> Tensor | Normalized:
     """The definition of :func:`mixed_norm_sum`, differentiable any number of times."""
     zs, weights, normalize = _checked(zs, weights, normalize, stats, training, group)
     if stats is not None and training and not _carries_gradient(stats):
@@ -87,8 +87,8 @@ def mixed_norm_sum_reference(
                 var = (
                     squares if group is None else all_reduce_sum(squares, group)
                 ) / count.clamp_min(1)
-            normalised = (wide - mean.view(shape)) / (var.view(shape) + eps).sqrt()
-            total = total + weight * normalised
+            normalized = (wide - mean.view(shape)) / (var.view(shape) + eps).sqrt()
+            total = total + weight * normalized
             rows.append((mean, var))
         out = total.to(first.dtype)
     if not return_stats:
@@ -122,7 +122,7 @@ def mixed_norm_sum(
     eps: float = ...,
     group: dist.ProcessGroup | None = ...,
     return_stats: Literal[True],
-) -> Normalised: ...
+) -> Normalized: ...
 
 
 def mixed_norm_sum(
@@ -135,17 +135,17 @@ def mixed_norm_sum(
     eps: float = 1e-5,
     group: dist.ProcessGroup | None = None,
     return_stats: bool = False,
-) -> Tensor | Normalised:
-    """sum_k w_k BN(z_k), BN being batch normalisation without weights of its own.
+) -> Tensor | Normalized:
+    """sum_k w_k BN(z_k), BN being batch normalization without weights of its own.
 
     Args:
         zs: K tensors [N, C, ...] of one shape, dtype and device; float16, bfloat16, float32 or
             float64. Any layouts: the others are brought to that of the first.
         weights: [K], any floating dtype; computed with in float32 (float64 for float64 tensors).
-        normalize: which inputs are normalised, K flags; the others are summed as they are (skip
+        normalize: which inputs are normalized, K flags; the others are summed as they are (skip
             connections). None: all.
         stats: (mean, biased variance), each [K, C], where whoever made the inputs knows them. Rows
-            of inputs that are not normalised are not read. In training they have to be those of
+            of inputs that are not normalized are not read. In training they have to be those of
             ``zs`` (on this process, if there is a group), and the gradient takes account of that:
             through the statistics if they require gradients, else through ``zs``. Otherwise they
             are constants (running statistics).
@@ -158,7 +158,7 @@ def mixed_norm_sum(
     Returns:
         The sum [N, C, ...] in the dtype and layout of ``zs[0]``. With ``return_stats``
         (sum, mean, var, count): mean and biased variance [K, C] in float32 (float64), over the
-        whole group, 0 and 1 for inputs that are not normalised, without gradient; and how many
+        whole group, 0 and 1 for inputs that are not normalized, without gradient; and how many
         values of a channel they are of, a scalar of the same dtype. Differentiable once; the
         reference is differentiable any number of times.
 
@@ -228,7 +228,7 @@ def _checked(
     if stats is None:
         if not training and any(flags):
             raise RequestError(
-                f"{OP}: training=False normalises by constants: give them as stats=(mean, var)"
+                f"{OP}: training=False normalizes by constants: give them as stats=(mean, var)"
             )
     else:
         wanted = (len(zs), first.shape[1])

@@ -1,6 +1,6 @@
 """The primitives in C++ and CUDA C++ (csrc/), on raw memory: what is handed over is checked here.
 
-On processors results do not depend on the number of threads, which is PyTorch's. On GPUs a call
+On CPUs results do not depend on the number of threads, which is PyTorch's. On GPUs a call
 enqueues kernels on PyTorch's current stream and waits for nothing.
 """
 
@@ -52,7 +52,7 @@ def unsupported(op: str, tensors: Sequence[Tensor]) -> str | None:
     """Why ``op`` cannot run on these tensors, or None if it can.
 
     Args:
-        op: ``"mixed_sum"``, ``"mixed_norm_sum"`` or ``"candidate_stencils"``.
+        op: ``"mixed_sum"``, ``"mixed_norm_sum"`` or ``"candidate_operations"``.
         tensors: the tensors that are summed, or sources; one dtype, one device.
     """
     if _WHY is not None:
@@ -63,7 +63,7 @@ def unsupported(op: str, tensors: Sequence[Tensor]) -> str | None:
     if device.type == "cpu":
         return None
     if device.type != "cuda":
-        return f"native code takes tensors of processors and NVIDIA GPUs, not of '{device}'"
+        return f"native code takes tensors of CPUs and NVIDIA GPUs, not of '{device}'"
     if len(tensors) > _C.max_inputs > 0:
         return f"{len(tensors)} tensors are more than the {_C.max_inputs} that one kernel takes"
     return _why_not_on_gpu(device.index)

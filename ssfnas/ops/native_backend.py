@@ -1,7 +1,7 @@
 """The native backend: sums (:mod:`~ssfnas.ops.native`) and candidates of a source.
 
-Candidates are computed by :mod:`~ssfnas.ops.native_stencils` on processors and by
-:mod:`~ssfnas.ops.cuda_stencils` on GPUs.
+Candidates are computed by :mod:`~ssfnas.ops.native_candidates` on CPUs and by
+:mod:`~ssfnas.ops.cuda_candidates` on GPUs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ssfnas.ops import cuda_stencils, native_stencils
+from ssfnas.ops import cuda_candidates, native_candidates
 from ssfnas.ops.native import (
     mixed_sum_backward,
     mixed_sum_forward,
@@ -40,24 +40,24 @@ __all__ = [
 
 
 def separable_forward(xs: Any, *args: Any, **options: Any) -> Any:
-    """See :func:`ssfnas.ops.native_stencils.separable_forward`."""
+    """See :func:`ssfnas.ops.native_candidates.separable_forward`."""
     return _stencils(xs[0]).separable_forward(xs, *args, **options)
 
 
 def separable_backward(xs: Any, *args: Any, **options: Any) -> Any:
-    """See :func:`ssfnas.ops.native_stencils.separable_backward`."""
+    """See :func:`ssfnas.ops.native_candidates.separable_backward`."""
     return _stencils(xs[0]).separable_backward(xs, *args, **options)
 
 
 def pools_forward(x: Tensor, stride: int) -> Any:
-    """See :func:`ssfnas.ops.native_stencils.pools_forward`."""
+    """See :func:`ssfnas.ops.native_candidates.pools_forward`."""
     return _stencils(x).pools_forward(x, stride)
 
 
 def pools_backward(x: Tensor, *args: Any, **options: Any) -> Any:
-    """See :func:`ssfnas.ops.native_stencils.pools_backward`."""
+    """See :func:`ssfnas.ops.native_candidates.pools_backward`."""
     return _stencils(x).pools_backward(x, *args, **options)
 
 
 def _stencils(x: Tensor) -> ModuleType:
-    return cuda_stencils if x.is_cuda else native_stencils
+    return cuda_candidates if x.is_cuda else native_candidates

@@ -1,13 +1,13 @@
-"""Coefficients of normalised sums, as rows of tables: from statistics, and from a node's gradient.
+"""Coefficients of normalized sums, as rows of tables: from statistics, and from a node's gradient.
 
-Normalisation, a weight on it, and the gradients of both are products and sums of a factor per
+Normalization, a weight on it, and the gradients of both are products and sums of a factor per
 channel. A cell has hundreds of rows of such factors. They stand in two tables, so that whoever
 needs the rows of several candidates finds them side by side:
 
     statistics [4, R, C]: mean, var, rstd = 1 / sqrt(var + eps), shift = -mean rstd
     gradients [T, C]: rows p, q, r of dz = p g + q z + r, wherever the caller wants each
 
-These are the definitions, in plain PyTorch, and what runs on processors; a GPU makes each in one
+These are the definitions, in plain PyTorch, and what runs on CPUs; a GPU makes each in one
 launch (:mod:`ssfnas.kernels.norm_coefficients`).
 """
 

@@ -1,4 +1,4 @@
-"""Statistics of a normalised sum: of this process' tensors, or of those of a whole group."""
+"""Statistics of a normalized sum: of this process' tensors, or of those of a whole group."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def local_statistics(
     if zs[0].numel() == 0:
         # Of nothing: they change no merged statistics, and hold no NaN.
         mean = torch.zeros(len(zs), zs[0].shape[1], dtype=dtype, device=zs[0].device)
-        return only_normalised(mean, torch.zeros_like(mean), normalize)
+        return only_normalized(mean, torch.zeros_like(mean), normalize)
     mean, var = primitive(name, "norm_statistics")(zs, normalize)
     return mean, var
 
 
-def only_normalised(mean: Tensor, var: Tensor, normalize: Sequence[bool]) -> tuple[Tensor, Tensor]:
+def only_normalized(mean: Tensor, var: Tensor, normalize: Sequence[bool]) -> tuple[Tensor, Tensor]:
     """The statistics [K, C] with rows of 0 and 1 for inputs left as they are."""
     if all(normalize):
         return mean, var
@@ -45,7 +45,7 @@ def group_statistics(
         mean, var [K, C], and the number of values, a scalar.
     """
     mean, var, total = merged_moments(mean, var * count, count, group)
-    return *only_normalised(mean, var, normalize), total
+    return *only_normalized(mean, var, normalize), total
 
 
 def merged_moments(

@@ -19,7 +19,7 @@ from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.norm_statistics import (
     group_statistics,
     local_statistics,
-    only_normalised,
+    only_normalized,
     reciprocal_deviations,
 )
 from ssfnas.ops.selection import choose, primitive
@@ -31,7 +31,7 @@ CONSTANT, OWN, GIVEN = "constant", "own", "given"
 
 
 class Plan(NamedTuple):
-    """How a normalised sum is computed, besides its tensors."""
+    """How a normalized sum is computed, besides its tensors."""
 
     name: str
     normalize: tuple[bool, ...]
@@ -87,7 +87,7 @@ def _forward(
         if mean is None or var is None:
             mean, var = local_statistics(name, zs, normalize, weights.dtype)
         else:
-            mean, var = only_normalised(mean, var, normalize)
+            mean, var = only_normalized(mean, var, normalize)
         if group is not None:
             mean, var, count = group_statistics(mean, var, values, normalize, group)
             if values <= 1:

@@ -36,7 +36,7 @@ _PRIMITIVES = {
     ),
     "norm_coefficients": ("enter_statistics", "node_coefficients", "gradient_coefficients"),
     "barlow_twins_loss": ("barlow_twins_forward", "barlow_twins_backward"),
-    "candidate_stencils": (
+    "candidate_operations": (
         "separable_forward",
         "separable_backward",
         "pools_forward",
@@ -98,7 +98,7 @@ def choose(op: str, tensors: Sequence[Tensor], name: str) -> str:
 
     Args:
         op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"norm_coefficients"``, ``"barlow_twins_loss"``
-            or ``"candidate_stencils"``.
+            or ``"candidate_operations"``.
         tensors: those that are summed, the two embeddings, or sources; one dtype, one device.
         name: what was asked for.
 

@@ -18,7 +18,7 @@ from ssfnas.ops.norm_coefficients import (
     node_coefficients,
 )
 from ssfnas.ops.torch_barlow_twins import barlow_twins_backward, barlow_twins_forward
-from ssfnas.ops.torch_stencils import (
+from ssfnas.ops.torch_candidates import (
     pools_backward,
     pools_forward,
     separable_backward,
@@ -84,7 +84,7 @@ def mixed_sum_backward(
 def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Tensor, Tensor]:
     """Mean and biased variance [K, C] of each input and channel; 0 and 1 where not wanted.
 
-    In two passes, each vectorised; a single Welford pass of PyTorch's is 30 times slower on a CPU.
+    In two passes, each vectorized; a single Welford pass of PyTorch's is 30 times slower on a CPU.
     """
     first = zs[0]
     dtype = accumulator(first.dtype)

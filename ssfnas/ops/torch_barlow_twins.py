@@ -1,6 +1,6 @@
 """The Barlow Twins loss and its gradient by formula, in plain PyTorch.
 
-With Z1, Z2 [N, D] standardised over the batch, d_i = (Z1' Z2)_ii / N and either C = Z1' Z2 / N
+With Z1, Z2 [N, D] standardized over the batch, d_i = (Z1' Z2)_ii / N and either C = Z1' Z2 / N
 (primal) or K1 = Z1 Z1', K2 = Z2 Z2' [N, N] (dual):
 
     loss = sum (d - 1)^2 + lambd (||C||^2 - sum d^2),   ||C||^2 = tr(K1 K2) / N^2
@@ -37,8 +37,8 @@ def barlow_twins_forward(
     dtype = accumulator(z1.dtype)
     mean = torch.empty(2, dimensions, dtype=dtype, device=z1.device)
     rstd = torch.empty_like(mean)
-    a = _standardise(z1, mean[0], rstd[0], eps)
-    b = _standardise(z2, mean[1], rstd[1], eps)
+    a = _standardize(z1, mean[0], rstd[0], eps)
+    b = _standardize(z2, mean[1], rstd[1], eps)
     d = (a * b).mean(0)
     if dual:
         matrix = torch.empty(2, n, n, dtype=dtype, device=z1.device)
@@ -57,7 +57,7 @@ def barlow_twins_backward(saved: Saved, lambd: float, grad_loss: Tensor) -> tupl
     """Gradients [N, D] of both embeddings, in their dtype; ``grad_loss`` is a scalar tensor."""
     z1, z2, mean, rstd, e, matrix = saved
     n = len(z1)
-    # Standardising again costs 2 N D operations; keeping the result would cost as much memory.
+    # Standardizing again costs 2 N D operations; keeping the result would cost as much memory.
     a, b = (z1 - mean[0]).mul_(rstd[0]), (z2 - mean[1]).mul_(rstd[1])
     if matrix.dim() == 3:
         factor = 2 * lambd / n**2
@@ -69,13 +69,13 @@ def barlow_twins_backward(saved: Saved, lambd: float, grad_loss: Tensor) -> tupl
         db = (a * e).addmm_(a, matrix, alpha=factor)
     scaled = rstd * grad_loss
     return (
-        _through_standardising(da, a, scaled[0]).to(z1.dtype),
-        _through_standardising(db, b, scaled[1]).to(z2.dtype),
+        _through_standardizing(da, a, scaled[0]).to(z1.dtype),
+        _through_standardizing(db, b, scaled[1]).to(z2.dtype),
     )
 
 
-def _standardise(z: Tensor, mean: Tensor, rstd: Tensor, eps: float) -> Tensor:
-    """Columns of z [N, D] standardised; writes their mean and 1 / sqrt(variance + eps) [D]."""
+def _standardize(z: Tensor, mean: Tensor, rstd: Tensor, eps: float) -> Tensor:
+    """Columns of z [N, D] standardized; writes their mean and 1 / sqrt(variance + eps) [D]."""
     result, columns, scales = torch.native_batch_norm(
         z.to(mean.dtype), None, None, None, None, True, 0.0, eps
     )
@@ -84,7 +84,7 @@ def _standardise(z: Tensor, mean: Tensor, rstd: Tensor, eps: float) -> Tensor:
     return result
 
 
-def _through_standardising(gradient: Tensor, z: Tensor, rstd: Tensor) -> Tensor:
+def _through_standardizing(gradient: Tensor, z: Tensor, rstd: Tensor) -> Tensor:
     """rstd (G - mean(G) - Z mean(G Z)); the mean of G is 0 but for rounding, as Z's columns are."""
     along = (gradient * z).mean(0)
     return gradient.addcmul_(z, along, value=-1).mul_(rstd)

@@ -18,7 +18,7 @@ from matplotlib.textpath import TextPath
 
 from ssfnas.errors import RequestError
 from ssfnas.pictures.layout import Box, connect, place
-from ssfnas.pictures.style import INK, MUTED, NODE, SURFACE, drawing, operation_colours, save_figure
+from ssfnas.pictures.style import INK, MUTED, NODE, SURFACE, drawing, operation_colors, save_figure
 
 if TYPE_CHECKING:
     from ssfnas.spaces import Genotype
@@ -208,17 +208,17 @@ def _draw(boxes: Sequence[Box], wires: Sequence[Sequence[Box]], title: str) -> F
     axes.axis("off")
     axes.text(_MARGIN, _MARGIN + 0.1, title, size=9.5, color=INK, va="center")
     names = [box.operation for box in boxes if isinstance(box, _Label)]
-    colours = operation_colours(sorted(names))
+    colors = operation_colors(sorted(names))
     top = _TITLE_HEIGHT + _MARGIN
     for wire in wires:
         labels = [box.operation for box in wire if isinstance(box, _Label)]
-        _draw_wire(axes, wire, columns, top, colours[labels[0]] if labels else None)
+        _draw_wire(axes, wire, columns, top, colors[labels[0]] if labels else None)
     for box in boxes:
         left, right = columns[box.column]
         if isinstance(box, _Node):
             _draw_node(axes, box, (left + right) / 2, box.y + top)
         elif isinstance(box, _Label):
-            _draw_label(axes, box, (left + right) / 2, box.y + top, colours[box.operation])
+            _draw_label(axes, box, (left + right) / 2, box.y + top, colors[box.operation])
     return figure
 
 
@@ -227,7 +227,7 @@ def _draw_wire(
     wire: Sequence[Box],
     columns: Sequence[tuple[float, float]],
     top: float,
-    colour: str | None,
+    color: str | None,
 ) -> None:
     """A curve that is level within columns and bends between them, with a head at its end."""
     points: list[tuple[float, float]] = []
@@ -247,12 +247,12 @@ def _draw_wire(
         middle = (leave + enter) / 2
         draw_to(_BEND, (middle, y), (middle, end_y), (enter, end_y))
         draw_to(_LINE, (end, end_y))
-    operation = colour is not None
+    operation = color is not None
     axes.add_patch(
         PathPatch(
             Curve(points, codes),
             fill=False,
-            edgecolor=colour or MUTED,
+            edgecolor=color or MUTED,
             linewidth=1.5 if operation else 0.9,
             linestyle="solid" if operation else (0, (2.5, 2)),
             zorder=2 if operation else 1,
@@ -268,7 +268,7 @@ def _draw_wire(
             shrinkA=0,
             shrinkB=0,
             linewidth=0,
-            color=colour or MUTED,
+            color=color or MUTED,
             zorder=3,
         )
     )
@@ -290,7 +290,7 @@ def _draw_node(axes: Axes, node: _Node, x: float, y: float) -> None:
     axes.text(x, y, node.text, size=10, color=INK, ha="center", va="center", zorder=5)
 
 
-def _draw_label(axes: Axes, label: _Label, x: float, y: float, colour: str) -> None:
+def _draw_label(axes: Axes, label: _Label, x: float, y: float, color: str) -> None:
     axes.add_patch(
         FancyBboxPatch(
             (x - label.width / 2, y - label.height / 2),
@@ -298,7 +298,7 @@ def _draw_label(axes: Axes, label: _Label, x: float, y: float, colour: str) -> N
             label.height,
             boxstyle=f"round,pad=0,rounding_size={min(0.13, label.height / 2)}",
             facecolor=SURFACE,
-            edgecolor=colour,
+            edgecolor=color,
             linewidth=1.3,
             zorder=4,
         )

@@ -190,7 +190,7 @@ def _classes(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Sectio
 
 def _curves(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Section | None:
     runs = [run for group in groups for run in group]
-    colours = {
+    colors = {
         run.name: SERIES[number % len(SERIES)]
         for number, group in enumerate(groups)
         for run in group
@@ -209,12 +209,12 @@ def _curves(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Section
     if not panels or len(runs) > 12:
         return None
     xlabel = x_names.pop() if len(x_names) == 1 else "epoch"
-    figure = panels_of_lines(panels, xlabel=xlabel, colours=colours)
+    figure = panels_of_lines(panels, xlabel=xlabel, colors=colors)
     return Section(
         "curves",
         "Over time",
         pictures.show(
-            figure, "One line a run; seeds of one configuration share a colour.", wide=True
+            figure, "One line a run; seeds of one configuration share a color.", wide=True
         ),
     )
 

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from ssfnas.pictures.numbers import whole
 from ssfnas.pictures.style import (
-    GROUP_COLOURS,
+    GROUP_COLORS,
     INK,
     MUTED,
     SERIES,
     WARNING,
     drawing,
     new_figure,
-    operation_colours,
+    operation_colors,
     plain_label,
 )
 
@@ -74,7 +74,7 @@ def weights_over_time(
     """
     ends = edge_ends(weights.shape[1])
     last = max(to for _, to in ends)
-    colours = operation_colours(operations)
+    colors = operation_colors(operations)
     with drawing():
         figure = new_figure(1.55 * last + 0.4, 1.15 * (last - 1) + 0.6)
         panels = figure.subplots(last - 1, last, sharex=True, sharey=True, squeeze=False)
@@ -88,7 +88,7 @@ def weights_over_time(
                     continue
                 edge = ends.index((start, to))
                 for number, name in enumerate(operations):
-                    axes.plot(epochs, weights[:, edge, number], color=colours[name], linewidth=1.3)
+                    axes.plot(epochs, weights[:, edge, number], color=colors[name], linewidth=1.3)
                 if threshold is not None:
                     axes.axhline(threshold, color=WARNING, linewidth=0.9, linestyle=(0, (4, 3)))
                 axes.set_title(f"{state_name(start)} → {state_name(to)}", pad=3, size=8)
@@ -97,7 +97,7 @@ def weights_over_time(
                     axes.set_xlabel("epoch")
                 if start == 0:
                     axes.set_ylabel("weight")
-        handles = [Line2D([], [], color=colours[name], label=name) for name in operations]
+        handles = [Line2D([], [], color=colors[name], label=name) for name in operations]
         if threshold is not None:
             label = f"threshold {threshold:g}"
             line = Line2D([], [], color=WARNING, linestyle=(0, (4, 3)), label=label)
@@ -180,20 +180,20 @@ def panels_of_lines(
     panels: Mapping[str, Mapping[str, Line]],
     *,
     xlabel: str = "epoch",
-    colours: Mapping[str, str] | None = None,
+    colors: Mapping[str, str] | None = None,
     columns: int = 3,
 ) -> Figure:
     """Small multiples of lines: loss terms, entropies, learning curves.
 
     Args:
-        panels: title -> name of a line -> (x, y); the same name has the same colour everywhere.
+        panels: title -> name of a line -> (x, y); the same name has the same color everywhere.
         xlabel: what x is.
-        colours: name of a line -> colour, where it matters.
+        colors: name of a line -> color, where it matters.
         columns: most panels beside each other.
     """
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    colour = {name: SERIES[number % len(SERIES)] for number, name in enumerate(names)}
-    colour.update(colours or {})
+    color = {name: SERIES[number % len(SERIES)] for number, name in enumerate(names)}
+    color.update(colors or {})
     columns = max(1, min(columns, len(panels)))
     rows = -(-len(panels) // columns)
     with drawing():
@@ -204,7 +204,7 @@ def panels_of_lines(
         for axes, (title, lines) in zip(grid, panels.items(), strict=False):
             for name, (x, y) in lines.items():
                 marker = "o" if len(x) < 3 else None
-                axes.plot(x, y, color=colour[name], label=name, marker=marker, markersize=3)
+                axes.plot(x, y, color=color[name], label=name, marker=marker, markersize=3)
             plain_label(axes, title)
             axes.set_xlabel(xlabel)
             axes.margins(x=0.02, y=0.12)
@@ -236,7 +236,7 @@ def class_accuracy(
 
     Args:
         per_class: what was measured -> value of each class in percent, NaN where it has none. One
-            is coloured by group; several stand beside each other.
+            is colored by group; several stand beside each other.
         names: of the classes.
         counts: training images of each class; absent: no sizes.
         groups: ``many``, ``medium``, ``few`` -> classes; absent: by ``counts``.
@@ -262,11 +262,11 @@ def class_accuracy(
             plain_label(sizes, "training images (log scale)")
         for order, (label, values) in enumerate(per_class.items()):
             shift = (order - (len(per_class) - 1) / 2) * width
-            colour: list[str] | str = SERIES[order % len(SERIES)]
+            color: list[str] | str = SERIES[order % len(SERIES)]
             if len(per_class) == 1:
                 names_of = [group.get(number, "all") for number in range(len(names))]
-                colour = [GROUP_COLOURS.get(name, SERIES[0]) for name in names_of]
-            axes.bar(place + shift, values, width=width, color=colour, label=label)
+                color = [GROUP_COLORS.get(name, SERIES[0]) for name in names_of]
+            axes.bar(place + shift, values, width=width, color=color, label=label)
             if len(per_class) == 1 and len(names) <= 20:
                 _write_above(axes, values, [whole(value) for value in values])
         axes.set_ylim(0, 108)
@@ -275,7 +275,7 @@ def class_accuracy(
         if len(per_class) > 1:
             _legend(axes)
         elif len(groups) > 1:
-            handles = [Patch(color=GROUP_COLOURS.get(g, SERIES[0]), label=g) for g in groups]
+            handles = [Patch(color=GROUP_COLORS.get(g, SERIES[0]), label=g) for g in groups]
             axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
         return figure
 
@@ -311,13 +311,13 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
 
 
 def class_sizes(counts: Sequence[int], names: Sequence[str]) -> Figure:
-    """Bars of the training images of every class, coloured by group, with a linear axis."""
+    """Bars of the training images of every class, colored by group, with a linear axis."""
     place = np.arange(len(counts))
     with drawing():
         figure = new_figure(min(11.0, max(4.5, 0.42 * len(counts) + 1)), 2.4)
         axes = figure.subplots()
         groups = [group_of(count) for count in counts]
-        axes.bar(place, counts, width=0.82, color=[GROUP_COLOURS[group] for group in groups])
+        axes.bar(place, counts, width=0.82, color=[GROUP_COLORS[group] for group in groups])
         if len(counts) <= 20:
             _write_above(axes, counts, [str(count) for count in counts])
         axes.set_ylabel("training images")
@@ -327,6 +327,6 @@ def class_sizes(counts: Sequence[int], names: Sequence[str]) -> Figure:
         if len(present) > 1:
             labels = {"many": "many: over 100", "medium": "medium: 20-100", "few": "few: under 20"}
             axes.legend(
-                handles=[Patch(color=GROUP_COLOURS[name], label=labels[name]) for name in present]
+                handles=[Patch(color=GROUP_COLORS[name], label=labels[name]) for name in present]
             )
         return figure

@@ -1,6 +1,6 @@
 """Places for the boxes of a layered drawing, such that no two overlap and few lines cross.
 
-Columns go from left to right. Lines run between neighbouring columns only; one that goes further
+Columns go from left to right. Lines run between neighboring columns only; one that goes further
 has a flat box in each column between, so that it, too, is kept clear of everything else.
 """
 
@@ -23,7 +23,7 @@ class Box:
         column: counted from the left.
         height: what it takes, in inches.
         flat: whether only a line passes here.
-        left, right: the boxes in the neighbouring columns that lines lead to.
+        left, right: the boxes in the neighboring columns that lines lead to.
         y: its middle, downwards; found by :func:`place`.
     """
 
@@ -81,7 +81,7 @@ def crossings(columns: Sequence[Sequence[Box]]) -> int:
 
 
 def _ordered(columns: list[list[Box]]) -> list[list[Box]]:
-    """The order with the fewest crossings that sweeps of barycentres and of swaps come upon."""
+    """The order with the fewest crossings that sweeps of barycenters and of swaps come upon."""
     best, fewest = columns, crossings(columns)
     current = columns
     for sweep in range(12):
@@ -101,16 +101,16 @@ def _sweep(columns: list[list[Box]], *, forward: bool) -> list[list[Box]]:
         rank = {box: place for place, box in enumerate(fixed)}
         own = {box: place for place, box in enumerate(columns[number])}
 
-        def barycentre(box: Box, rank: dict[Box, int] = rank, own: dict[Box, int] = own) -> float:
+        def barycenter(box: Box, rank: dict[Box, int] = rank, own: dict[Box, int] = own) -> float:
             ends = box.left if forward else box.right
             return sum(rank[end] for end in ends) / len(ends) if ends else own[box]
 
-        columns[number].sort(key=barycentre)
+        columns[number].sort(key=barycenter)
     return columns
 
 
 def _swapped(columns: list[list[Box]]) -> list[list[Box]]:
-    """Swap neighbours as long as that takes crossings away."""
+    """Swap neighbors as long as that takes crossings away."""
     for number, column in enumerate(columns):
         around = columns[max(0, number - 1) : number + 2]
         count = crossings(around)
@@ -139,7 +139,7 @@ def _wanted(box: Box) -> float:
 def _spread(column: list[Box], wanted: list[float], gap: float) -> None:
     """Middles nearest to the wanted ones (least squares) that keep order and distance.
 
-    Less the least distances from the first box, this is isotonic regression: pool the neighbours
+    Less the least distances from the first box, this is isotonic regression: pool the neighbors
     that are in the wrong order.
     """
     offsets = [0.0]

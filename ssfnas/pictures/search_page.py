@@ -75,8 +75,8 @@ def _summary(run: RunFiles) -> Section:
             )
         )
     for key, name in (
-        ("knn/top1", "nearest neighbours"),
-        ("knn/balanced", "nearest neighbours, balanced"),
+        ("knn/top1", "nearest neighbors"),
+        ("knn/balanced", "nearest neighbors, balanced"),
     ):
         value = run.last(key)
         facts.append((name, None if value is None else shown(key, value)))
@@ -198,6 +198,6 @@ def _health(run: RunFiles, pictures: Pictures) -> Section | None:
         pictures,
         lambda key: not key.startswith(("alpha/", "weight/")) and key != "score",
         "How decided the weights are, whether skip connections take over, and what the features "
-        "are worth to a nearest-neighbour classifier.",
+        "are worth to a nearest-neighbor classifier.",
     )
     return None if body is None else Section("health", "Health of the search", body)

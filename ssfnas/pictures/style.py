@@ -1,4 +1,4 @@
-"""What all pictures share: colours, fonts, and SVG whose bytes depend on its contents only.
+"""What all pictures share: colors, fonts, and SVG whose bytes depend on its contents only.
 
 Figures are made without pyplot, so drawing neither needs a display nor leaves anything behind.
 """
@@ -48,9 +48,9 @@ SERIES = (
     "#8b949e",
 )
 _USERS = ("#a0522d", "#c04fc0", "#5c7f1f", "#4a6fa5", "#c2573f", "#6f6f8f")
-GROUP_COLOURS = {"many": "#2f7fd1", "medium": "#2f9e62", "few": "#e08a1e", "all": "#2f7fd1"}
+GROUP_COLORS = {"many": "#2f7fd1", "medium": "#2f9e62", "few": "#e08a1e", "all": "#2f7fd1"}
 
-# The colours that a page replaces so that they follow its light or dark scheme.
+# The colors that a page replaces so that they follow its light or dark scheme.
 _VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -90,19 +90,19 @@ _SETTINGS: dict[str, object] = {
 }
 
 
-def operation_colours(operations: Iterable[str]) -> dict[str, str]:
-    """Operation -> colour; users' operations get further colours in the order given."""
-    colours: dict[str, str] = {}
+def operation_colors(operations: Iterable[str]) -> dict[str, str]:
+    """Operation -> color; users' operations get further colors in the order given."""
+    colors: dict[str, str] = {}
     new = 0
     for name in operations:
-        if name in colours:
+        if name in colors:
             continue
         if name in _KNOWN:
-            colours[name] = _KNOWN[name]
+            colors[name] = _KNOWN[name]
         else:
-            colours[name] = _USERS[new % len(_USERS)]
+            colors[name] = _USERS[new % len(_USERS)]
             new += 1
-    return colours
+    return colors
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def figure_svg(figure: Figure) -> str:
 
 
 def inline_svg(figure: Figure, identity: str, description: str) -> str:
-    """An ``<svg>`` element to stand in a page: transparent, text as text, colours by CSS variables.
+    """An ``<svg>`` element to stand in a page: transparent, text as text, colors by CSS variables.
 
     Args:
         figure: what to draw.
@@ -150,8 +150,8 @@ def inline_svg(figure: Figure, identity: str, description: str) -> str:
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{identity}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\1{identity}-", text)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
+    for color, variable in _VARIABLES.items():
+        text = text.replace(color, f"var({variable})")
     label = escape_attribute(description)
     text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return re.sub(r"\n\s*\n+", "\n", text).strip()

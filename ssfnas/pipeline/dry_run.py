@@ -47,7 +47,7 @@ class Prediction:
     Attributes:
         steps: of the run.
         seconds_per_step: at the full batch.
-        peak_bytes: weights, optimiser state and saved activations at the full batch, a process.
+        peak_bytes: weights, optimizer state and saved activations at the full batch, a process.
     """
 
     steps: int

@@ -39,7 +39,7 @@ def evaluate_network(
 
     Args:
         run: the retraining.
-        data: its data, or others of the same classes; normalised by the run's own statistics.
+        data: its data, or others of the same classes; normalized by the run's own statistics.
         config: which weights, and what besides the plain metrics.
         device: where to compute.
         best: epoch and value of the best epoch, where the caller knows it; else it is read from the
@@ -252,7 +252,7 @@ def table(result: dict[str, Any]) -> str:
 _TITLES = {
     "logit_adjustment": "post-hoc logit adjustment",
     # As in its source; so tau 0 is not quite the network itself.
-    "tau_normalization": "tau-normalisation of the classifier, without its bias",
+    "tau_normalization": "tau-normalization of the classifier, without its bias",
 }
 
 

@@ -90,7 +90,7 @@ def _check(config: RetrainConfig, session: Session) -> None:
         raise RequestError("--projector names no layer: give widths such as 2048,2048,2048")
     if config.batch_size // session.world.size < 2:
         raise RequestError(
-            f"--batch-size {config.batch_size}: batch normalisation needs at least 2 a process"
+            f"--batch-size {config.batch_size}: batch normalization needs at least 2 a process"
         )
     if data.multi_label:
         _check_multi_label(config)

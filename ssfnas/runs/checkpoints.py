@@ -48,7 +48,7 @@ class CheckpointStore:
         return sorted(found, key=lambda entry: (entry[0], entry[1].name), reverse=True)
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the state after ``step``; afterwards only the last ``keep`` checkpoints are left.
+        """Write the state after ``step``; afterward only the last ``keep`` checkpoints are left.
 
         Files of the same or of later steps belong to a past that was given up when the run went
         back to an earlier checkpoint: they go too, once the new file is safe.

@@ -39,7 +39,7 @@ class RunLog:
             self.cut_back(resume_step)
 
     def log(self, step: int, epoch: int, **values: Any) -> None:
-        """Append one line, and its numbers to TensorBoard; it is on the disk afterwards.
+        """Append one line, and its numbers to TensorBoard; it is on the disk afterward.
 
         Args:
             step: steps done.

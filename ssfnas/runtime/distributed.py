@@ -77,7 +77,7 @@ class World:
         return json.loads(bytes(data.tolist()).decode())
 
     def close(self) -> None:
-        """Leave the group; nothing is communicated afterwards."""
+        """Leave the group; nothing is communicated afterward."""
         if self.group is not None and dist.is_initialized():
             # A group that something still refers to when Python ends aborts the process at random.
             self.group = None

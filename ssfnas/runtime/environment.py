@@ -63,8 +63,8 @@ def commit() -> str | None:
         return None
 
 
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
+def cpu_name() -> str:
+    """The CPU's name, as far as the system tells."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -82,7 +82,7 @@ def environment() -> dict[str, Any]:
         **package_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": processor(),
+        "processor": cpu_name(),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "commit": commit(),

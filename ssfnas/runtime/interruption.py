@@ -26,7 +26,7 @@ class Interruption:
     """While entered, the first SIGINT or SIGTERM is only noted; loops look at :attr:`signal`.
 
     A second SIGINT raises ``KeyboardInterrupt`` at once, for a run that does not come to its next
-    look. The former handlers are back afterwards. Outside the main thread, where Python allows no
+    look. The former handlers are back afterward. Outside the main thread, where Python allows no
     handlers, signals keep their meaning and :attr:`signal` stays None.
 
     Attributes:

@@ -34,7 +34,7 @@ def count_multiply_adds(
 ) -> int:
     """Multiply-adds of convolutions and matrix products for one image, in evaluation.
 
-    Nothing is computed (tensors have shapes only), and ``net`` is as it was afterwards. An
+    Nothing is computed (tensors have shapes only), and ``net`` is as it was afterward. An
     auxiliary head takes no part in evaluation, so it is not counted.
 
     Args:

@@ -75,7 +75,7 @@ def _cell(
 
 
 def _state(norms: Sequence[BatchNorm2d]) -> tuple[bool, float, Any] | None:
-    """Whether batches are normalised by their own statistics, epsilon and group, if all agree."""
+    """Whether batches are normalized by their own statistics, epsilon and group, if all agree."""
     if not norms:
         return True, 1e-5, None
     first = norms[0]

@@ -1,4 +1,4 @@
-"""How to search: strategies, bilevel optimisation, derivation, early stopping."""
+"""How to search: strategies, bilevel optimization, derivation, early stopping."""
 
 from ssfnas.declarations.derivations import DERIVATIONS
 from ssfnas.declarations.early_stopping import STOPPERS, EarlyStop
@@ -8,7 +8,7 @@ from ssfnas.strategies.derivation import derive
 from ssfnas.strategies.early_stopping import StopDecision
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
 from ssfnas.strategies.random_search import sample_genotype
-from ssfnas.strategies.regularisers import zero_one_loss
+from ssfnas.strategies.regularizers import zero_one_loss
 
 __all__ = [
     "DERIVATIONS",

@@ -1,4 +1,4 @@
-"""Bilevel optimisation: one update of the alphas, then one of the weights."""
+"""Bilevel optimization: one update of the alphas, then one of the weights."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class BilevelOptimizer:
         weights: SGD over all weights, projector included.
         alphas: Adam over the architecture parameters, disjoint from the weights. Parameters
             without part in a loss have zero gradients in both (``decays_unused``).
-        loss: batch -> scalar terms; ``"loss"`` is what is minimised.
-        regulariser: () -> scalar terms; its ``"loss"`` is added for the alphas only.
+        loss: batch -> scalar terms; ``"loss"`` is what is minimized.
+        regularizer: () -> scalar terms; its ``"loss"`` is added for the alphas only.
         order: 1 or 2.
         frozen: context in which forward passes leave running statistics alone.
-        deferred: nothing waits for the device, as a step that is captured in a CUDA graph must not:
+        capturable: nothing waits for the device, so that a CUDA graph can capture the step:
             where a term is not finite, the update is left out on the device and the caller finds
-            out from the terms. Both optimisers have to be ``fused``, and ``order`` 1.
+            out from the terms. Both optimizers have to be ``fused``, and ``order`` 1.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class BilevelOptimizer:
         alphas: Updater,
         *,
         loss: Callable[[Any], Terms],
-        regulariser: Callable[[], Terms] | None = None,
+        regularizer: Callable[[], Terms] | None = None,
         order: int = 1,
         frozen: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        deferred: bool = False,
+        capturable: bool = False,
     ) -> None:
         if order not in (1, 2):
             raise ValueError(f"order is {order}: it is 1 or 2")
@@ -68,15 +68,15 @@ class BilevelOptimizer:
         scaled = any(updater.scaler is not None for updater in updaters)
         if order == 2 and scaled:
             raise ValueError("order 2 takes differences of gradients, for which fp16 is too coarse")
-        if deferred and (order == 2 or scaled):
+        if capturable and (order == 2 or scaled):
             raise ValueError("order 2 and scaled losses look at numbers on the host")
-        if deferred and not all(updater.optimizer.defaults.get("fused") for updater in updaters):
-            raise ValueError("a deferred step leaves updates out, which fused optimisers can")
+        if capturable and not all(updater.optimizer.defaults.get("fused") for updater in updaters):
+            raise ValueError("a capturable step leaves updates out, which fused optimizers can")
         if {id(p) for p in weights.parameters} & {id(p) for p in alphas.parameters}:
             raise ValueError("a parameter is both a weight and an alpha")
         self.weights, self.alphas = weights, alphas
-        self.loss, self.regulariser = loss, regulariser
-        self.order, self.frozen, self.deferred = order, frozen, deferred
+        self.loss, self.regularizer = loss, regularizer
+        self.order, self.frozen, self.capturable = order, frozen, capturable
 
     def step(self, alpha_batch: Any, weight_batch: Any) -> Terms:
         """Update the alphas on ``alpha_batch``, then the weights on ``weight_batch``.
@@ -86,7 +86,7 @@ class BilevelOptimizer:
 
         Raises:
             NumericalError: a term is NaN or infinite; names it. That update was not done. Not
-                raised by a deferred step, which does not do that update either.
+                raised by a capturable step, which does not do that update either.
         """
         alpha_terms = self.alpha_step(alpha_batch, weight_batch)
         weight_terms = self.weight_step(weight_batch)
@@ -118,22 +118,22 @@ class BilevelOptimizer:
         return terms
 
     def _apply(self, updater: Updater, gradients: Sequence[Tensor | None], terms: Terms) -> None:
-        updater.apply(gradients, all_finite(terms) if self.deferred else None)
+        updater.apply(gradients, all_finite(terms) if self.capturable else None)
 
     def _alpha_loss(self, terms: Terms) -> tuple[Terms, Tensor]:
-        """Terms to report, and the task loss with the regulariser's added."""
+        """Terms to report, and the task loss with the regularizer's added."""
         total = terms["loss"]
         named = {name: value for name, value in terms.items() if name != "loss"}
-        if self.regulariser is not None:
-            extra = self.regulariser()
+        if self.regularizer is not None:
+            extra = self.regularizer()
             total = total + extra["loss"]
             named |= {name: value for name, value in extra.items() if name != "loss"}
         return self._detached({"loss": total, "task": terms["loss"], **named}, "alpha"), total
 
     def _detached(self, terms: Terms, whose: str) -> Terms:
-        """The terms to report; unless deferred, once they are known to be finite."""
+        """The terms to report; unless capturable, once they are known to be finite."""
         detached = {name: value.detach() for name, value in terms.items()}
-        if not self.deferred:
+        if not self.capturable:
             require_finite({f"{whose} term {name}": value for name, value in detached.items()})
         return detached
 

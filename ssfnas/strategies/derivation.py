@@ -1,4 +1,4 @@
-"""From the weights of all operations to the few that a genotype keeps (discretisation)."""
+"""From the weights of all operations to the few that a genotype keeps (discretization)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from ssfnas.runtime.distributed import World
 from ssfnas.strategies import BilevelOptimizer
 
 Terms = dict[str, Tensor]
-# Steps before recording: state that optimisers, kernels and libraries make when they are first
+# Steps before recording: state that optimizers, kernels and libraries make when they are first
 # used has to be there.
 WARM_UP = 3
 
@@ -59,7 +59,7 @@ class CudaGraphRecorder:
         stream = self._stream
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream), warnings.catch_warnings():
-            # Optimisers that can be captured would rather always be.
+            # Optimizers that can be captured would rather always be.
             warnings.filterwarnings("ignore", message=".*capturable=True.*")
             terms = step()
         torch.cuda.current_stream(self._device).wait_stream(stream)
@@ -107,7 +107,7 @@ class GraphedStep:
     """Bilevel steps, recorded after the first few; what cannot be recorded is computed as ever.
 
     Args:
-        bilevel: deferred; what it reads and writes stays where it is in memory.
+        bilevel: capturable; what it reads and writes stays where it is in memory.
         recorder: how to record.
         required: whether failing to record is an error, in place of a warning.
     """
@@ -115,7 +115,7 @@ class GraphedStep:
     def __init__(
         self, bilevel: BilevelOptimizer, recorder: Recorder, *, required: bool = False
     ) -> None:
-        if not bilevel.deferred:
+        if not bilevel.capturable:
             raise ValueError("a step that looks at numbers on the host cannot be recorded")
         self._bilevel, self._recorder, self._required = bilevel, recorder, required
         self._failed = False

@@ -34,7 +34,7 @@ from ssfnas.training.streams import training_stream
 
 
 class Phase(Protocol):
-    """One stretch of a retraining with its own objective, optimiser and stream."""
+    """One stretch of a retraining with its own objective, optimizer and stream."""
 
     name: str
     total_steps: int
@@ -59,7 +59,7 @@ class Phase(Protocol):
 class PretrainPhase:
     """Barlow Twins on the same images, without their labels, by LARS.
 
-    The projector is thrown away afterwards. Source of the recipe: method of arXiv 2103.03230 with
+    The projector is thrown away afterward. Source of the recipe: method of arXiv 2103.03230 with
     solo-learn's settings for CIFAR; the mixed term is that of arXiv 2312.02151.
     """
 
@@ -135,7 +135,7 @@ class PretrainPhase:
         return {"loss": loss, **terms}
 
     def state_dict(self) -> dict[str, Any]:
-        """Projector, optimiser, position."""
+        """Projector, optimizer, position."""
         return {
             "projector": self.projector.state_dict(),
             "updater": self.updater.state_dict(),
@@ -264,7 +264,7 @@ class LabelPhase:
         return {"loss": loss}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser and position."""
+        """Optimizer and position."""
         return {"updater": self.updater.state_dict(), "stream": self.stream.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

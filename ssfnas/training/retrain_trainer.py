@@ -48,7 +48,7 @@ class RetrainTrainer:
             in_channels=data.in_channels,
             image_size=data.image_size,
         ).to(world.device, dtype)
-        # The average is copied before synchronisation: a process group cannot be copied.
+        # The average is copied before synchronization: a process group cannot be copied.
         self.average = (
             AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
             if config.ema > 0

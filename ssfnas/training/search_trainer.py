@@ -124,24 +124,24 @@ class SearchTrainer:
         self.halves = halves
 
         weights = [*self.net.weights(), *self.objective.parameters()]
-        deferred = recorder is not None
+        capturable = recorder is not None
         rate: float | Tensor = config.weight_lr
-        if deferred:  # a graph reads the rate from where it is
+        if capturable:  # a graph reads the rate from where it is
             rate = torch.tensor(rate, dtype=torch.float32, device=world.device)
         self.weight_optimizer = torch.optim.SGD(
             weights,
             lr=rate,
             momentum=config.weight_momentum,
             weight_decay=config.weight_decay,
-            fused=deferred or None,
+            fused=capturable or None,
         )
         self.alpha_optimizer = torch.optim.Adam(
             self.net.alphas(),
             lr=config.alpha_lr,
             betas=(config.alpha_beta1, 0.999),
             weight_decay=config.alpha_weight_decay,
-            fused=deferred or None,
-            capturable=deferred and world.device.type == "cuda",
+            fused=capturable or None,
+            capturable=capturable and world.device.type == "cuda",
         )
         self.bilevel = BilevelOptimizer(
             Updater(
@@ -160,10 +160,10 @@ class SearchTrainer:
                 decays_unused=True,
             ),
             loss=self._loss,
-            regulariser=strategy.make_regulariser(self.net.alphas(), config),
+            regularizer=strategy.make_regularizer(self.net.alphas(), config),
             order=config.order,
             frozen=lambda: frozen_statistics(self.net, self.objective),
-            deferred=deferred,
+            capturable=capturable,
         )
         self.graphed = (
             None
@@ -220,7 +220,7 @@ class SearchTrainer:
         step = self.bilevel.step if self.graphed is None else self.graphed
         self.means.add(step(alpha_batch, weight_batch))
         self.step += 1
-        if self.bilevel.deferred and (self.epoch_ended or self.step % _LOOK_EVERY == 0):
+        if self.bilevel.capturable and (self.epoch_ended or self.step % _LOOK_EVERY == 0):
             try:
                 self.means.require_finite()
             except NumericalError as error:
@@ -259,7 +259,7 @@ class SearchTrainer:
 
     def top_eigenvalue(self) -> float:
         """Top eigenvalue of the Hessian of the validation loss in alpha, on one batch an epoch."""
-        # A copy without synchronisation: each process computes the whole batch, and the same.
+        # A copy without synchronization: each process computes the whole batch, and the same.
         net, objective = copy.deepcopy((self.net, self.objective))
         synchronize_batchnorm(net, None)
         objective.set_group(None)

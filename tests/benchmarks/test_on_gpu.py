@@ -164,8 +164,8 @@ def test_the_first_look_works_without_a_gpu_too(parts, capsys):
     told = capsys.readouterr().out
     assert told.rstrip().endswith("done: 0 parts failed")
     for part, line in [
-        ("ops", "right: candidate_stencils"),
-        ("launches", "launched: candidate_stencils"),
+        ("ops", "right: candidate_operations"),
+        ("launches", "launched: candidate_operations"),
         ("gradients", "ssl-bf16: weight gradient errs by"),
         ("supervised-fp32", "STEP supervised-fp32: median"),
     ]:

@@ -52,7 +52,7 @@ def on_two_processes(command: str, *words: object) -> list[tuple[int, list[str]]
         ("search", ["--operations", "sep_conv_9x9"], "sep_conv_9x9"),
         ("search", ["--derive", "threshold", "--threshold", "1"], "would be empty"),
         ("retrain", ["--genotype", "absent.json"], "absent.json"),
-        ("retrain", ["--genotype", "DARTS_V2", "--batch-size", "2"], "batch normalisation"),
+        ("retrain", ["--genotype", "DARTS_V2", "--batch-size", "2"], "batch normalization"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

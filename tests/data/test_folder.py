@@ -92,15 +92,15 @@ def test_images_are_found_at_any_depth(tmp_path):
     assert read_folder(root).train.class_counts(2) == [5, 4]
 
 
-def test_grey_stays_grey_only_where_all_are(tmp_path):
+def test_gray_stays_gray_only_where_all_are(tmp_path):
     root = some_folder(tmp_path, mode="L")
-    grey = read_folder(root)
-    assert grey.train.in_channels == 1
-    pixels = draw(root / "test" / "class1" / "colour.png")
-    colour = read_folder(root)
-    assert colour.train.in_channels == 3
-    assert torch.equal(colour.train.images, grey.train.images.expand(-1, -1, -1, 3))
-    assert np.array_equal(colour.test.images[-1].numpy(), pixels)
+    gray = read_folder(root)
+    assert gray.train.in_channels == 1
+    pixels = draw(root / "test" / "class1" / "color.png")
+    color = read_folder(root)
+    assert color.train.in_channels == 3
+    assert torch.equal(color.train.images, gray.train.images.expand(-1, -1, -1, 3))
+    assert np.array_equal(color.test.images[-1].numpy(), pixels)
 
 
 def test_transparency_palettes_and_bits_are_decoded(tmp_path):

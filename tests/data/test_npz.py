@@ -53,7 +53,7 @@ def test_a_sound_file_is_read_as_it_is(tmp_path):
     assert parts.test.labels.tolist() == [0, 1, 2, 2]
 
 
-def test_grey_images_column_labels_validation_and_names(tmp_path):
+def test_gray_images_column_labels_validation_and_names(tmp_path):
     images = np.arange(12 * 30, dtype=np.uint8).reshape(12, 6, 5)
     path = saved(
         tmp_path,

@@ -18,11 +18,11 @@ OTHER_NAMES = {
     "Sharpness": "sharpness",
     "ShearY": "shear_y",
     "AutoContrast": "auto_contrast",
-    "Equalize": "equalise",
-    "Posterize": "posterise",
-    "Color": "colour",
+    "Equalize": "equalize",
+    "Posterize": "posterize",
+    "Color": "color",
     "Brightness": "brightness",
-    "Solarize": "solarise",
+    "Solarize": "solarize",
 }
 
 
@@ -52,22 +52,22 @@ REFERENCE = {
     "translate_y": lambda image, m: moved(image, 0, m),
     "rotate": lambda image, m: F.rotate(image, m, NEAREST, fill=FILL),
     "brightness": lambda image, m: F.adjust_brightness(image, 1 + m),
-    "colour": lambda image, m: F.adjust_saturation(image, 1 + m),
+    "color": lambda image, m: F.adjust_saturation(image, 1 + m),
     "contrast": lambda image, m: F.adjust_contrast(image, 1 + m),
     "sharpness": lambda image, m: F.adjust_sharpness(image, 1 + m),
-    "posterise": lambda image, m: F.posterize(image, int(m)),
-    "solarise": lambda image, m: F.solarize(image, m),
+    "posterize": lambda image, m: F.posterize(image, int(m)),
+    "solarize": lambda image, m: F.solarize(image, m),
     "auto_contrast": lambda image, m: F.autocontrast(image),
-    "equalise": lambda image, m: F.equalize(image),
+    "equalize": lambda image, m: F.equalize(image),
     "invert": lambda image, m: F.invert(image),
 }
 GEOMETRIC = ("shear_x", "shear_y", "rotate")
 EXACT = (
     "translate_x",
     "translate_y",
-    "posterise",
-    "solarise",
-    "equalise",
+    "posterize",
+    "solarize",
+    "equalize",
     "invert",
     "brightness",
 )
@@ -93,9 +93,9 @@ def some_images(size, channels):
 
 
 def some_magnitudes(name, n):
-    if name == "posterise":
+    if name == "posterize":
         return torch.arange(n).remainder(7).double() + 2
-    if name == "solarise":
+    if name == "solarize":
         return torch.linspace(0, 255, n, dtype=torch.float64)
     largest = RANGES.get(name, 0.99)
     return largest * (2 * torch.rand(n, generator=seeded(5), dtype=torch.float64) - 1)
@@ -135,7 +135,7 @@ def test_auto_contrast_stretches_to_all_levels():
     assert result[0, :, :, 0].tolist() == [[0, 51, 255], [85, 170, 204]]
 
 
-@pytest.mark.parametrize("name", [*sorted(SIGNED), "identity", "posterise"])
+@pytest.mark.parametrize("name", [*sorted(SIGNED), "identity", "posterize"])
 def test_the_weakest_magnitude_leaves_the_image(name):
     images = some_images((33, 31), 3)
     weakest = magnitudes(10, shear=1, translate=(9, 9), rotate=90, blend=0.9, bits=4)[:, 0]
@@ -169,8 +169,8 @@ def test_autoaugment_draws_each_pair_alike_with_its_magnitudes():
     rotated = drawn["magnitude"][drawn["operation"] == NAMES.index("rotate")]
     assert set(rotated.abs().mul(3).round().int().tolist()) == {20}  # level 2 of 9: 6.67 degrees
     assert abs(float((rotated > 0).double().mean()) - 0.5) < 0.05
-    posterised = drawn["magnitude"][drawn["operation"] == NAMES.index("posterise")]
-    assert set(posterised.tolist()) == {5.0}
+    posterized = drawn["magnitude"][drawn["operation"] == NAMES.index("posterize")]
+    assert set(posterized.tolist()) == {5.0}
     moved_right = drawn["magnitude"][drawn["operation"] == NAMES.index("translate_x")]
     levels = {round(150 / 331 * 32 * level / 9, 6) for level in (8, 9)}
     assert {round(value, 6) for value in moved_right.abs().tolist()} == levels
@@ -189,7 +189,7 @@ def test_trivialaugment_draws_operations_and_magnitudes_alike():
         assert len(bins) == 31
         assert (bins / len(values) - 1 / 31).abs().max() < 0.01
         assert abs(float(values.mean())) < 0.02
-    bits = drawn["magnitude"][drawn["operation"] == NAMES.index("posterise")]
+    bits = drawn["magnitude"][drawn["operation"] == NAMES.index("posterize")]
     assert set(bits.tolist()) == {2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0}
 
 

@@ -5,7 +5,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 
 from ssfnas.data import VIEWS, Views, make_views
-from ssfnas.data.colour import jitter_colour, shift_hue, to_grey
+from ssfnas.data.color import jitter_color, shift_hue, to_gray
 from ssfnas.data.crops import draw_resized_crops, resized_crops, shifted_crops
 from ssfnas.errors import RequestError
 
@@ -66,7 +66,7 @@ def test_pixels_stay_in_their_range(name):
         assert view.max() <= 1
 
 
-def test_no_views_are_the_normalised_image():
+def test_no_views_are_the_normalized_image():
     images = some_images(5, (6, 7), 3)
     views = built("none", (6, 7), 3)
     (view,) = views.apply(images, views.draw(5, seeded()), dtype=torch.float64)
@@ -128,10 +128,10 @@ def test_cutout_is_a_square_cut_off_at_the_border():
     images = torch.full((400, 12, 16, 1), 255, dtype=torch.uint8)
     parameters = views.draw(400, seeded())
     (view,) = views.apply(images, parameters)
-    centres = parameters["cutout"][:, 0]
+    centers = parameters["cutout"][:, 0]
     seen = set()
     for i in range(400):
-        y, x = int(centres[i, 0] * 12), int(centres[i, 1] * 16)
+        y, x = int(centers[i, 0] * 12), int(centers[i, 1] * 16)
         expected = torch.full((12, 16), 2.0)
         expected[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = 0
         assert torch.equal(view[i, 0], expected)
@@ -182,15 +182,15 @@ def test_a_long_image_gets_the_central_box_where_nothing_fits():
     assert torch.equal(boxes, torch.tensor([[0, 47, 4, 5]]).expand(50, 4))
 
 
-def test_colour_jitter_is_that_of_one_image_at_a_time():
+def test_color_jitter_is_that_of_one_image_at_a_time():
     n = 96
     pixels = torch.rand((n, 3, 9, 11), generator=seeded(), dtype=torch.float64)
-    pixels[5] = pixels[5, :1]  # grey: no hue
+    pixels[5] = pixels[5, :1]  # gray: no hue
     uniform = torch.rand((n, 4), generator=seeded(1), dtype=torch.float64)
     factors = torch.cat([0.6 + 0.8 * uniform[:, :3], uniform[:, 3:] - 0.5], 1)
     order = torch.rand((n, 4), generator=seeded(2)).argsort(1)
     apply = torch.arange(n) % 5 != 0
-    result = jitter_colour(pixels, factors, order, apply)
+    result = jitter_color(pixels, factors, order, apply)
     functions = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     for i in range(n):
         expected = pixels[i]
@@ -220,11 +220,11 @@ def test_hue_is_that_of_one_image_at_a_time():
         torch.testing.assert_close(result[i], expected, rtol=0, atol=1e-5)
 
 
-def test_jitter_of_grey_images_leaves_saturation_and_hue_out():
+def test_jitter_of_gray_images_leaves_saturation_and_hue_out():
     pixels = torch.rand((30, 1, 8, 8), generator=seeded(), dtype=torch.float64)
     factors = torch.tensor([1.3, 0.7, 0.1, 0.4]).expand(30, 4)
     order = torch.rand((30, 4), generator=seeded(2)).argsort(1)
-    result = jitter_colour(pixels, factors, order, torch.ones(30, dtype=torch.bool))
+    result = jitter_color(pixels, factors, order, torch.ones(30, dtype=torch.bool))
     for i in range(30):
         expected = pixels[i]
         for operation in order[i].tolist():
@@ -246,10 +246,10 @@ def test_barlow_twins_views_are_their_operations_one_image_at_a_time():
             own = {key: value[i : i + 1, number] for key, value in parameters.items()}
             x = images[i].permute(2, 0, 1)[None].double() / 255
             x = resized_crops(x, own["box"], own["flip"])
-            x = jitter_colour(x, own["factors"], own["order"], own["jitter"])
-            if own["grey"]:
-                x = to_grey(x).repeat(1, 3, 1, 1)
-            if own["solarise"]:
+            x = jitter_color(x, own["factors"], own["order"], own["jitter"])
+            if own["gray"]:
+                x = to_gray(x).repeat(1, 3, 1, 1)
+            if own["solarize"]:
                 x = F.solarize(x, 0.5)
             torch.testing.assert_close(result[number][i], x[0], rtol=0, atol=1e-12)
 
@@ -262,10 +262,10 @@ def test_barlow_twins_parameters_have_the_recipe_s_probabilities():
         ("flip", 1, 0.5),
         ("jitter", 0, 0.8),
         ("jitter", 1, 0.8),
-        ("grey", 0, 0.2),
-        ("grey", 1, 0.2),
-        ("solarise", 0, 0.0),
-        ("solarise", 1, 0.2),
+        ("gray", 0, 0.2),
+        ("gray", 1, 0.2),
+        ("solarize", 0, 0.0),
+        ("solarize", 1, 0.2),
     ):
         assert abs(float(drawn[key][:, number].double().mean()) - probability) < 0.013
     factors = drawn["factors"].flatten(0, 1)

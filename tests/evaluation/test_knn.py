@@ -1,4 +1,4 @@
-"""Nearest-neighbour accuracy against its definition, written out with loops."""
+"""Nearest-neighbor accuracy against its definition, written out with loops."""
 
 import math
 
@@ -34,9 +34,9 @@ def brute_force(bank, bank_labels, queries, labels, classes, k, temperature, cor
 def long_tailed(seed: int, counts, size: int = 8):
     """Overlapping clusters of float64 features, so that there is something to get wrong."""
     draws = np.random.default_rng(seed)
-    centres = draws.normal(size=(len(counts), size))
+    centers = draws.normal(size=(len(counts), size))
     labels = np.repeat(np.arange(len(counts)), counts)
-    return centres[labels] + 1.5 * draws.normal(size=(len(labels), size)), labels
+    return centers[labels] + 1.5 * draws.normal(size=(len(labels), size)), labels
 
 
 @pytest.mark.parametrize("corrected", [False, True])

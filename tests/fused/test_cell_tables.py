@@ -37,7 +37,7 @@ def test_statistics_have_a_row_for_every_batchnorm(kind, operations, nodes):
     tables = tables_of(kind, operations, nodes)
     table = tables.statistics(torch.zeros(1), 4)
     assert table.shape == (4, 1 + len(tables.layout.norm_rows), 4)
-    # What is not normalised has mean 0, and a factor of 1.
+    # What is not normalized has mean 0, and a factor of 1.
     assert (table[MEAN, 0] == 0).all()
     assert (table[SHIFT, 0] == 0).all()
     assert (table[RSTD, 0] == 1).all()
@@ -46,7 +46,7 @@ def test_statistics_have_a_row_for_every_batchnorm(kind, operations, nodes):
         for term, row in zip(terms, indices.statistics[node].tolist(), strict=True):
             source = tables.layout.sources[term.source]
             norms = {
-                "whole": lambda s, t: [s.wholes[t.position].norm],
+                "single": lambda s, t: [s.single[t.position].norm],
                 "second": lambda s, t: [s.second[t.position].norm],
                 "reduce": lambda s, t: [s.reduces[t.position].norm],
                 "max": lambda s, t: s.pools["max"],
@@ -62,7 +62,7 @@ def test_gradients_of_terms_have_rows_of_their_own(kind, operations, nodes):
     tables = tables_of(kind, operations, nodes)
     indices = tables.indices(torch.device("cpu"))
     of_p = [row for node in indices.gradients for row in node[0].tolist()]
-    of_p += [row for rows in indices.halves if rows.numel() for row in rows[0].tolist()]
+    of_p += [row for rows in indices.paired if rows.numel() for row in rows[0].tolist()]
     assert len(set(of_p)) == len(of_p)
     # Within a node (one launch) no row is written twice, and none of p is one of q or r.
     for node in indices.gradients:
@@ -80,10 +80,10 @@ def test_what_a_source_reads_is_a_slice(kind, operations, nodes):
     indices = tables.indices(torch.device("cpu"))
     ones = tables.gradients(torch.zeros(1), 4)[:, 0].nonzero().flatten().tolist()
     for state, (uses, blocks) in enumerate(zip(tables.uses, tables.blocks, strict=True)):
-        halves = len(tables.layout.sources[state].halves)
+        paired = len(tables.layout.sources[state].paired)
         for name, terms in uses.items():
-            block = blocks["first" if name == "whole" else name]
-            skipped = halves if name == "whole" else 0
+            block = blocks["first" if name == "single" else name]
+            skipped = paired if name == "single" else 0
             for number, (node, k) in enumerate(terms):
                 p, q, r = indices.gradients[node][:, k].tolist()
                 assert p == block.p.start + skipped + number * (2 if name == "reduce" else 1)
@@ -100,10 +100,10 @@ def test_what_a_source_reads_is_a_slice(kind, operations, nodes):
                     )
             if name == "skip":
                 assert block.p.stop in ones
-        if halves:
-            found = indices.halves[state].tolist()
+        if paired:
+            found = indices.paired[state].tolist()
             assert found == [
-                list(range(part.start, part.start + halves)) for part in blocks["first"]
+                list(range(part.start, part.start + paired)) for part in blocks["first"]
             ]
     skips = sum("skip" in uses for uses in tables.uses)
     assert len(ones) == skips

@@ -87,7 +87,7 @@ def test_low_rank_features(device, rng, dual):
 
 @FORMS
 def test_constant_columns(device, rng, dual):
-    """Standardised to zero, with a zero gradient but for what eps lets through."""
+    """Standardized to zero, with a zero gradient but for what eps lets through."""
     z1, z2 = views(12, 5, torch.float32, device, rng)
     z1[:, 2] = 3.0
     check(z1, z2, dual)

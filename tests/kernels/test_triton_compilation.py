@@ -12,7 +12,7 @@ from ssfnas import kernels
 pytestmark = pytest.mark.compiler
 
 ARCHITECTURES = pytest.mark.parametrize("capability", [80, 90], ids=["sm_80", "sm_90"])
-# What a program may take of a processor's shared memory without asking: kernels stay below.
+# What a program may take of an SM's shared memory without asking: kernels stay below.
 SHARED_LIMIT = 96 * 1024
 SLOW = pytest.mark.slow
 CELL = (128, 16, 32, 32)
@@ -132,7 +132,7 @@ def test_barlow_twins(capability, size, dtype, method, monkeypatch):
 
     check(
         compile_ahead(call, capability, monkeypatch),
-        {"_statistics_kernel", "_loss_kernel", "_destandardise_kernel"}
+        {"_statistics_kernel", "_loss_kernel", "_destandardize_kernel"}
         | (
             {"_gram_kernel", "_combine_kernel", "_dual_gradient_kernel"}
             if method == "dual"

@@ -1,4 +1,4 @@
-"""The passes of a sum of normalised tensors, by Triton, against their definitions."""
+"""The passes of a sum of normalized tensors, by Triton, against their definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coefficients of normalised sums, by Triton, against their definitions; and a whole supernet."""
+"""Coefficients of normalized sums, by Triton, against their definitions; and a whole supernet."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_same_call_same_bits(case, rng):
 
 @CASES
 def test_captured_and_replayed(case, rng):
-    """No synchronisation with the host, and fresh inputs are read at each replay."""
+    """No synchronization with the host, and fresh inputs are read at each replay."""
     inputs, call = case(rng)
     call()
     torch.cuda.synchronize()

@@ -89,7 +89,7 @@ class _Unknown(nn.BatchNorm3d):
     pass
 
 
-def test_unknown_kinds_cannot_be_synchronised():
+def test_unknown_kinds_cannot_be_synchronized():
     net = nn.Sequential(_Unknown(3))
     assert synchronize_batchnorm(net, None) is net
     with pytest.raises(RequestError, match="layer '0' is a _Unknown"):

@@ -11,7 +11,7 @@ from ssfnas.errors import RequestError
 from ssfnas.layers.operations import FactorizedReduce, check_operations, make_operation
 
 
-def randomised(module, seed):
+def randomized(module, seed):
     draws = torch.Generator().manual_seed(seed)
     module = module.double()
     for parameter in module.parameters():
@@ -25,7 +25,7 @@ def randomised(module, seed):
 @pytest.mark.parametrize("name", DARTS_OPERATIONS)
 def test_operation_is_its_definition(name, stride, searching, size):
     draws = torch.Generator().manual_seed(7)
-    module = randomised(make_operation(name, 4, stride, searching=searching), 1)
+    module = randomized(make_operation(name, 4, stride, searching=searching), 1)
     parameters = list(module.parameters())
     x = torch.randn(3, 4, *size, generator=draws, dtype=torch.float64, requires_grad=True)
 
@@ -47,8 +47,8 @@ def test_operation_is_its_definition(name, stride, searching, size):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 1)])
-def test_factorised_reduce_pads_the_smallest_images(size):
-    module = randomised(FactorizedReduce(3, 5, True), 2)
+def test_factorized_reduce_pads_the_smallest_images(size):
+    module = randomized(FactorizedReduce(3, 5, True), 2)
     draws = torch.Generator().manual_seed(3)
     x = torch.randn(6, 3, *size, generator=draws, dtype=torch.float64)
     wanted = definitions.factorized_reduce(x, iter(module.parameters()), True)
@@ -56,7 +56,7 @@ def test_factorised_reduce_pads_the_smallest_images(size):
 
 
 @pytest.mark.parametrize("channels", [4, 8])
-def test_factorised_reduce_of_large_images_is_the_same_in_both_layouts(channels):
+def test_factorized_reduce_of_large_images_is_the_same_in_both_layouts(channels):
     """A strided convolution of these sizes writes beyond its memory in PyTorch 2.11."""
     module = FactorizedReduce(channels, channels, True)
     draws = torch.Generator().manual_seed(4)
@@ -73,7 +73,7 @@ def test_factorised_reduce_of_large_images_is_the_same_in_both_layouts(channels)
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-def test_factorised_reduce_refuses_one_channel():
+def test_factorized_reduce_refuses_one_channel():
     with pytest.raises(RequestError, match="at least 2 channels"):
         FactorizedReduce(4, 1, False)
 

@@ -17,7 +17,7 @@ def _empty_is_nan():
 
 @pytest.fixture
 def threads():
-    """``torch.set_num_threads``, undone afterwards."""
+    """``torch.set_num_threads``, undone afterward."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-// Runs kernels on a processor: a block's threads are fibres, which take turns at barriers.
+// Runs kernels on a CPU: a block's threads are fibers, which take turns at barriers.
 //
 // For g++, which reads CUDA sources as C++ with this file before them. A barrier that not all of a
 // block's, or of a warp's, threads come to ends the program. Every other block runs its threads
@@ -28,8 +28,8 @@ struct Index {
 
 enum class Wait { nothing, warp, block, work };
 
-// A fibre outlives its block: it takes the same thread of the next one.
-struct Fibre {
+// A fiber outlives its block: it takes the same thread of the next one.
+struct Fiber {
   Wait wait = Wait::work;
   bool started = false;
   jmp_buf place;
@@ -42,7 +42,7 @@ constexpr unsigned LANES = 32;
 inline Index thread, block, threads, grid;
 inline std::vector<unsigned char> memory;
 inline jmp_buf scheduler;
-inline std::vector<std::unique_ptr<Fibre>> fibres;
+inline std::vector<std::unique_ptr<Fiber>> fibers;
 inline const std::function<void()>* body;
 // What lanes hand to others: two rows that take turns, so that one barrier is enough.
 inline std::vector<std::vector<unsigned char>> handed[2];
@@ -52,15 +52,15 @@ inline unsigned char* shared() { return memory.data(); }
 
 // Gives the turn back until what is waited for has come.
 __attribute__((noinline)) inline void wait_for(Wait what) {
-  Fibre& mine = *fibres[thread.x];
+  Fiber& mine = *fibers[thread.x];
   mine.wait = what;
   if (_setjmp(mine.place) == 0) _longjmp(scheduler, 1);
 }
 
-inline void synchronise() { wait_for(Wait::block); }
-inline void synchronise_warp() { wait_for(Wait::warp); }
+inline void synchronize() { wait_for(Wait::block); }
+inline void synchronize_warp() { wait_for(Wait::warp); }
 
-inline void run_fibre() {
+inline void run_fiber() {
   for (;;) {
     (*body)();
     wait_for(Wait::work);
@@ -68,37 +68,37 @@ inline void run_fibre() {
 }
 
 __attribute__((noinline)) inline void resume(unsigned i) {
-  Fibre& fibre = *fibres[i];
+  Fiber& fiber = *fibers[i];
   thread.x = i;
-  fibre.wait = Wait::nothing;
+  fiber.wait = Wait::nothing;
   if (_setjmp(scheduler) != 0) return;
-  if (fibre.started) _longjmp(fibre.place, 1);
-  fibre.started = true;
-  setcontext(&fibre.context);
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  setcontext(&fiber.context);
 }
 
-inline void make_fibres(unsigned count) {
-  while (fibres.size() < count) {
-    fibres.push_back(std::make_unique<Fibre>());
-    Fibre& fibre = *fibres.back();
-    fibre.stack.resize(64 << 10);
-    getcontext(&fibre.context);
-    fibre.context.uc_stack.ss_sp = fibre.stack.data();
-    fibre.context.uc_stack.ss_size = fibre.stack.size();
-    makecontext(&fibre.context, run_fibre, 0);
+inline void make_fibers(unsigned count) {
+  while (fibers.size() < count) {
+    fibers.push_back(std::make_unique<Fiber>());
+    Fiber& fiber = *fibers.back();
+    fiber.stack.resize(64 << 10);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    makecontext(&fiber.context, run_fiber, 0);
   }
 }
 
 // Whether threads [first, last) all wait for that; then they may go on.
 inline bool released(unsigned first, unsigned last, Wait what, std::vector<bool>& ready) {
   for (unsigned i = first; i < last; ++i)
-    if (fibres[i]->wait != what) return false;
+    if (fibers[i]->wait != what) return false;
   for (unsigned i = first; i < last; ++i) ready[i] = true;
   return true;
 }
 
 inline void run_block(unsigned count) {
-  make_fibres(count);
+  make_fibers(count);
   exchanges.assign(count, 0);
   std::vector<bool> ready(count, true);
   const bool reversed = (block.x + block.y + block.z) % 2 == 1;
@@ -114,17 +114,17 @@ inline void run_block(unsigned count) {
       moves |= released(i, i + LANES < count ? i + LANES : count, Wait::warp, ready);
     if (moves) continue;
     over = true;
-    for (unsigned i = 0; i < count; ++i) over = over && fibres[i]->wait == Wait::work;
+    for (unsigned i = 0; i < count; ++i) over = over && fibers[i]->wait == Wait::work;
     // Threads that have ended are not waited for, as on GPUs.
     if (!over) {
       bool only = true;
       for (unsigned i = 0; i < count; ++i)
-        only = only && (fibres[i]->wait == Wait::work || fibres[i]->wait == Wait::block);
+        only = only && (fibers[i]->wait == Wait::work || fibers[i]->wait == Wait::block);
       if (!only) {
         std::fputs("a barrier that not all of its threads come to\n", stderr);
         std::abort();
       }
-      for (unsigned i = 0; i < count; ++i) ready[i] = fibres[i]->wait == Wait::block;
+      for (unsigned i = 0; i < count; ++i) ready[i] = fibers[i]->wait == Wait::block;
     }
   }
 }
@@ -136,7 +136,7 @@ S exchanged(S value, int mask) {
   auto& values = handed[row];
   if (values.size() < threads.x) values.resize(threads.x, std::vector<unsigned char>(16));
   std::memcpy(values[i].data(), &value, sizeof(S));
-  synchronise_warp();
+  synchronize_warp();
   std::memcpy(&value, handed[row][i ^ mask].data(), sizeof(S));
   return value;
 }
@@ -161,8 +161,8 @@ inline void launch(const std::function<void()>& kernel, dim3 size, unsigned coun
 #define blockIdx emulation::block
 #define blockDim emulation::threads
 #define gridDim emulation::grid
-#define __syncthreads emulation::synchronise
-#define __syncwarp emulation::synchronise_warp
+#define __syncthreads emulation::synchronize
+#define __syncwarp emulation::synchronize_warp
 #undef __launch_bounds__
 #define __launch_bounds__(...)
 #define SSFNAS_LAUNCH(kernel, grid, threads, bytes, stream, ...) \

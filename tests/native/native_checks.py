@@ -24,7 +24,7 @@ needs_native = pytest.mark.skipif(
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-# The instruction sets of this processor, and a GPU.
+# The instruction sets of this CPU, and a GPU.
 PLACES = [
     *SETS,
     pytest.param(

@@ -41,7 +41,7 @@ def cases(draws: Draws):
         yield f"3 displaced x {shape}", xs, displaced(draws.tensor(shape))
     for count in (*range(3, 36, 4), 64):
         yield f"{count} tensors", draws.tensors(count, (2, 8, 3, 4)), draws.tensor((2, 8, 3, 4))
-    # Several blocks on a processor and on a GPU, the last one not full.
+    # Several blocks on a CPU and on a GPU, the last one not full.
     shape = (9, 24, 37, 19)
     yield f"several blocks: {shape}", draws.tensors(2, shape), draws.tensor(shape)
 
@@ -137,7 +137,7 @@ def test_norm_sum_is_affine_in_each_channel(place, dtype, layout):
             assert_sum_of_terms(out, terms, torch.empty_like(zs[0]), what)
 
 
-def test_norm_sum_reduces_gradient_and_standardised_inputs(place, dtype, layout):
+def test_norm_sum_reduces_gradient_and_standardized_inputs(place, dtype, layout):
     with on(place) as device:
         draws = Draws(dtype, layout, device)
         for what, zs, grad in cases(draws):

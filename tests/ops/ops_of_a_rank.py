@@ -38,7 +38,7 @@ def batch(rows: int) -> dict[str, torch.Tensor]:
     }
 
 
-def normalised(rows, share, group, function=mixed_norm_sum, stats=False):
+def normalized(rows, share, group, function=mixed_norm_sum, stats=False):
     """Loss that is the mean over the images of this share, and gradients of it."""
     data = batch(rows)
     zs = [z[share].clone().requires_grad_() for z in data["zs"]]
@@ -77,9 +77,9 @@ def twins(rows, share, group, function=barlow_twins_loss, method="auto"):
 
 
 CASES = {
-    "mixed_norm_sum": normalised,
-    "mixed_norm_sum_reference": lambda *a: normalised(*a, function=mixed_norm_sum_reference),
-    "mixed_norm_sum with statistics": lambda *a: normalised(*a, stats=True),
+    "mixed_norm_sum": normalized,
+    "mixed_norm_sum_reference": lambda *a: normalized(*a, function=mixed_norm_sum_reference),
+    "mixed_norm_sum with statistics": lambda *a: normalized(*a, stats=True),
     "barlow_twins_loss primal": lambda *a: twins(*a, method="primal"),
     "barlow_twins_loss dual": lambda *a: twins(*a, method="dual"),
     "barlow_twins_loss_reference": lambda *a: twins(*a, function=barlow_twins_loss_reference),

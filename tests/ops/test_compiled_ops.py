@@ -28,7 +28,7 @@ def plain(xs, weights):
     return mixed_sum(xs, weights).sin()
 
 
-def normalised(zs, weights):
+def normalized(zs, weights):
     return mixed_norm_sum(zs, weights, normalize=[True, False, True]).sin()
 
 
@@ -55,7 +55,7 @@ def twins(zs, weights):
 
 FUNCTIONS = [
     plain,
-    normalised,
+    normalized,
     with_statistics,
     with_given_statistics,
     with_constants,
@@ -93,7 +93,7 @@ def test_a_second_call_does_not_compile_again():
     counter = CompileCounter()
 
     def everything(xs, weights):
-        return plain(xs, weights) + normalised(xs, weights) + twins(xs, weights)
+        return plain(xs, weights) + normalized(xs, weights) + twins(xs, weights)
 
     compiled = torch.compile(everything, fullgraph=True, backend=counter)
     for seed in range(3):
@@ -116,7 +116,7 @@ def test_a_forced_backend_holds_for_compiled_code():
 @pytest.mark.parametrize("dynamic", [True, None])
 def test_changing_sizes(dynamic):
     torch._dynamo.reset()
-    for function in (plain, normalised, twins):
+    for function in (plain, normalized, twins):
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
         for size in (3, 6, 8):
             inputs = leaves((size, 4, 5, 2), 3)

@@ -1,4 +1,4 @@
-"""Factorised reduces as matrix products, against the modules that they stand for."""
+"""Factorized reduces as matrix products, against the modules that they stand for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coefficients of normalised sums against what they stand for: BatchNorm and its gradient."""
+"""Coefficients of normalized sums against what they stand for: BatchNorm and its gradient."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_statistics_fill_their_rows_and_no_other():
     assert bool((table[:, [0, 1, 2, 5, 6]] == 9).all())
 
 
-def test_a_node_is_the_weighted_sum_of_normalised_inputs():
+def test_a_node_is_the_weighted_sum_of_normalized_inputs():
     zs, table = inputs(), torch.zeros(4, 6, 4, dtype=torch.float64)
     weights, rows, places = draws(8), torch.tensor([5, 1, 3]), torch.tensor([7, 0, 4])
     mean, var = statistics_of(zs)
@@ -67,15 +67,15 @@ def test_a_node_is_the_weighted_sum_of_normalised_inputs():
 
 
 @pytest.mark.parametrize("each", [False, True], ids=["one gradient", "a gradient each"])
-def test_gradients_are_those_of_batch_normalisation(each):
+def test_gradients_are_those_of_batch_normalization(each):
     zs, weights = inputs().requires_grad_(), draws(3)
     grads = draws(*zs.shape, seed=5)
     grads = grads if each else grads[:1].expand(zs.shape)
-    normalised = [
+    normalized = [
         w * torch.nn.functional.batch_norm(z, None, None, training=True, eps=EPS)
         for w, z in zip(weights, zs, strict=True)
     ]
-    (wanted,) = torch.autograd.grad(normalised, zs, list(grads))
+    (wanted,) = torch.autograd.grad(normalized, zs, list(grads))
     z = zs.detach()
     mean, var = statistics_of(z)
     rstd = 1 / (var + EPS).sqrt()

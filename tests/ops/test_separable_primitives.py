@@ -1,13 +1,13 @@
-"""The primitives behind candidate_stencils against autograd, and windows one by one."""
+"""The primitives behind candidate_operations against autograd, and windows one by one."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from candidate_checks import KINDS, by_autograd, make_units, pooled_by_loops
 from op_checks import BACKENDS, DTYPES, assert_as_exact, draw
-from stencil_checks import KINDS, by_autograd, make_units, pooled_by_loops
 
-from ssfnas.ops import torch_stencils
+from ssfnas.ops import torch_candidates
 from ssfnas.ops.selection import primitive, why_unsupported
 
 SIZES = ((1, 1), (7, 5), (2, 9), (28, 28))
@@ -22,7 +22,7 @@ NAMES = (
 @pytest.fixture(params=BACKENDS)
 def primitives(request):
     """The four functions of a backend, by name."""
-    reason = why_unsupported(request.param, "candidate_stencils", [torch.zeros(1, 1, 1, 1)])
+    reason = why_unsupported(request.param, "candidate_operations", [torch.zeros(1, 1, 1, 1)])
     if reason is not None:
         pytest.skip(reason)
     return {name: primitive(request.param, name) for name in NAMES}
@@ -65,7 +65,7 @@ def test_any_odd_filter_and_dilation(both, stride):
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_less_exact_than_pytorch_in_that_dtype(both, dtype, shared):
-    plain = torch_stencils.separable_forward, torch_stencils.separable_backward
+    plain = torch_candidates.separable_forward, torch_candidates.separable_backward
     # No larger images: PyTorch 2.11's gradient of dilated depthwise filters in bfloat16 and
     # channels_last has no correct digit from about 29 x 29 pixels on.
     for number, shape in enumerate([(3, 16, 12, 12), (2, 17, 7, 9), (5, 3, 23, 21)]):
@@ -179,7 +179,7 @@ def test_pools_are_no_less_exact_than_pytorch(primitives, dtype):
     def run(forward, backward, x, grads):
         return [*forward(x, 2), backward(x, *grads, 2)]
 
-    plain = torch_stencils.pools_forward, torch_stencils.pools_backward
+    plain = torch_candidates.pools_forward, torch_candidates.pools_backward
     found = run(primitives["pools_forward"], primitives["pools_backward"], x, grads)
     own, truth = run(*plain, x, grads), run(*plain, x.double(), [g.double() for g in grads])
     for place, values in enumerate(zip(found, own, truth, strict=True)):

@@ -68,11 +68,11 @@ def test_logged_values_share_panels_by_quantity_and_shares_are_in_percent():
         "loss": ["alphas' step", "weights' step"],
         "zero-one loss": ["alphas' step"],
         "entropy of the weights": ["normal cell", "reduction cell"],
-        "nearest neighbours (%)": ["top-1 accuracy"],
+        "nearest neighbors (%)": ["top-1 accuracy"],
         "learning rate": ["learning rate"],
     }
     assert panels["loss"]["weights' step"] == ([1, 2, 3], [2.0, 1.0, 2.0 / 3])
-    assert panels["nearest neighbours (%)"]["top-1 accuracy"][1] == [25, 25, 25]
+    assert panels["nearest neighbors (%)"]["top-1 accuracy"][1] == [25, 25, 25]
     figure = panels_of_lines(panels, xlabel=x)
     assert len(figure.axes) == 5
     figure.draw_without_rendering()
@@ -118,7 +118,7 @@ def test_numbers_as_people_read_them():
     assert spread("top1", [0.70, 0.72, 0.74]) == "72.00 ± 2.00 %"
     assert spread("parameters", [10, 10]) == "10"
     assert named("knn_corrected/top1") == (
-        "nearest neighbours, prior-corrected votes, top-1 accuracy"
+        "nearest neighbors, prior-corrected votes, top-1 accuracy"
     )
     shown_times = [duration(seconds) for seconds in (4.25, 59, 200, 7500)]
     assert shown_times == ["4.2 s", "59 s", "3 min 20 s", "2 h 05 min"]

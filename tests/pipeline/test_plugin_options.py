@@ -38,13 +38,13 @@ from ssfnas.strategies import DERIVATIONS, STRATEGIES
 @dataclass(kw_only=True)
 class Pull:
     pull: float = option(0.5, "weight of the pull", minimum=0)
-    towards: list[int] = option([0], "operations that alphas are pulled to")
+    toward: list[int] = option([0], "operations that alphas are pulled to")
 
 
 @STRATEGIES.register("pulled", options=(Pull,))
 def pulled(alphas, config):
     def terms():
-        value = sum(alpha[:, config.towards].square().mean() for alpha in alphas)
+        value = sum(alpha[:, config.toward].square().mean() for alpha in alphas)
         return {"loss": config.pull * value, "pulled": value}
 
     return terms
@@ -227,10 +227,10 @@ def test_an_interrupted_run_goes_on_with_its_value(capsys, plugin, small_npz):
 def test_a_strategy_and_a_rule_with_options_of_their_own(capsys, plugin, small_npz):
     common = ["--plugins", "my_search.py", "--dataset", str(small_npz), *SEARCH]
     mine = ["--strategy", "pulled", "--derive", "first"]
-    words = [*mine, "--pull", "2", "--towards", "0,3", "--alpha-lr", "0.1", "--edges-kept", "2"]
+    words = [*mine, "--pull", "2", "--toward", "0,3", "--alpha-lr", "0.1", "--edges-kept", "2"]
     assert search.main([*common, *words, "--out", "out"]) == 0
     run = ssfnas.load("out")
-    assert (run.config.pull, run.config.towards, run.config.edges_kept) == (2.0, [0, 3], 2)
+    assert (run.config.pull, run.config.toward, run.config.edges_kept) == (2.0, [0, 3], 2)
     assert run.metrics[-1]["alpha/pulled"] >= 0
     assert [sum(e[2] == to for e in run.genotype.normal) for to in (2, 3)] == [2, 2]
     assert run.directory.read_json("derivation.json")["edges_kept"] == 2

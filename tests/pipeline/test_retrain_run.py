@@ -48,7 +48,7 @@ def test_a_search_is_retrained_evaluated_and_loaded(small_npz, tmp_path):
     assert "twice" in result["post_hoc"]["logit_adjustment"]["left_out"]
 
 
-def test_the_network_learns_what_can_be_learnt(tmp_path):
+def test_the_network_learns_what_can_be_learned(tmp_path):
     """Stripes of four classes at ratio 4: far above chance after some epochs, tail class too."""
     data = write_npz(tmp_path / "d.npz", (64, 40, 25, 16), size=12, test_each=20)
     run = run_retrain(
@@ -186,7 +186,7 @@ def test_evaluate_measures_again_with_probes_and_on_other_data(small_npz, tmp_pa
     for label, values in (("2", adjusted), ("balanced (16 images)", balanced)):
         shares = [values[name] for name in ("top1", "balanced_accuracy", "worst_class")]
         assert " ".join([label, *(f"{100 * share:.2f} %" for share in shares)]) in printed
-    assert "tau-normalisation of the classifier, without its bias: tau top1" in printed
+    assert "tau-normalization of the classifier, without its bias: tau top1" in printed
     other = write_npz(tmp_path / "other.npz", (3, 3, 3, 3), seed=9)
     stamp = (run.path / "evaluation.json").read_bytes()
     assert evaluate.main(["--run", str(run.path), "--dataset", str(other)]) == 0

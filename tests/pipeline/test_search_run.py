@@ -154,9 +154,9 @@ def test_a_loss_that_is_not_finite_names_step_term_and_checkpoint(small_npz, tmp
 
 
 @pytest.mark.parametrize(
-    ("size", "channels"), [(28, 1), (9, 3), (11, 1)], ids=["28x28 grey", "9x9", "11x11 grey"]
+    ("size", "channels"), [(28, 1), (9, 3), (11, 1)], ids=["28x28 gray", "9x9", "11x11 gray"]
 )
-def test_grey_and_odd_sizes_work(tmp_path, size, channels):
+def test_gray_and_odd_sizes_work(tmp_path, size, channels):
     data = write_npz(tmp_path / "d.npz", (10, 8, 4), size=size, channels=channels)
     run = run_search(tiny_search(data, tmp_path / "run", steps=1, objective="joint"))
     assert run.data_card.in_channels == channels

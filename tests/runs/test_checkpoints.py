@@ -93,7 +93,7 @@ def test_a_damaged_last_one_is_reported_and_the_one_before_used(tmp_path, kind):
         step, found = store.latest()
     assert step == 10
     assert torch.equal(found["net"]["weight"], torch.ones(3, 2))
-    # Going on from there must not push the good one out in favour of the damaged one.
+    # Going on from there must not push the good one out in favor of the damaged one.
     store.save(15, state(3))
     assert [step for step, _ in store.files()] == [15, 10]
 

@@ -34,7 +34,7 @@ dist.all_reduce = counted
 torch.manual_seed(0)
 net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)).double()
 net = net.to(memory_format=torch.channels_last)
-net.group, net.itself = world.group, [net]  # as synchronised layers do, in a cycle at worst
+net.group, net.itself = world.group, [net]  # as synchronized layers do, in a cycle at worst
 x, y = torch.randn(6, 3, 8, 8, dtype=torch.float64), torch.randint(5, (6,))
 nn.functional.cross_entropy(net(x), y).backward()
 truth = [p.grad.clone() for p in net.parameters()]

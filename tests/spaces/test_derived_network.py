@@ -164,7 +164,7 @@ def test_no_auxiliary_logits_in_evaluation_or_without_the_head():
 
 
 def dropping(genotype, channels=4, layers=3, **arguments):
-    """A network whose only training behaviour is drop path: images do not see each other."""
+    """A network whose only training behavior is drop path: images do not see each other."""
     net = DerivedNetwork(genotype, 3, channels=channels, layers=layers, generator=seeded(0),
                          **arguments).double().eval()  # fmt: skip
     net.training = True

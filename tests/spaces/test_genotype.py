@@ -254,7 +254,7 @@ def test_damaged_files(text, at, cut, inserted):
     either(Genotype.from_text, damaged)
 
 
-def test_lists_become_tuples_and_nothing_changes_afterwards():
+def test_lists_become_tuples_and_nothing_changes_afterward():
     genotype = Genotype([["skip_connect", 0, 2]], [2], [["skip_connect", 1, 2]], range(2, 3))
     assert genotype.normal == (("skip_connect", 0, 2),)
     assert genotype.reduce_concat == (2,)

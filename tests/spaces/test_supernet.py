@@ -101,14 +101,14 @@ def test_equals_the_reference(operations, relaxation, size, nodes, training):
 @pytest.mark.parametrize("channels", [1, 2, 17])
 def test_any_number_of_channels(channels):
     if channels == 1:
-        # A factorised reduce needs two channels, and reduction cells have twice as many.
+        # A factorized reduce needs two channels, and reduction cells have twice as many.
         assert_same(*networks(channels=2, in_channels=1, layers=2), images(channels=1))
     else:
         assert_same(*networks(channels=channels, layers=2, nodes=2), images())
 
 
 @pytest.mark.parametrize("name", ["torch", "native"])
-def test_every_backend_on_processors(name):
+def test_every_backend_on_cpus(name):
     from ssfnas.ops import backends
 
     if backends()[name] is not None:

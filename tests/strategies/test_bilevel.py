@@ -14,7 +14,7 @@ from ssfnas.runtime.distributed import World
 from ssfnas.runtime.updates import Updater
 from ssfnas.spaces import ReferenceSupernet, frozen_statistics
 from ssfnas.strategies.bilevel import BilevelOptimizer
-from ssfnas.strategies.regularisers import zero_one_loss
+from ssfnas.strategies.regularizers import zero_one_loss
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -49,10 +49,10 @@ def test_first_order_is_the_loop_of_the_paper():
     def loss(batch):
         return {"loss": F.cross_entropy(ours(batch[0]), batch[1])}
 
-    def regulariser():
+    def regularizer():
         return {"loss": 2 * zero_one_loss(ours.alphas())}
 
-    bilevel = optimizer(ours.weights(), ours.alphas(), loss, regulariser=regulariser, clip=0.5)
+    bilevel = optimizer(ours.weights(), ours.alphas(), loss, regularizer=regularizer, clip=0.5)
     sgd = torch.optim.SGD(theirs.weights(), lr=0.1, momentum=0.9, weight_decay=0.01)
     adam = torch.optim.Adam(theirs.alphas(), lr=3e-2, betas=(0.5, 0.999), weight_decay=1e-3)
     data = batches(10)

@@ -1,8 +1,8 @@
-// The stencils of GPUs for Python; ssfnas/ops/cuda_stencils.py is the only caller.
+// The candidate operations of GPUs for Python; ssfnas/ops/cuda_candidates.py is the only caller.
 #pragma once
 
 #include "binding.h"
-#include "cuda/cuda_stencils.h"
+#include "cuda/cuda_candidates.h"
 
 namespace ssfnas {
 
@@ -39,34 +39,34 @@ inline void bind_fused_units(py::module_& m) {
         });
 }
 
-inline void bind_cuda_stencils(py::module_& m) {
+inline void bind_cuda_candidates(py::module_& m) {
   bind_fused_units(m);
-  m.def("stencil_input_partials",
-        [](const Units& units) { return cuda::stencil_input_partials(units.units()); });
-  m.def("stencil_filter_partials",
-        [](const Units& units) { return cuda::stencil_filter_partials(units.units()); });
-  m.def("stencil_forward", [](int device, std::int64_t stream, const Units& units,
+  m.def("depthwise_input_partials",
+        [](const Units& units) { return cuda::depthwise_input_partials(units.units()); });
+  m.def("depthwise_filter_partials",
+        [](const Units& units) { return cuda::depthwise_filter_partials(units.units()); });
+  m.def("depthwise_forward", [](int device, std::int64_t stream, const Units& units,
                               std::uintptr_t out) {
     const py::gil_scoped_release released;
-    cuda::stencil_forward({units.units(), pointer(out)}, device, stream_of(stream));
+    cuda::depthwise_forward({units.units(), pointer(out)}, device, stream_of(stream));
   });
-  m.def("stencil_backward_input",
+  m.def("depthwise_backward_input",
         [](int device, std::int64_t stream, const Units& units, std::uintptr_t dd,
            std::uintptr_t into, const Addresses& dxs, std::uintptr_t sums,
            std::uintptr_t partials) {
           const SeparableUnits& given = units.units();
-          check_count(dxs.size(), given.shared ? 1 : given.groups, "stencil_backward_input");
+          check_count(dxs.size(), given.shared ? 1 : given.groups, "depthwise_backward_input");
           const py::gil_scoped_release released;
           const std::vector<void*> dx = pointers(dxs);
-          cuda::stencil_backward_input({given, pointer(dd), pointer(into), dx.data(),
+          cuda::depthwise_backward_input({given, pointer(dd), pointer(into), dx.data(),
                                         pointer(sums), pointer(partials)},
                                        device, stream_of(stream));
         });
-  m.def("stencil_backward_filter",
+  m.def("depthwise_backward_filter",
         [](int device, std::int64_t stream, const Units& units, std::uintptr_t dd,
            std::uintptr_t df, std::uintptr_t partials) {
           const py::gil_scoped_release released;
-          cuda::stencil_backward_filter(
+          cuda::depthwise_backward_filter(
               {units.units(), pointer(dd), pointer(df), pointer(partials)}, device,
               stream_of(stream));
         });

@@ -1,4 +1,4 @@
-"""Stencils of GPUs against their definitions: run on a GPU, or their kernels on a processor."""
+"""Candidate operations of GPUs against their definitions: on a GPU, or emulated on a CPU."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import sysconfig
 import pytest
 import torch
 from build_script import ROOT, build_script
+from candidate_calls import KINDS, SHAPES, Calls, assert_right
 from native_checks import DTYPES, Draws, assert_variance, displaced, over_places, wide
-from stencil_calls import KINDS, SHAPES, Calls, assert_right
 
 from ssfnas.errors import RequestError
-from ssfnas.ops import backend, cuda_stencils, native, native_backend, torch_stencils
-from ssfnas.ops.stencil_arguments import Units
+from ssfnas.ops import backend, cuda_candidates, native, native_backend, torch_candidates
+from ssfnas.ops.candidate_arguments import Units
 from ssfnas.spaces import ReferenceSupernet, Supernet
 
 HERE = ROOT / "tests" / "native"
-SOURCES = ("depthwise_stencils.cu", "fused_forward.cu", "fused_backward.cu", "candidate_pools.cu")
+SOURCES = ("depthwise.cu", "fused_forward.cu", "fused_backward.cu", "candidate_pools.cu")
 
 
 @pytest.fixture(scope="module")
 def emulated_core(tmp_path_factory):
-    """The kernels and what launches them, compiled for processors."""
+    """The kernels and what launches them, compiled for CPUs."""
     pybind11 = pytest.importorskip("pybind11", reason="needs pybind11")
     compiler = shutil.which("g++")
     if compiler is None:
@@ -42,7 +42,7 @@ def emulated_core(tmp_path_factory):
     ways = [
         *(["-x", "c++", "-include", HERE / "cuda_emulation.h", ROOT / "csrc/cuda" / name]
           for name in SOURCES),
-        [HERE / "emulated_stencils.cpp"],
+        [HERE / "emulated_candidates.cpp"],
     ]  # fmt: skip
     objects, running = [], []
     for number, way in enumerate(ways):
@@ -52,9 +52,9 @@ def emulated_core(tmp_path_factory):
     for process in running:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    library = folder / f"emulated_stencils{sysconfig.get_config_var('EXT_SUFFIX')}"
+    library = folder / f"emulated_candidates{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run([compiler, "-shared", *map(str, objects), "-o", str(library)], check=True)
-    spec = importlib.util.spec_from_file_location("emulated_stencils", library)
+    spec = importlib.util.spec_from_file_location("emulated_candidates", library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -81,32 +81,32 @@ def _one_thread(threads):
 def place(request, monkeypatch):
     """The device that the functions are called on."""
     if request.param == "cuda":
-        reason = native.unsupported("candidate_stencils", [torch.empty(1, device="cuda")])
+        reason = native.unsupported("candidate_operations", [torch.empty(1, device="cuda")])
         assert reason is None, reason
         return "cuda"
     core = request.getfixturevalue("emulated_core")
-    monkeypatch.setattr(cuda_stencils, "_core", lambda: core)
-    monkeypatch.setattr(cuda_stencils, "_place", lambda x: (0, 0))
-    monkeypatch.setattr(cuda_stencils, "norm_statistics", _statistics)
+    monkeypatch.setattr(cuda_candidates, "_core", lambda: core)
+    monkeypatch.setattr(cuda_candidates, "_place", lambda x: (0, 0))
+    monkeypatch.setattr(cuda_candidates, "norm_statistics", _statistics)
     return "cpu"
 
 
 @pytest.fixture(params=["fused", "unfused"])
 def way(request, monkeypatch):
     """Whether depthwise results stay on the chip, where they can; in float64 they often cannot."""
-    decide, fused, answers = cuda_stencils._is_fused, request.param == "fused", []
+    decide, fused, answers = cuda_candidates._is_fused, request.param == "fused", []
 
     def chosen(raw):
         answers.append(fused and decide(raw))
         return answers[-1]
 
-    monkeypatch.setattr(cuda_stencils, "_is_fused", chosen)
+    monkeypatch.setattr(cuda_candidates, "_is_fused", chosen)
     yield request.param
     assert any(answers) == fused
 
 
 def _statistics(zs, wanted):
-    moments = [torch_stencils.channel_moments(z) for z in zs]
+    moments = [torch_candidates.channel_moments(z) for z in zs]
     return torch.stack([m for m, _ in moments]), torch.stack([v for _, v in moments])
 
 
@@ -134,10 +134,10 @@ def test_units_are_their_definition(place, way, dtype, stride, shared):
     for shape in SHAPES:
         calls = calls_on(place, dtype, shape, stride=stride, shared=shared)
         truth = calls_on("cpu", dtype, shape, stride=stride, shared=shared).double()
-        found = to("cpu", calls.separable(cuda_stencils))
+        found = to("cpu", calls.separable(cuda_candidates))
         # What goes by way of memory is rounded on it: gradients of depthwise results always are.
         scale = 1 if dtype.itemsize > 2 else 4 if way == "fused" else 8
-        assert_right(found, truth.separable(torch_stencils), dtype, f"{shape}", scale)
+        assert_right(found, truth.separable(torch_candidates), dtype, f"{shape}", scale)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
@@ -145,8 +145,8 @@ def test_blocks_go_over_several_tiles(place, shared):
     options = {"stride": 1, "shared": shared, "kinds": KINDS[:1] * 40}
     calls = calls_on(place, torch.float32, (3, 33, 17, 17), **options)
     truth = calls_on("cpu", torch.float32, (3, 33, 17, 17), **options).double()
-    truth = truth.separable(torch_stencils)
-    assert_right(to("cpu", calls.separable(cuda_stencils)), truth, torch.float32, "both filters")
+    truth = truth.separable(torch_candidates)
+    assert_right(to("cpu", calls.separable(cuda_candidates)), truth, torch.float32, "both filters")
     dxs = to("cpu", _without_filters(calls)[0])
     first = truth[len(calls.zs) + 2 :]
     assert_right(dxs, first[: len(dxs)], torch.float32, "no filter")
@@ -156,13 +156,13 @@ def test_blocks_go_over_several_tiles(place, shared):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("channels", [1, 3, 16, 32, 48, 64, 65, 72, 128, 256])
 def test_units_of_few_channels_are_fused(emulated_core, monkeypatch, dtype, stride, channels):
-    monkeypatch.setattr(cuda_stencils, "_core", lambda: emulated_core)
+    monkeypatch.setattr(cuda_candidates, "_core", lambda: emulated_core)
     x = torch.zeros(1, channels, 8, 8, dtype=dtype)
     depthwise = [torch.zeros(channels, 1, k, k) for k, _ in KINDS]
     pointwise = [torch.zeros(channels, channels, 1, 1) for _ in KINDS]
     dilations = [dilation for _, dilation in KINDS]
     units = Units.of([x], depthwise, pointwise, stride, dilations, None, None)
-    assert cuda_stencils._is_fused(units.native(emulated_core)) == (channels <= 64)
+    assert cuda_candidates._is_fused(units.native(emulated_core)) == (channels <= 64)
 
 
 def test_moments_of_channels_far_from_zero(place, way):
@@ -172,10 +172,10 @@ def test_moments_of_channels_far_from_zero(place, way):
     depthwise = [torch.ones(16, 1, 1, 1, device=place)] * 2
     mixing = torch.eye(16)[..., None, None] + draws.values(16, 16, 1, 1).abs() / 100
     options = {"stride": 1, "dilations": [1, 1]}
-    results = cuda_stencils.separable_forward([x], depthwise, [mixing.to(place)] * 2, **options)
+    results = cuda_candidates.separable_forward([x], depthwise, [mixing.to(place)] * 2, **options)
     zs, mean, var = to("cpu", [*results])
     for g, z in enumerate(zs):
-        exact, variance = torch_stencils.channel_moments(wide(z))
+        exact, variance = torch_candidates.channel_moments(wide(z))
         assert variance.max() < 3 < 500 < exact.min()
         torch.testing.assert_close(wide(mean[g]), exact, rtol=3e-7, atol=0)
         size = over_places(wide(z).abs()) / (z.numel() / 16)
@@ -189,8 +189,8 @@ def test_infinity_reaches_what_it_belongs_to(place, way):
     calls.xs[0][0, 1, 2, 6], calls.grads[2][1, 3, 5, 6] = float("inf"), float("nan")
     truth = calls_on("cpu", torch.float32, (2, 5, 6, 7), stride=1, shared=True)
     truth.xs, truth.grads = to("cpu", calls.xs), to("cpu", calls.grads)
-    expected = truth.double().separable(torch_stencils)
-    found, groups = to("cpu", calls.separable(cuda_stencils)), len(KINDS)
+    expected = truth.double().separable(torch_candidates)
+    found, groups = to("cpu", calls.separable(cuda_candidates)), len(KINDS)
     # But for depthwise filters: their gradients take in zeros times what lies beyond an edge.
     for place_of in (slice(None, groups + 3), slice(-groups, None)):
         for a, b in zip(found[place_of], expected[place_of], strict=True):
@@ -203,10 +203,10 @@ def test_pools_are_their_definition(place, dtype, stride):
     for shape in SHAPES:
         calls = calls_on(place, dtype, shape, stride=stride, shared=True)
         truth = calls_on("cpu", dtype, shape, stride=stride, shared=True).double()
-        found = to("cpu", calls.pools(cuda_stencils))
+        found = to("cpu", calls.pools(cuda_candidates))
         # Statistics are of the results as they are stored.
         scale = 1 if dtype.itemsize > 2 else 2
-        assert_right(found, truth.pools(torch_stencils), dtype, f"{shape}", scale)
+        assert_right(found, truth.pools(torch_candidates), dtype, f"{shape}", scale)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
@@ -216,15 +216,15 @@ def test_memory_may_begin_anywhere(place, way, shared):
     truth = calls_on("cpu", torch.float32, (2, 16, 5, 11), **options).double()
     for name in ("xs", "zs", "grads"):
         setattr(calls, name, [displaced(x) for x in getattr(calls, name)])
-    found = to("cpu", [*calls.separable(cuda_stencils), *calls.pools(cuda_stencils)])
-    expected = [*truth.separable(torch_stencils), *truth.pools(torch_stencils)]
+    found = to("cpu", [*calls.separable(cuda_candidates), *calls.pools(cuda_candidates)])
+    expected = [*truth.separable(torch_candidates), *truth.pools(torch_candidates)]
     assert_right(found, expected, torch.float32, "displaced")
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 def test_the_same_call_gives_the_same_bits(place, way, shared):
     calls = calls_on(place, torch.float32, (3, 16, 12, 12), stride=1, shared=shared)
-    first, second = calls.separable(cuda_stencils), calls.separable(cuda_stencils)
+    first, second = calls.separable(cuda_candidates), calls.separable(cuda_candidates)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -243,12 +243,12 @@ def test_filters_that_want_no_gradient_get_none(place, way, shared):
 
 def test_gradients_of_inputs_alone_need_no_depthwise_results(place, way, monkeypatch):
     calls = calls_on(place, torch.float32, (2, 4, 6, 7), stride=2, shared=True)
-    monkeypatch.setattr(cuda_stencils, "_depthwise", None)
+    monkeypatch.setattr(cuda_candidates, "_depthwise", None)
     assert _without_filters(calls)[0][0].isfinite().all()
 
 
 def _backward(calls, **options):
-    return cuda_stencils.separable_backward(
+    return cuda_candidates.separable_backward(
         *(calls.xs, calls.zs, calls.grads, calls.p, calls.q, calls.r),
         *(calls.depthwise, calls.pointwise),
         **calls.keywords,
@@ -267,7 +267,9 @@ def test_a_coefficient_of_results_that_is_none_leaves_them_unread(place, way):
     calls.q = calls.r = None
     calls.zs = [torch.full_like(z, float("nan")) for z in calls.zs]
     zeros.q, zeros.r = torch.zeros_like(zeros.q), torch.zeros_like(zeros.r)
-    for a, b in zip(calls.separable(cuda_stencils), zeros.separable(cuda_stencils), strict=True):
+    for a, b in zip(
+        calls.separable(cuda_candidates), zeros.separable(cuda_candidates), strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 
@@ -275,19 +277,19 @@ def test_maxima_treat_nan_and_infinity_as_pytorch_does(place):
     x = torch.round(Draws(torch.float32, "channels_last").tensor((2, 17, 6, 7)))
     x[0, 3, 2, 2], x[1, 16, 0, 0], x[1, 0] = float("nan"), float("inf"), -float("inf")
     for stride in (1, 2):
-        expected = torch_stencils.pools_forward(x, stride)
-        found = cuda_stencils.pools_forward(x.to(place), stride)[0].cpu()
+        expected = torch_candidates.pools_forward(x, stride)
+        found = cuda_candidates.pools_forward(x.to(place), stride)[0].cpu()
         assert torch.equal(found.isnan(), expected[0].isnan())
         assert torch.equal(found.nan_to_num(7.0), expected[0].nan_to_num(7.0))
         grad = torch.ones_like(expected[0])
-        dx = cuda_stencils.pools_backward(x.to(place), grad.to(place), None, stride).cpu()
-        assert torch.equal(dx, torch_stencils.pools_backward(x, grad, None, stride))
+        dx = cuda_candidates.pools_backward(x.to(place), grad.to(place), None, stride).cpu()
+        assert torch.equal(dx, torch_candidates.pools_backward(x, grad, None, stride))
 
 
 def test_a_supernet_of_these_is_the_reference(place, monkeypatch):
     """Both strides, shared and own inputs, both updates of a search: results and all gradients."""
     if place == "cpu":
-        monkeypatch.setattr(native_backend, "_stencils", lambda x: cuda_stencils)
+        monkeypatch.setattr(native_backend, "_stencils", lambda x: cuda_candidates)
     options = {"num_classes": 3, "channels": 4, "layers": 3, "nodes": 2}
     draws = torch.Generator().manual_seed(5)
     reference = ReferenceSupernet(**options, generator=draws).to(place, torch.float64)
@@ -311,7 +313,7 @@ def test_a_supernet_of_these_is_the_reference(place, monkeypatch):
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 def test_images_without_pixels_are_taken(place, shared):
     calls = calls_on(place, torch.float32, (0, 4, 5, 5), stride=1, shared=shared)
-    zs, mean, _ = cuda_stencils.separable_forward(
+    zs, mean, _ = cuda_candidates.separable_forward(
         calls.xs, calls.depthwise, calls.pointwise, **calls.keywords
     )
     assert zs[0].shape == (0, 4, 5, 5)
@@ -328,4 +330,4 @@ def test_images_without_pixels_are_taken(place, shared):
 def test_tensors_of_processors_are_refused():
     calls = Calls(torch.float32, (2, 3, 4, 4), stride=1, shared=True)
     with pytest.raises(RequestError, match="for GPUs got a tensor on cpu"):
-        cuda_stencils.pools_forward(calls.xs[0], 1)
+        cuda_candidates.pools_forward(calls.xs[0], 1)

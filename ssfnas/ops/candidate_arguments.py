@@ -1,4 +1,4 @@
-"""Arguments of native stencils, checked and as raw memory wants them."""
+"""Arguments of native candidate operations, checked and as raw memory wants them."""
 
 from __future__ import annotations
 
@@ -138,12 +138,12 @@ class Gradients:
         x, groups = units.xs[0], len(units.depthwise)
         shared = len(units.xs) == 1 and units.scale is None
         if not shared and len(units.xs) == 1:
-            # One tensor that each group normalises in its own way.
+            # One tensor that each group normalizes in its own way.
             units = replace(units, xs=[x] * groups)
         if not shared and (into is not None or units.scale is None):
             raise RequestError(
                 "native code got several inputs with `into`, or without a scale: either all "
-                "groups share one source, or each normalises an input of its own"
+                "groups share one source, or each normalizes an input of its own"
             )
         p = coefficients(p, x, units.rows)
         if q is None or r is None:
@@ -182,7 +182,7 @@ def sizes_of(x: Tensor, stride: int) -> tuple[int, tuple[int, int, int, int, int
 
 
 def output_shape(shape: torch.Size, stride: int) -> torch.Size:
-    """What a stencil or a window makes of images [N, C, H, W]."""
+    """What a filter or a window makes of images [N, C, H, W]."""
     return torch.Size((*shape[:2], *(-(-size // stride) for size in shape[2:])))
 
 

@@ -1,13 +1,13 @@
 """Candidates of a source in plain PyTorch: separable convolutions and pools, and their gradients.
 
 A *group* g is one separable unit: ReLU, depthwise filter, 1x1 filter. Groups either share one
-source, or have each an input of its own that is normalised on the way in:
+source, or have each an input of its own that is normalized on the way in:
 
     u_g = scale_gc x_g + shift_gc        (x itself where no scale is given)
     D_g = depthwise_g * relu(u_g),   z_g = pointwise_g D_g
 
 The backward pass takes the gradient of z_g as dz_g = p_gc grad_g + q_gc z_g + r_gc, which is what
-a normalisation and a sum over candidates leave of it, so that nobody has to write dz_g out.
+a normalization and a sum over candidates leave of it, so that nobody has to write dz_g out.
 
 All tensors are [N, C, H, W]; coefficients and statistics [G, C], float32 (float64 for float64).
 """
@@ -92,7 +92,7 @@ def separable_backward(
     total, dxs, sums0, sums1, d_depthwise, d_pointwise = into, [], [], [], [], []
     for g, (filters, mixing) in enumerate(zip(depthwise, pointwise, strict=True)):
         x = xs[g if len(xs) > 1 else 0]
-        u = _normalised(x, scale, shift, g)
+        u = _normalized(x, scale, shift, g)
         rectified = u.relu()
         dz = (_row(p, g) * grads[g]).to(x.dtype)
         if q is not None and r is not None:
@@ -190,14 +190,14 @@ def _row(values: Tensor, g: int) -> Tensor:
     return values[g].view(1, -1, 1, 1)
 
 
-def _normalised(x: Tensor, scale: Tensor | None, shift: Tensor | None, g: int) -> Tensor:
+def _normalized(x: Tensor, scale: Tensor | None, shift: Tensor | None, g: int) -> Tensor:
     if scale is None or shift is None:
         return x
     return (_row(scale, g) * x + _row(shift, g)).to(x.dtype)
 
 
 def _rectified(x: Tensor, scale: Tensor | None, shift: Tensor | None, g: int) -> Tensor:
-    return _normalised(x, scale, shift, g).relu()
+    return _normalized(x, scale, shift, g).relu()
 
 
 def _depthwise(x: Tensor, filters: Tensor, stride: int, dilation: int) -> Tensor:

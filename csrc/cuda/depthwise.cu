@@ -1,11 +1,11 @@
-// Depthwise stencils of all groups on GPUs: forward, and the gradients of inputs and filters.
+// Depthwise convolutions of all groups on GPUs: forward, and the gradients of inputs and filters.
 //
 // A block keeps the pixels that a tile needs in shared memory. Where groups share their input, the
 // forward pass reads a tile once for all of them, and the backward pass writes its gradient once.
 // Sums over tiles go in two stages, in order: the same call gives the same bits.
 
-#include "cuda_stencils.h"
-#include "stencil_units.cuh"
+#include "cuda_candidates.h"
+#include "separable_units.cuh"
 #include "tile_sums.cuh"
 
 namespace ssfnas {
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
   T* pixels = reinterpret_cast<T*>(memory);
   auto* filter = reinterpret_cast<Scalar<T>*>(memory + box_bytes<T>(box, t.columns, VEC));
   load_box<VEC>(pixels, box, units.input(units.first(), corner.image), units.height, units.width,
-                t, lane, Rectified<T, VEC>{units.normalised(units.first(), lane)});
+                t, lane, Rectified<T, VEC>{units.normalized(units.first(), lane)});
   for (int g = units.first(); g < units.last(); ++g) {
     __syncthreads();
     load_filter<VEC>(filter, static_cast<const Scalar<T>*>(units.filters.at[g]),
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
   const int g = units.first();
   Scalar<T> sums[VEC] = {}, products[VEC] = {};
   if (busy) {
-    const Normalised<T, VEC> normalised = units.normalised(g, lane);
+    const Normalized<T, VEC> normalized = units.normalized(g, lane);
     const int64_t within = (static_cast<int64_t>(y) * t.width + x) * t.channels + lane.channel;
     const int64_t place = corner.image * t.height * t.width * t.channels + within;
     const T* input = units.input(g, corner.image) + within;
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 #pragma unroll
     for (int o = 0; o < STRIP; ++o) {
       if (x + o >= t.width) break;
-      const Values<T, VEC> u = normalised(load<VEC>(input + o * t.channels));
+      const Values<T, VEC> u = normalized(load<VEC>(input + o * t.channels));
       Values<T, VEC> gradient = total[o];
 #pragma unroll
       for (int i = 0; i < VEC; ++i) {
@@ -147,16 +147,16 @@ __global__ void __launch_bounds__(THREADS)
   const int g = blockIdx.z, stride = filters.stride, halo = filters.halo(g);
   const Lane<VEC> lane(t);
   T* pixels = reinterpret_cast<T*>(memory);
-  const Rectified<T, VEC> rectified{units.normalised(g, lane)};
+  const Rectified<T, VEC> rectified{units.normalized(g, lane)};
   Scalar<T>* to = partials + blockIdx.x * offsets.at[filters.count] + offsets.at[g];
-  for_stencil<UNROLLED<T, VEC>>(
+  for_filter<UNROLLED<T, VEC>>(
       filters.size[g], filters.dilation[g], stride, [&](auto known, auto spread, auto step) {
         constexpr int KNOWN = decltype(known)::value, SPREAD = decltype(spread)::value;
         constexpr int STEP = decltype(step)::value, TAPS = KNOWN == 0 ? 1 : KNOWN;
         const int size = filters.size[g], dilation = filters.dilation[g];
         const int lines = KNOWN == 0 ? size * size : size;
-        const int rest = threadIdx.x / t.columns, line = rest % lines, person = rest / lines;
-        const int people = blockDim.x / (t.columns * lines);
+        const int rest = threadIdx.x / t.columns, line = rest % lines, sharer = rest / lines;
+        const int sharers = blockDim.x / (t.columns * lines);
         const int ky = KNOWN == 0 ? line / size : line, kx = KNOWN == 0 ? line % size : 0;
         Values<T, VEC> sums[TAPS] = {};
         for (int64_t tile = blockIdx.x; tile < t.tiles; tile += gridDim.x) {
@@ -171,8 +171,8 @@ __global__ void __launch_bounds__(THREADS)
           load_box<VEC, 2>(gradients, own, dd + units.result(g, corner.image), t.height, t.width, t,
                         lane, Unchanged{});
           __syncthreads();
-          if (person >= people) continue;
-          for (int s = person; s < t.rows * (t.across / STRIP); s += people) {
+          if (sharer >= sharers) continue;
+          for (int s = sharer; s < t.rows * (t.across / STRIP); s += sharers) {
             const int row = s % t.rows, col = s / t.rows * STRIP;
             const int width = t.columns * VEC;
             const T* from = gradients + (row * own.pitch() + col) * width + lane.column * VEC;
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(THREADS)
             const int channel = blockIdx.y * width + place % width;
             if (channel >= t.channels) continue;
             Scalar<T> total = 0;
-            for (int p = 0; p < people; ++p) total += room[p * lines * width + place];
+            for (int p = 0; p < sharers; ++p) total += room[p * lines * width + place];
             to[static_cast<int64_t>(channel) * size * size + tap] = total;
           }
         }
@@ -312,7 +312,7 @@ int64_t all_taps(const SeparableUnits& units) {
 }  // namespace
 
 // Both are the same with 16-byte loads and without only by chance: the larger one is enough.
-int64_t stencil_input_partials(const SeparableUnits& units) {
+int64_t depthwise_input_partials(const SeparableUnits& units) {
   int64_t most = 0;
   for (const bool wide : {false, true}) {
     if (wide && units.channels % full_of(units.dtype) != 0) continue;
@@ -325,7 +325,7 @@ int64_t stencil_input_partials(const SeparableUnits& units) {
   return most * 2 * units.groups * units.channels;
 }
 
-int64_t stencil_filter_partials(const SeparableUnits& units) {
+int64_t depthwise_filter_partials(const SeparableUnits& units) {
   int64_t most = 0;
   for (const bool wide : {false, true}) {
     if (wide && units.channels % full_of(units.dtype) != 0) continue;
@@ -339,7 +339,7 @@ int64_t stencil_filter_partials(const SeparableUnits& units) {
   return most * all_taps(units);
 }
 
-void stencil_forward(const StencilForward& args, int device, void* stream) {
+void depthwise_forward(const DepthwiseForward& args, int device, void* stream) {
   const OnDevice guard(device);
   const SeparableUnits& given = args.units;
   for_dtype(given.dtype, wide_fits(given) && aligned(args.out), [&](auto tag, auto vec) {
@@ -357,11 +357,11 @@ void stencil_forward(const StencilForward& args, int device, void* stream) {
     const dim3 grid(blocks(t.tiles), t.channel_tiles, given.shared ? 1 : units.filters.count);
     SSFNAS_LAUNCH((forward_kernel<T, VEC>), grid, t.threads, bytes(t.rows, t.across, t.columns),
                   stream, units, static_cast<T*>(args.out));
-    check(cudaGetLastError(), "stencil_forward");
+    check(cudaGetLastError(), "depthwise_forward");
   });
 }
 
-void stencil_backward_input(const StencilBackwardInput& args, int device, void* stream) {
+void depthwise_backward_input(const DepthwiseBackwardInput& args, int device, void* stream) {
   const OnDevice guard(device);
   const SeparableUnits& given = args.units;
   const bool wide = wide_fits(given) && aligned(args.dd) && aligned(args.into) &&
@@ -379,14 +379,14 @@ void stencil_backward_input(const StencilBackwardInput& args, int device, void* 
                   static_cast<const T*>(args.dd), static_cast<const T*>(args.into),
                   outputs(args.dxs, given.shared ? 1 : given.groups),
                   static_cast<Scalar<T>*>(args.partials));
-    check(cudaGetLastError(), "stencil_backward_input");
+    check(cudaGetLastError(), "depthwise_backward_input");
     if (args.partials == nullptr) return;
     sum_rows<Scalar<T>>(args.partials, args.sums, t.tiles, 2 * given.groups * given.channels,
                         stream);
   });
 }
 
-void stencil_backward_filter(const StencilBackwardFilter& args, int device, void* stream) {
+void depthwise_backward_filter(const DepthwiseBackwardFilter& args, int device, void* stream) {
   const OnDevice guard(device);
   const SeparableUnits& given = args.units;
   for_dtype(given.dtype, wide_fits(given) && aligned(args.dd), [&](auto tag, auto vec) {
@@ -404,7 +404,7 @@ void stencil_backward_filter(const StencilBackwardFilter& args, int device, void
                                                     t.rows, t.across, t.columns);
     SSFNAS_LAUNCH((backward_filter_kernel<T, VEC>), grid, t.threads, bytes, stream, units,
                   static_cast<const T*>(args.dd), offsets, static_cast<Scalar<T>*>(args.partials));
-    check(cudaGetLastError(), "stencil_backward_filter");
+    check(cudaGetLastError(), "depthwise_backward_filter");
     sum_rows<Scalar<T>>(args.partials, args.df, parts, all_taps(given), stream);
   });
 }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from candidate_calls import KINDS, SHAPES, Calls, assert_right
 from native_checks import DTYPES, SETS, Draws, displaced, needs_native, on
-from stencil_calls import KINDS, SHAPES, Calls, assert_right
 
 from ssfnas.errors import RequestError
-from ssfnas.ops import native, native_stencils, torch_stencils
+from ssfnas.ops import native, native_candidates, torch_candidates
 
 pytestmark = needs_native
 
@@ -21,8 +21,8 @@ def test_units_are_their_definition(place, dtype, stride, shared):
     for shape in SHAPES:
         calls = Calls(dtype, shape, stride=stride, shared=shared)
         with on(place):
-            found = calls.separable(native_stencils)
-        assert_right(found, calls.double().separable(torch_stencils), dtype, f"{shape}")
+            found = calls.separable(native_candidates)
+        assert_right(found, calls.double().separable(torch_candidates), dtype, f"{shape}")
 
 
 @pytest.mark.parametrize("place", SETS)
@@ -32,8 +32,8 @@ def test_pools_are_their_definition(place, dtype, stride):
     for shape in SHAPES:
         calls = Calls(dtype, shape, stride=stride, shared=True)
         with on(place):
-            found = calls.pools(native_stencils)
-        assert_right(found, calls.double().pools(torch_stencils), dtype, f"{shape}")
+            found = calls.pools(native_candidates)
+        assert_right(found, calls.double().pools(torch_candidates), dtype, f"{shape}")
 
 
 @pytest.mark.parametrize("place", SETS)
@@ -44,10 +44,10 @@ def test_results_do_not_depend_on_the_number_of_threads(threads, place, shared):
         calls = Calls(torch.float32, shape, stride=1, shared=shared)
         with on(place):
             threads(1)
-            alone = [*calls.separable(native_stencils), *calls.pools(native_stencils)]
+            alone = [*calls.separable(native_candidates), *calls.pools(native_candidates)]
             for count in (2, 3):
                 threads(count)
-                found = [*calls.separable(native_stencils), *calls.pools(native_stencils)]
+                found = [*calls.separable(native_candidates), *calls.pools(native_candidates)]
                 for expected, value in zip(alone, found, strict=True):
                     assert torch.equal(expected, value), (shape, count)
 
@@ -55,13 +55,13 @@ def test_results_do_not_depend_on_the_number_of_threads(threads, place, shared):
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 def test_memory_may_begin_anywhere_and_be_in_any_order(shared):
     calls = Calls(torch.float32, (2, 17, 5, 11), stride=1, shared=shared)
-    expected = [*calls.separable(native_stencils), *calls.pools(native_stencils)]
+    expected = [*calls.separable(native_candidates), *calls.pools(native_candidates)]
     for change in (displaced, torch.Tensor.contiguous, lambda x: torch.cat([x, x], 1)[:, :17]):
         for name in ("xs", "zs", "grads", "depthwise", "pointwise"):
             old = getattr(calls, name)
             new = [change(x) if x.shape[0] == 2 else displaced(x) for x in old]
             setattr(calls, name, new)
-        found = [*calls.separable(native_stencils), *calls.pools(native_stencils)]
+        found = [*calls.separable(native_candidates), *calls.pools(native_candidates)]
         assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
@@ -72,7 +72,7 @@ def test_a_coefficient_of_results_that_is_none_leaves_them_unread():
     calls.zs = [torch.full_like(z, float("nan")) for z in calls.zs]
     expected.q, expected.r = torch.zeros_like(expected.q), torch.zeros_like(expected.r)
     for a, b in zip(
-        calls.separable(native_stencils), expected.separable(native_stencils), strict=True
+        calls.separable(native_candidates), expected.separable(native_candidates), strict=True
     ):
         torch.testing.assert_close(a, b)
 
@@ -83,23 +83,23 @@ def test_maxima_treat_nan_and_infinity_as_pytorch_does(place):
     x[0, 3, 2, 2], x[1, 16, 0, 0], x[1, 0] = float("nan"), float("inf"), -float("inf")
     with on(place):
         for stride in (1, 2):
-            found = native_stencils.pools_forward(x, stride)
-            expected = torch_stencils.pools_forward(x, stride)
+            found = native_candidates.pools_forward(x, stride)
+            expected = torch_candidates.pools_forward(x, stride)
             assert torch.equal(found[0].isnan(), expected[0].isnan())
             assert torch.equal(found[0].nan_to_num(7.0), expected[0].nan_to_num(7.0))
             grad = torch.ones_like(found[0])
-            dx = native_stencils.pools_backward(x, grad, None, stride)
-            assert torch.equal(dx, torch_stencils.pools_backward(x, grad, None, stride))
+            dx = native_candidates.pools_backward(x, grad, None, stride)
+            assert torch.equal(dx, torch_candidates.pools_backward(x, grad, None, stride))
 
 
 def test_wrong_tensors_are_refused_before_memory_is_read():
     calls = Calls(torch.float32, (2, 3, 4, 4), stride=1, shared=True)
     x, groups = calls.xs[0], len(KINDS)
-    forward, backward = native_stencils.separable_forward, native_stencils.separable_backward
+    forward, backward = native_candidates.separable_forward, native_candidates.separable_backward
     filters, rows = (calls.depthwise, calls.pointwise), (calls.p, calls.q, calls.r)
     for xs, words in [
         ([x[0]], r"images are \[N, C, H, W\]"),
-        ([x.to("meta")], "on the processor"),
+        ([x.to("meta")], "on the CPU"),
         ([x.int()], "floating point"),
         ([x, x], f"2 tensors: {groups} are needed"),
         ([x] * (groups - 1) + [x[:1]], r"\[1, 3, 4, 4\].*\[2, 3, 4, 4\]"),
@@ -128,17 +128,17 @@ def test_wrong_tensors_are_refused_before_memory_is_read():
     with pytest.raises(RequestError, match="share one source"):
         backward([x] * groups, calls.zs, calls.grads, *rows, *filters, **calls.keywords)
     with pytest.raises(RequestError, match="fits"):
-        native_stencils.pools_backward(x, x[:, :, :2], None, 1)
+        native_candidates.pools_backward(x, x[:, :, :2], None, 1)
 
 
-def test_one_input_may_be_normalised_in_several_ways():
+def test_one_input_may_be_normalized_in_several_ways():
     calls = Calls(torch.float64, (2, 3, 5, 4), stride=1, shared=False)
     calls.xs = calls.xs[:1]
-    found = calls.separable(native_stencils)
-    assert_right(found, calls.separable(torch_stencils), torch.float64, "one input")
+    found = calls.separable(native_candidates)
+    assert_right(found, calls.separable(torch_candidates), torch.float64, "one input")
 
 
 def test_it_says_what_it_cannot_take():
-    assert native.unsupported("candidate_stencils", [torch.zeros(1, 1, 1, 1)]) is None
-    reason = native.unsupported("candidate_stencils", [torch.zeros(1, dtype=torch.int64)])
+    assert native.unsupported("candidate_operations", [torch.zeros(1, 1, 1, 1)]) is None
+    reason = native.unsupported("candidate_operations", [torch.zeros(1, dtype=torch.int64)])
     assert "int64" in reason

@@ -1,7 +1,7 @@
 // Images of vectors of channels in scratch memory, and what runs over them from the first levels
-// of cache: stencils, products over channels, and both of their gradients.
+// of cache: depthwise filters, products over channels, and both of their gradients.
 //
-// An image is [vectors][height][width][lanes], so that a pixel's neighbour is one vector away. Lanes
+// An image is [vectors][height][width][lanes], so that a pixel's neighbor is one vector away. Lanes
 // beyond the last channel are zero.
 #pragma once
 
@@ -33,7 +33,7 @@ SSFNAS_INLINE int this_thread() {
 #endif
 }
 
-// Uninitialised memory for the length of a call that begins at a line of cache.
+// Uninitialized memory for the length of a call that begins at a line of cache.
 template <class S>
 class AlignedWorkspace {
  public:
@@ -81,7 +81,7 @@ SSFNAS_INLINE void clear(S* values, int64_t size) {
   __builtin_memset(values, 0, size * sizeof(S));
 }
 
-// Lines of cache on their way while something else is computed: processors guess them within a page.
+// Lines of cache on their way while something else is computed: CPUs guess them within a page.
 template <class T>
 SSFNAS_INLINE void fetch(const T* values, int64_t size) {
   for (int64_t i = 0; i < size; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(values + i);
@@ -126,7 +126,7 @@ struct Image {
 
 // --- to = sum over taps of filter * from, at pixels in a row
 
-// Taps of a stencil: where they are, and a vector of filter values each.
+// Taps of a filter: where they are, and a vector of filter values each.
 template <class S>
 struct Taps {
   const int64_t* offsets;
@@ -135,7 +135,7 @@ struct Taps {
 };
 
 template <class S, int U, bool ADD>
-SSFNAS_INLINE void stencil_pixels(const S* from, int64_t step, const Taps<S>& taps, S* to,
+SSFNAS_INLINE void depthwise_pixels(const S* from, int64_t step, const Taps<S>& taps, S* to,
                                   int64_t to_step) {
   Vector<S> total[U] = {};
   if (ADD)
@@ -153,31 +153,31 @@ SSFNAS_INLINE void stencil_pixels(const S* from, int64_t step, const Taps<S>& ta
 }
 
 template <class S, bool ADD>
-SSFNAS_INLINE void stencil_pixels_of_row(const S* from, int64_t step, const Taps<S>& taps, S* to,
+SSFNAS_INLINE void depthwise_pixels_of_row(const S* from, int64_t step, const Taps<S>& taps, S* to,
                                          int64_t to_step, int64_t count) {
   int64_t x = 0;
   for (; x + PIXELS <= count; x += PIXELS)
-    stencil_pixels<S, PIXELS, ADD>(from + x * step, step, taps, to + x * to_step, to_step);
+    depthwise_pixels<S, PIXELS, ADD>(from + x * step, step, taps, to + x * to_step, to_step);
   for (; x + 4 <= count; x += 4)
-    stencil_pixels<S, 4, ADD>(from + x * step, step, taps, to + x * to_step, to_step);
+    depthwise_pixels<S, 4, ADD>(from + x * step, step, taps, to + x * to_step, to_step);
   for (; x < count; ++x)
-    stencil_pixels<S, 1, ADD>(from + x * step, step, taps, to + x * to_step, to_step);
+    depthwise_pixels<S, 1, ADD>(from + x * step, step, taps, to + x * to_step, to_step);
 }
 
 // Pixels are `step` values apart where they are read, and `to_step` where they are written.
 template <class S, bool ADD>
-void stencil_row(const S* from, int64_t step, const Taps<S>& taps, S* to, int64_t to_step,
+void depthwise_row(const S* from, int64_t step, const Taps<S>& taps, S* to, int64_t to_step,
                  int64_t count) {
   // Constants make the addresses part of the instructions.
   if (step == lanes<S>)
-    stencil_pixels_of_row<S, ADD>(from, lanes<S>, taps, to, to_step, count);
+    depthwise_pixels_of_row<S, ADD>(from, lanes<S>, taps, to, to_step, count);
   else if (step == 2 * lanes<S>)
-    stencil_pixels_of_row<S, ADD>(from, 2 * lanes<S>, taps, to, to_step, count);
+    depthwise_pixels_of_row<S, ADD>(from, 2 * lanes<S>, taps, to, to_step, count);
   else
-    stencil_pixels_of_row<S, ADD>(from, step, taps, to, to_step, count);
+    depthwise_pixels_of_row<S, ADD>(from, step, taps, to, to_step, count);
 }
 
-// --- sums[tap] += sum over pixels of from * gradient: a stencil's gradient
+// --- sums[tap] += sum over pixels of from * gradient: a filter's gradient
 
 template <class S, int K, int FIRST, int ROWS>
 SSFNAS_INLINE void add_filter_rows(const S* from, int64_t pitch, int64_t step, int64_t dilation,

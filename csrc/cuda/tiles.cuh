@@ -1,8 +1,8 @@
-// Tiles of images [N, H, W, C] in shared memory, and depthwise stencils over them.
+// Tiles of images [N, H, W, C] in shared memory, and depthwise convolutions over them.
 //
-// A block has one tile of some channels; in it a thread has VEC channels of STRIP neighbours in a
+// A block has one tile of some channels; in it a thread has VEC channels of STRIP neighbors in a
 // row. Channels run fastest over threads, then rows: with an odd number of columns in shared memory
-// the 16 bytes that neighbouring threads load then lie in different banks.
+// the 16 bytes that neighboring threads load then lie in different banks.
 #pragma once
 
 #include "launch.cuh"
@@ -77,7 +77,7 @@ __host__ __device__ inline int floor_div(int a, int b) {
   return a >= 0 ? a / b : -((b - 1 - a) / b);
 }
 
-// What a tile of results needs of the image that a stencil reaches `halo` pixels far into.
+// What a tile of results needs of the image that a filter reaches `halo` pixels far into.
 __host__ __device__ inline Box reached(int y, int x, int rows, int cols, int stride, int halo) {
   return {y * stride - halo, x * stride - halo, (rows - 1) * stride + 1 + 2 * halo,
           (cols - 1) * stride + 1 + 2 * halo};
@@ -203,10 +203,10 @@ __device__ inline void load_coefficients(S (&to)[N], const S* from) {
 
 // u = scale x + shift for a thread's channels, or x itself.
 template <class T, int VEC>
-struct Normalised {
+struct Normalized {
   Scalar<T> scale[VEC], shift[VEC];
 
-  __device__ Normalised(const Scalar<T>* scales, const Scalar<T>* shifts, int64_t row,
+  __device__ Normalized(const Scalar<T>* scales, const Scalar<T>* shifts, int64_t row,
                         const Lane<VEC>& lane) {
 #pragma unroll
     for (int i = 0; i < VEC; ++i) scale[i] = 1, shift[i] = 0;
@@ -224,10 +224,10 @@ struct Normalised {
 // relu(u); NaN stays NaN.
 template <class T, int VEC>
 struct Rectified {
-  Normalised<T, VEC> normalised;
+  Normalized<T, VEC> normalized;
 
   __device__ Values<T, VEC> operator()(const Values<T, VEC>& x) const {
-    Values<T, VEC> values = normalised(x);
+    Values<T, VEC> values = normalized(x);
 #pragma unroll
     for (int i = 0; i < VEC; ++i)
       if (values.v[i] < 0) values.v[i] = 0;
@@ -280,7 +280,7 @@ struct View {
 template <class T, int VEC>
 using Strip = Values<T, VEC>[STRIP];
 
-// Whether sizes and strides of stencils are known to the compiler: not where speed does not count.
+// Whether sizes and strides of filters are known to the compiler: not where speed does not count.
 template <class T, int VEC>
 constexpr bool UNROLLED = VEC > 1 && sizeof(T) <= 4;
 
@@ -293,7 +293,7 @@ __device__ inline void add_product(Values<T, VEC>& to, const Scalar<T>* a, const
 // total_o += sum_k f_k box(o stride + k dilation - padding), or with the box's pixel that such a
 // pixel o comes from (TRANSPOSED).
 template <bool TRANSPOSED, int SIZE, int DILATION, int STRIDE, class T, int VEC>
-__device__ inline void add_stencil(Strip<T, VEC>& total, const View<T, VEC>& view) {
+__device__ inline void add_filter(Strip<T, VEC>& total, const View<T, VEC>& view) {
   constexpr int PADDING = DILATION * (SIZE / 2);
   constexpr int FIRST = TRANSPOSED ? -(PADDING / STRIDE) : -PADDING;
   constexpr int LAST =
@@ -325,7 +325,7 @@ __device__ inline void add_stencil(Strip<T, VEC>& total, const View<T, VEC>& vie
 }
 
 template <bool TRANSPOSED, class T, int VEC>
-__device__ inline void add_any_stencil(Strip<T, VEC>& total, const View<T, VEC>& view, int size,
+__device__ inline void add_any_filter(Strip<T, VEC>& total, const View<T, VEC>& view, int size,
                                        int dilation, int stride) {
   for (int ky = 0; ky < size; ++ky) {
     const int offset = (ky - size / 2) * dilation;
@@ -347,10 +347,10 @@ __device__ inline void add_any_stencil(Strip<T, VEC>& total, const View<T, VEC>&
   }
 }
 
-// Calls `function(Number<SIZE>, Number<DILATION>, Number<STRIDE>)` for the usual stencils where that
+// Calls `function(Number<SIZE>, Number<DILATION>, Number<STRIDE>)` for the usual filters where that
 // is UNROLLED, and with zeros for the others.
 template <bool USUAL, class Function>
-__device__ inline void for_stencil(int size, int dilation, int stride, Function function) {
+__device__ inline void for_filter(int size, int dilation, int stride, Function function) {
   if constexpr (USUAL) {
     const int kind = (stride - 1) * 4 + (dilation - 1) * 2 + (size == 5);
     const bool usual = stride <= 2 && dilation <= 2 && (size == 3 || size == 5);
@@ -373,11 +373,11 @@ template <bool TRANSPOSED, class T, int VEC>
 __device__ inline void add_group(Strip<T, VEC>& total, const View<T, VEC>& view,
                                  const Filters& filters, int g) {
   const int size = filters.size[g], dilation = filters.dilation[g], stride = filters.stride;
-  for_stencil<UNROLLED<T, VEC>>(size, dilation, stride, [&](auto s, auto d, auto st) {
+  for_filter<UNROLLED<T, VEC>>(size, dilation, stride, [&](auto s, auto d, auto st) {
     if constexpr (decltype(s)::value == 0)
-      add_any_stencil<TRANSPOSED, T, VEC>(total, view, size, dilation, stride);
+      add_any_filter<TRANSPOSED, T, VEC>(total, view, size, dilation, stride);
     else
-      add_stencil<TRANSPOSED, decltype(s)::value, decltype(d)::value, decltype(st)::value, T, VEC>(
+      add_filter<TRANSPOSED, decltype(s)::value, decltype(d)::value, decltype(st)::value, T, VEC>(
           total, view);
   });
 }
@@ -443,7 +443,7 @@ Tiling best_tiling(int64_t images, int64_t height, int64_t width, int64_t channe
   const Tiling best = find_tiling(images, height, width, channels, vec, Limits{1, most_columns},
                                   work, reads, bytes);
   if (best.threads == 0)
-    throw std::invalid_argument("a stencil reaches too far for one block of a GPU");
+    throw std::invalid_argument("a filter reaches too far for one block of a GPU");
   if (best.channel_tiles > 65535)
     throw std::invalid_argument("a tensor has too many channels for one launch");
   return best;

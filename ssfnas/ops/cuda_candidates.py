@@ -1,8 +1,8 @@
 """Candidates of a source on GPUs, in CUDA C++.
 
-Definitions: :mod:`ssfnas.ops.torch_stencils`. Where a block can hold all channels, a unit is fused:
-its depthwise results stay on the chip, and go there into the product with the 1x1 filter. Else
-those of all groups are stacked in memory, so that their 1x1 convolutions are one batched product.
+Definitions: :mod:`ssfnas.ops.torch_candidates`. Where a block can hold all channels, a unit is
+fused: its depthwise results stay on the chip, and go there into the product with the 1x1 filter.
+Else those of all groups are stacked in memory, and their 1x1 convolutions are one batched product.
 The backward pass computes depthwise results again rather than keep them. Everything runs on the
 current stream and waits for nothing.
 """
@@ -19,8 +19,7 @@ from torch import Tensor
 from ssfnas.errors import RequestError
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops import native
-from ssfnas.ops.native import address, addresses, norm_statistics
-from ssfnas.ops.stencil_arguments import (
+from ssfnas.ops.candidate_arguments import (
     Gradients,
     Units,
     empty,
@@ -29,6 +28,7 @@ from ssfnas.ops.stencil_arguments import (
     output_shape,
     sizes_of,
 )
+from ssfnas.ops.native import address, addresses, norm_statistics
 
 Statistics = tuple[Tensor, Tensor]
 
@@ -47,7 +47,7 @@ def separable_forward(
 
     Args:
         xs, depthwise, pointwise, stride, dilations, scale, shift: see
-            :func:`ssfnas.ops.native_stencils.separable_forward`.
+            :func:`ssfnas.ops.native_candidates.separable_forward`.
 
     Raises:
         RequestError: tensors that do not fit each other.
@@ -87,7 +87,7 @@ def separable_backward(
 ) -> tuple[list[Tensor], Statistics | None, list[Tensor] | None, list[Tensor] | None]:
     """Gradients of the inputs and the filters of :func:`separable_forward`.
 
-    Args and results: see :func:`ssfnas.ops.native_stencils.separable_backward`.
+    Args and results: see :func:`ssfnas.ops.native_candidates.separable_backward`.
 
     Raises:
         RequestError: tensors that do not fit each other.
@@ -252,7 +252,7 @@ def _depthwise(units: Units, raw: Any) -> Tensor:
     """The depthwise results of all groups, [G, pixels, C]."""
     x = units.xs[0]
     out = x.new_empty(len(units.depthwise), _pixels(units), x.shape[1])
-    _core().stencil_forward(*_place(x), raw, out.data_ptr())
+    _core().depthwise_forward(*_place(x), raw, out.data_ptr())
     return out
 
 
@@ -289,8 +289,8 @@ def _input_gradients(given: Gradients, raw: Any, dd: Tensor) -> None:
     """Fills the gradients of the inputs, and their sums, from those of depthwise results."""
     partials = None
     if given.sums is not None:
-        partials = given.sums.new_empty(_core().stencil_input_partials(raw))
-    _core().stencil_backward_input(
+        partials = given.sums.new_empty(_core().depthwise_input_partials(raw))
+    _core().depthwise_backward_input(
         *_place(dd),
         raw,
         dd.data_ptr(),
@@ -315,8 +315,8 @@ def _filter_gradients(units: Units, raw: Any, dd: Tensor) -> list[Tensor]:
     x, counts = units.xs[0], [f.numel() for f in units.depthwise]
     dtype = accumulator(x.dtype)
     gradients = torch.empty(sum(counts), dtype=dtype, device=x.device)
-    partials = torch.empty(_core().stencil_filter_partials(raw), dtype=dtype, device=x.device)
-    _core().stencil_backward_filter(
+    partials = torch.empty(_core().depthwise_filter_partials(raw), dtype=dtype, device=x.device)
+    _core().depthwise_backward_filter(
         *_place(x), raw, dd.data_ptr(), gradients.data_ptr(), partials.data_ptr()
     )
     return [

@@ -24,10 +24,10 @@ from ssfnas.ops.selection import choose, primitive, requested, wants_reference
 
 Candidates = tuple[list[Tensor], Tensor, Tensor]
 
-_OP = "candidate_stencils"
+_OP = "candidate_operations"
 
 
-def candidate_stencils_reference(
+def candidate_operations_reference(
     s: Tensor,
     depthwise: Sequence[Tensor],
     pointwise: Sequence[Tensor],
@@ -35,7 +35,7 @@ def candidate_stencils_reference(
     dilations: Sequence[int],
     stride: int = 1,
 ) -> Candidates:
-    """The definition of :func:`candidate_stencils`, differentiable any number of times."""
+    """The definition of :func:`candidate_operations`, differentiable any number of times."""
     _check(s, depthwise, pointwise, dilations, stride)
     with without_autocast(s):
         zs = []
@@ -55,7 +55,7 @@ def candidate_stencils_reference(
     return zs, largest, average
 
 
-def candidate_stencils(
+def candidate_operations(
     s: Tensor,
     depthwise: Sequence[Tensor],
     pointwise: Sequence[Tensor],
@@ -85,7 +85,7 @@ def candidate_stencils(
         BackendError: a backend was asked for by name and cannot take these tensors.
     """
     if wants_reference():
-        return candidate_stencils_reference(
+        return candidate_operations_reference(
             s, depthwise, pointwise, dilations=dilations, stride=stride
         )
     _check(s, depthwise, pointwise, dilations, stride)
@@ -101,11 +101,11 @@ def _apply(
     stride: int,
 ) -> Candidates:
     name = choose(_OP, [s], requested())
-    results = _CandidateStencils.apply(name, dilations, stride, s, *depthwise, *pointwise)
+    results = _CandidateOperations.apply(name, dilations, stride, s, *depthwise, *pointwise)
     return list(results[:-2]), results[-2], results[-1]
 
 
-class _CandidateStencils(torch.autograd.Function):
+class _CandidateOperations(torch.autograd.Function):
     """(backend, dilations, stride, source, *depthwise, *pointwise) -> (*zs, largest, average)."""
 
     @staticmethod

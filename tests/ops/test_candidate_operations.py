@@ -5,15 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from candidate_checks import KINDS
 from op_checks import BACKENDS, DTYPES, assert_as_exact, draw, forced
-from stencil_checks import KINDS
 
 from ssfnas.errors import RequestError
 from ssfnas.ops import (
     BackendError,
     backend,
-    candidate_stencils,
-    candidate_stencils_reference,
+    candidate_operations,
+    candidate_operations_reference,
     native,
 )
 from ssfnas.ops.selection import primitive, why_unsupported
@@ -87,12 +87,12 @@ def test_no_less_exact_than_the_reference(name, dtype, stride):
     for shape in SHAPES:
         s, depthwise, pointwise = inputs(shape, dtype)
         exact = run(
-            candidate_stencils_reference, s.double(), double(depthwise), double(pointwise),
+            candidate_operations_reference, s.double(), double(depthwise), double(pointwise),
             stride=stride, rounded=dtype,
         )  # fmt: skip
-        own = run(candidate_stencils_reference, s, depthwise, pointwise, stride=stride)
-        with forced(name, "candidate_stencils", [s]):
-            found = run(candidate_stencils, s, depthwise, pointwise, stride=stride)
+        own = run(candidate_operations_reference, s, depthwise, pointwise, stride=stride)
+        with forced(name, "candidate_operations", [s]):
+            found = run(candidate_operations, s, depthwise, pointwise, stride=stride)
         for kind in range(2):
             for place, values in enumerate(zip(found[kind], own[kind], exact[kind], strict=True)):
                 assert values[0].dtype == values[1].dtype
@@ -100,7 +100,7 @@ def test_no_less_exact_than_the_reference(name, dtype, stride):
                 assert_as_exact(*values, length=length, what=f"{shape}: {kind}, {place}")
 
 
-@pytest.mark.parametrize("function", [candidate_stencils, candidate_stencils_reference])
+@pytest.mark.parametrize("function", [candidate_operations, candidate_operations_reference])
 def test_gradients_are_derivatives(function):
     kinds = KINDS[:2]
     s, depthwise, pointwise = inputs((1, 2, 4, 3), kinds=kinds)
@@ -122,9 +122,9 @@ def test_reference_is_differentiable_twice_and_the_op_refuses():
         return (zs[0] * largest + average).square().sum()
 
     assert torch.autograd.gradgradcheck(
-        lambda *values: total(candidate_stencils_reference, *values), leaves
+        lambda *values: total(candidate_operations_reference, *values), leaves
     )
-    (first,) = torch.autograd.grad(total(candidate_stencils, *leaves), s, create_graph=True)
+    (first,) = torch.autograd.grad(total(candidate_operations, *leaves), s, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
 
@@ -134,7 +134,7 @@ def test_only_wanted_gradients_are_made(name, monkeypatch):
     s, depthwise, pointwise = inputs((2, 4, 6, 5))
     groups = len(KINDS)
     every, none = [True] * groups, [False] * groups
-    with forced(name, "candidate_stencils", [s]):
+    with forced(name, "candidate_operations", [s]):
         for wanted, used in [
             ([True, *none, *none], [True] * (groups + 2)),
             ([False, *every, *every], [True] * (groups + 2)),
@@ -144,9 +144,9 @@ def test_only_wanted_gradients_are_made(name, monkeypatch):
             ([False, True, *[False] * 3, *none], [False, True, True, False, True, True]),
         ]:
             exact = run(
-                candidate_stencils_reference, s, depthwise, pointwise, wanted=wanted, used=used
+                candidate_operations_reference, s, depthwise, pointwise, wanted=wanted, used=used
             )
-            found = run(candidate_stencils, s, depthwise, pointwise, wanted=wanted, used=used)
+            found = run(candidate_operations, s, depthwise, pointwise, wanted=wanted, used=used)
             for value, expected in zip(found[1], exact[1], strict=True):
                 assert (value is None) == (expected is None)
                 if value is not None:
@@ -161,13 +161,13 @@ def test_only_wanted_gradients_are_made(name, monkeypatch):
 
         return call
 
-    module = importlib.import_module("ssfnas.ops.candidate_stencils")
+    module = importlib.import_module("ssfnas.ops.candidate_operations")
     monkeypatch.setattr(module, "primitive", noting)
-    with forced(name, "candidate_stencils", [s]):
-        run(candidate_stencils, s, depthwise, pointwise, wanted=[True, *none, *none])
+    with forced(name, "candidate_operations", [s]):
+        run(candidate_operations, s, depthwise, pointwise, wanted=[True, *none, *none])
         assert called[2:] == [("pools_backward", None), ("separable_backward", False)]
         called.clear()
-        run(candidate_stencils, s, depthwise, pointwise, wanted=[False, *every, *every])
+        run(candidate_operations, s, depthwise, pointwise, wanted=[False, *every, *every])
         assert called[2:] == [("separable_backward", True)]
 
 
@@ -176,10 +176,10 @@ def test_layouts_and_filters_of_other_dtypes(name):
     s, depthwise, pointwise = inputs((2, 6, 5, 4), torch.float32, filters=torch.bfloat16)
     wide = torch.zeros(2, 12, 5, 4)
     wide[:, 3:9] = s
-    exact = run(candidate_stencils_reference, s.double(), double(depthwise), double(pointwise))
+    exact = run(candidate_operations_reference, s.double(), double(depthwise), double(pointwise))
     for given in (s, s.contiguous(), wide[:, 3:9]):
-        with forced(name, "candidate_stencils", [s]):
-            found = run(candidate_stencils, given, depthwise, pointwise)
+        with forced(name, "candidate_operations", [s]):
+            found = run(candidate_operations, given, depthwise, pointwise)
         assert [g.dtype for g in found[1]] == [torch.float32] + [torch.bfloat16] * 2 * len(KINDS)
         for value, expected in zip(found[0] + found[1], exact[0] + exact[1], strict=True):
             tolerance = 1e-5 if value.dtype == torch.float32 else 1e-2
@@ -192,9 +192,9 @@ def test_layouts_and_filters_of_other_dtypes(name):
 def test_same_call_same_bits_and_inputs_untouched(name):
     s, depthwise, pointwise = inputs((5, 16, 13, 11), torch.float32)
     before = [x.clone() for x in (s, *depthwise, *pointwise)]
-    with forced(name, "candidate_stencils", [s]):
-        first = run(candidate_stencils, s, depthwise, pointwise)
-        second = run(candidate_stencils, s, depthwise, pointwise)
+    with forced(name, "candidate_operations", [s]):
+        first = run(candidate_operations, s, depthwise, pointwise)
+        second = run(candidate_operations, s, depthwise, pointwise)
     for a, b in zip(first[0] + first[1], second[0] + second[1], strict=True):
         assert torch.equal(a, b)
     for a, b in zip(before, (s, *depthwise, *pointwise), strict=True):
@@ -204,14 +204,14 @@ def test_same_call_same_bits_and_inputs_untouched(name):
 @pytest.mark.parametrize("name", BACKENDS)
 def test_no_images_and_no_units(name):
     s, depthwise, pointwise = inputs((0, 4, 6, 5))
-    with forced(name, "candidate_stencils", [s]):
-        results, grads = run(candidate_stencils, s, depthwise, pointwise, stride=2)
+    with forced(name, "candidate_operations", [s]):
+        results, grads = run(candidate_operations, s, depthwise, pointwise, stride=2)
         assert all(z.shape == (0, 4, 3, 3) for z in results)
         assert grads[0].shape == s.shape
         assert all(grad.eq(0).all() for grad in grads[1:])
         s = draw(2, 3, 4, 4, seed=0)
-        (largest, average), (dx,) = run(candidate_stencils, s, [], [], kinds=())
-    (expected, _), (truth,) = run(candidate_stencils_reference, s, [], [], kinds=())
+        (largest, average), (dx,) = run(candidate_operations, s, [], [], kinds=())
+    (expected, _), (truth,) = run(candidate_operations_reference, s, [], [], kinds=())
     torch.testing.assert_close(largest, expected)
     torch.testing.assert_close(dx, truth)
     assert average.shape == s.shape
@@ -219,12 +219,12 @@ def test_no_images_and_no_units(name):
 
 def test_autocast_and_compiled_callers_change_nothing():
     s, depthwise, pointwise = inputs((2, 4, 6, 5), torch.float32)
-    expected = run(candidate_stencils, s, depthwise, pointwise)
+    expected = run(candidate_operations, s, depthwise, pointwise)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = run(candidate_stencils, s, depthwise, pointwise)
+        found = run(candidate_operations, s, depthwise, pointwise)
 
     def caller(*args, **named):
-        zs, largest, average = candidate_stencils(*args, **named)
+        zs, largest, average = candidate_operations(*args, **named)
         return [z * 1 for z in zs], largest, average
 
     compiled = run(torch.compile(caller, backend="eager"), s, depthwise, pointwise)
@@ -237,14 +237,14 @@ def test_the_reference_can_be_asked_for():
     s, depthwise, pointwise = inputs((1, 2, 3, 3), kinds=KINDS[:1])
     s.requires_grad_()
     with backend("reference"):
-        zs, _, _ = candidate_stencils(s, depthwise, pointwise, dilations=[1])
+        zs, _, _ = candidate_operations(s, depthwise, pointwise, dilations=[1])
     (first,) = torch.autograd.grad(zs[0].square().sum(), s, create_graph=True)
     first.square().sum().backward()
     assert s.grad.norm() > 0
 
 
 def test_native_code_says_which_tensors_it_takes(monkeypatch):
-    reason = why_unsupported("native", "candidate_stencils", [torch.zeros(1, 1, 1, 1)])
+    reason = why_unsupported("native", "candidate_operations", [torch.zeros(1, 1, 1, 1)])
     if reason is not None:
         pytest.skip(reason)
 
@@ -254,10 +254,10 @@ def test_native_code_says_which_tensors_it_takes(monkeypatch):
 
     with monkeypatch.context() as built:
         built.setattr(native, "_C", SimpleNamespace(cuda_architectures="", max_inputs=0))
-        assert "without CUDA" in why_unsupported("native", "candidate_stencils", [OnGpu()])
+        assert "without CUDA" in why_unsupported("native", "candidate_operations", [OnGpu()])
     s, depthwise, pointwise = inputs((1, 2, 3, 3), kinds=KINDS[:1])
     with backend("native"), pytest.raises(BackendError, match="'meta'"):
-        candidate_stencils(
+        candidate_operations(
             s.to("meta"),
             [f.to("meta") for f in depthwise],
             [f.to("meta") for f in pointwise],
@@ -265,7 +265,7 @@ def test_native_code_says_which_tensors_it_takes(monkeypatch):
         )
 
 
-@pytest.mark.parametrize("function", [candidate_stencils, candidate_stencils_reference])
+@pytest.mark.parametrize("function", [candidate_operations, candidate_operations_reference])
 def test_bad_inputs_are_named(function):
     s, f, w = torch.ones(2, 3, 4, 4), torch.ones(3, 1, 3, 3), torch.ones(3, 3, 1, 1)
     for source, depthwise, pointwise, dilations, stride, words in [

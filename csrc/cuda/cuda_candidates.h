@@ -10,26 +10,26 @@
 namespace ssfnas {
 namespace cuda {
 
-struct StencilForward {
+struct DepthwiseForward {
   SeparableUnits units;
   void* out;  // D
 };
 
 // From dD the gradient of a shared input, summed over groups, or of every u_g.
-struct StencilBackwardInput {
+struct DepthwiseBackwardInput {
   SeparableUnits units;
   const void* dd;
   const void* into;  // added to the gradient of a shared input; may be where it goes; or null
   void* const* dxs;  // [1] or [G]
   void* sums;        // [2, G, C]: sum du_g and sum du_g u_g; null where the input is shared
-  void* partials;    // room for stencil_input_partials(...), or null like the sums
+  void* partials;    // room for depthwise_input_partials(...), or null like the sums
 };
 
-struct StencilBackwardFilter {
+struct DepthwiseBackwardFilter {
   SeparableUnits units;
   const void* dd;
   void* df;        // [C, size, size] of each group, one behind the other
-  void* partials;  // room for stencil_filter_partials(...)
+  void* partials;  // room for depthwise_filter_partials(...)
 };
 
 // out_g = p_gc grad_g + q_gc z_g + r_gc, stacked
@@ -71,17 +71,17 @@ bool fused_forward_fits(const SeparableUnits&);
 bool fused_backward_fits(const SeparableUnits&);
 
 // How many sums the calls need room for, in the arithmetic of sums.
-int64_t stencil_input_partials(const SeparableUnits&);
-int64_t stencil_filter_partials(const SeparableUnits&);
+int64_t depthwise_input_partials(const SeparableUnits&);
+int64_t depthwise_filter_partials(const SeparableUnits&);
 int64_t fused_forward_partials(const SeparableUnits&);
 int64_t fused_backward_partials(const SeparableUnits&);
 
 void fused_forward(const FusedForward&, int device, void* stream);
 void fused_backward(const FusedBackward&, int device, void* stream);
 
-void stencil_forward(const StencilForward&, int device, void* stream);
-void stencil_backward_input(const StencilBackwardInput&, int device, void* stream);
-void stencil_backward_filter(const StencilBackwardFilter&, int device, void* stream);
+void depthwise_forward(const DepthwiseForward&, int device, void* stream);
+void depthwise_backward_input(const DepthwiseBackwardInput&, int device, void* stream);
+void depthwise_backward_filter(const DepthwiseBackwardFilter&, int device, void* stream);
 void scaled_sums(const ScaledSums&, int device, void* stream);
 
 // Mean and variance of the results are not computed here.

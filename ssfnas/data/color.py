@@ -1,4 +1,4 @@
-"""Colour jitter of many images at once, each with factors and an order of its own.
+"""Color jitter of many images at once, each with factors and an order of its own.
 
 Every formula is that of torchvision's functional operations on one float image.
 """
@@ -13,15 +13,15 @@ LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue, ITU-R BT.601."""
 
 
-def to_grey(pixels: Tensor) -> Tensor:
-    """Luminance of float [n, C, H, W]: [n, 1, H, W]; grey images are returned as they are."""
+def to_gray(pixels: Tensor) -> Tensor:
+    """Luminance of float [n, C, H, W]: [n, 1, H, W]; gray images are returned as they are."""
     if pixels.shape[1] == 1:
         return pixels
     red, green, blue = (pixels[:, channel : channel + 1] for channel in range(3))
     return (red * LUMINANCE[0]).add_(green, alpha=LUMINANCE[1]).add_(blue, alpha=LUMINANCE[2])
 
 
-def jitter_colour(pixels: Tensor, factors: Tensor, order: Tensor, apply: Tensor) -> Tensor:
+def jitter_color(pixels: Tensor, factors: Tensor, order: Tensor, apply: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue changed in a different order for each image.
 
     Brightness, contrast and saturation blend an image with black, with its mean luminance and with
@@ -29,7 +29,7 @@ def jitter_colour(pixels: Tensor, factors: Tensor, order: Tensor, apply: Tensor)
     only, one pass treats all images whichever of them is theirs.
 
     Args:
-        pixels: float [n, C, H, W] from 0 to 1; saturation and hue leave grey images as they are.
+        pixels: float [n, C, H, W] from 0 to 1; saturation and hue leave gray images as they are.
         factors: float [n, 4] on the CPU: blending factors, and the shift of hue in turns.
         order: int64 [n, 4] on the CPU, a permutation of the four operations for each image.
         apply: bool [n] on the CPU, which images are changed at all.
@@ -38,11 +38,11 @@ def jitter_colour(pixels: Tensor, factors: Tensor, order: Tensor, apply: Tensor)
         [n, C, H, W], not shared with ``pixels``.
     """
     device, dtype = pixels.device, pixels.dtype
-    colour = pixels.shape[1] == 3
+    color = pixels.shape[1] == 3
     pixels = pixels.clone()
     for operation in order.unbind(1):
         blended = apply & (operation != HUE)
-        if not colour:
+        if not color:
             blended = blended & (operation != SATURATION)
         chosen = factors.double().gather(1, operation[:, None])[:, 0]
         factor = torch.where(blended, chosen, torch.ones_like(chosen))
@@ -53,11 +53,11 @@ def jitter_colour(pixels: Tensor, factors: Tensor, order: Tensor, apply: Tensor)
                 (1 - factor) * (operation == CONTRAST),
             ]
         )
-        of_image, of_grey, of_mean = coefficients.to(device, dtype)[:, :, None, None, None]
-        grey = to_grey(pixels)
-        other = (grey * of_grey).add_(grey.mean((2, 3), keepdim=True) * of_mean)
+        of_image, of_gray, of_mean = coefficients.to(device, dtype)[:, :, None, None, None]
+        gray = to_gray(pixels)
+        other = (gray * of_gray).add_(gray.mean((2, 3), keepdim=True) * of_mean)
         pixels.mul_(of_image).add_(other).clamp_(0, 1)
-        if colour:
+        if color:
             rows = torch.nonzero(apply & (operation == HUE))[:, 0]
             if len(rows):
                 shift = factors[rows, HUE].to(device, dtype)

@@ -1,15 +1,15 @@
 // Separable units as kernels of GPUs take them.
 #pragma once
 
-#include "cuda_stencils.h"
-#include "stencil_tiles.cuh"
+#include "cuda_candidates.h"
+#include "tiles.cuh"
 
 namespace ssfnas {
 namespace cuda {
 
 constexpr int MOST_TAPS = 225;  // of a filter, so that a block has a thread for each
 
-// Blocks that a processor has registers for, where numbers are such that speed counts: with fewer
+// Blocks that an SM has registers for, where numbers are such that speed counts: with fewer
 // registers than that leaves, ptxas spills some.
 template <class T>
 constexpr int RESIDENT = sizeof(T) == 8 ? 1 : 2;
@@ -41,7 +41,7 @@ struct Units {
     return g * results + image * out_height * out_width * tiling.channels;
   }
   template <int VEC>
-  __device__ Normalised<T, VEC> normalised(int g, const Lane<VEC>& lane) const {
+  __device__ Normalized<T, VEC> normalized(int g, const Lane<VEC>& lane) const {
     return {scale, shift, static_cast<int64_t>(g) * tiling.channels, lane};
   }
 };

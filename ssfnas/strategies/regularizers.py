@@ -13,7 +13,7 @@ FORMS = ("l1", "l2")
 
 
 def zero_one_loss(alphas: Sequence[Tensor], form: str = "l2") -> Tensor:
-    """FairDARTS' zero-one loss, which pushes every sigmoid weight towards 0 or 1.
+    """FairDARTS' zero-one loss, which pushes every sigmoid weight toward 0 or 1.
 
     With z = sigmoid of all alphas, N of them: ``l2``: -sum (z - 0.5)^2 / N; ``l1``:
     -sum |z - 0.5| / N. Both are 0 where every weight is undecided; the lower, the more decided.
@@ -33,7 +33,7 @@ def zero_one_loss(alphas: Sequence[Tensor], form: str = "l2") -> Tensor:
     return -(distance.square() if form == "l2" else distance.abs()).mean()
 
 
-def zero_one_regulariser(
+def zero_one_regularizer(
     alphas: Sequence[Tensor], config: SearchConfig
 ) -> Callable[[], dict[str, Tensor]]:
     """w01 times the zero-one loss; logged without the factor as ``zero_one``."""

@@ -1,8 +1,8 @@
 """Candidates of a source in C++ (csrc/cpu/separable.cpp, pools.cpp); calls are checked here.
 
-Definitions: :mod:`ssfnas.ops.torch_stencils`. Images are brought to channels_last, and results are
-in it. Arithmetic is in float32 (float64 for float64), and results do not depend on the number of
-threads.
+Definitions: :mod:`ssfnas.ops.torch_candidates`. Images are brought to channels_last, and so
+are results. Arithmetic is in float32 (float64 for float64), and results do not depend on the
+number of threads.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from torch import Tensor
 from ssfnas.errors import RequestError
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops import native
-from ssfnas.ops.native import address, addresses
-from ssfnas.ops.stencil_arguments import (
+from ssfnas.ops.candidate_arguments import (
     Gradients,
     Units,
     empty,
@@ -26,6 +25,7 @@ from ssfnas.ops.stencil_arguments import (
     output_shape,
     sizes_of,
 )
+from ssfnas.ops.native import address, addresses
 
 Statistics = tuple[Tensor, Tensor]
 
@@ -198,5 +198,5 @@ def pools_backward(
 def _check_place(x: Tensor) -> None:
     if x.device.type != "cpu":
         raise RequestError(
-            f"native code for processors got a tensor on {x.device}: it has to be on the processor"
+            f"native code for CPUs got a tensor on {x.device}: it has to be on the CPU"
         )
