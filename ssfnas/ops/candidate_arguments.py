@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,29 +15,32 @@ from ssfnas.ops.native import address, addresses, coefficients
 _NHWC = torch.channels_last
 
 
-@dataclass(frozen=True)
 class Units:
-    """What both passes take, as raw memory wants it."""
+    """What both passes of separable units take: dense, and in the dtypes that the loops read.
 
-    xs: list[Tensor]
-    depthwise: list[Tensor]
-    pointwise: list[Tensor]
-    stride: int
-    dilations: list[int]
-    scale: Tensor | None
-    shift: Tensor | None
+    Args:
+        xs, depthwise, pointwise, stride, dilations, scale, shift: see
+            :func:`ssfnas.ops.torch_candidates.separable_forward`.
 
-    @staticmethod
-    def of(
+    Attributes:
+        xs: the source that all groups share, or an input for each.
+        shared: which of both.
+        x: the first of them.
+        rows: (G, C), the shape of coefficients and statistics.
+        output_shape: of every z.
+    """
+
+    def __init__(
+        self,
         xs: Sequence[Tensor],
         depthwise: Sequence[Tensor],
         pointwise: Sequence[Tensor],
+        *,
         stride: int,
         dilations: Sequence[int],
-        scale: Tensor | None,
-        shift: Tensor | None,
-    ) -> Units:
-        """The arguments checked, dense, and in the dtypes that the loops read."""
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> None:
         groups = len(depthwise)
         if not groups or len(pointwise) != groups or len(dilations) != groups:
             raise RequestError(
@@ -47,85 +49,58 @@ class Units:
             )
         if stride < 1 or min(dilations) < 1:
             raise RequestError(f"native code got stride {stride}, dilations {list(dilations)}")
-        x = image(xs[0])
-        channels = x.shape[1]
         if (scale is None) != (shift is None):
             raise RequestError("native code got one of scale and shift: give both or none")
-        if scale is not None and shift is not None:
-            scale, shift = (coefficients(row, x, (groups, channels)) for row in (scale, shift))
-        return Units(
-            images(xs, 1 if len(xs) == 1 else groups, x.shape, x),
-            [
-                coefficients(f, x, (channels, 1, f.shape[-1] // 2 * 2 + 1, f.shape[-1]))
-                for f in depthwise
-            ],
-            [coefficients(f, x, (channels, channels, 1, 1)) for f in pointwise],
-            stride,
-            list(dilations),
-            scale,
-            shift,
-        )
-
-    @property
-    def rows(self) -> tuple[int, int]:
-        """Shape of coefficients and statistics."""
-        return len(self.depthwise), self.xs[0].shape[1]
-
-    @property
-    def output_shape(self) -> torch.Size:
-        """Of every z."""
-        return output_shape(self.xs[0].shape, self.stride)
-
-    def output(self) -> Tensor:
-        """Room for a z."""
-        return empty(self.output_shape, self.xs[0])
+        self.x = x = image(xs[0])
+        channels = x.shape[1]
+        self.rows = groups, channels
+        self.shared = len(xs) == 1 and scale is None
+        self.xs = images(xs, 1 if len(xs) == 1 else groups, x.shape, x)
+        if len(xs) == 1 and not self.shared:
+            # One tensor that each group normalizes in its own way.
+            self.xs *= groups
+        self.depthwise = [
+            coefficients(f, x, (channels, 1, f.shape[-1] // 2 * 2 + 1, f.shape[-1]))
+            for f in depthwise
+        ]
+        self.pointwise = [coefficients(f, x, (channels, channels, 1, 1)) for f in pointwise]
+        self.stride, self.dilations = stride, list(dilations)
+        self.scale = None if scale is None else coefficients(scale, x, self.rows)
+        self.shift = None if shift is None else coefficients(shift, x, self.rows)
+        self.output_shape = output_shape(x, stride)
 
     def native(self, core: Any) -> Any:
         """These as the argument of the native code ``core``; the tensors have to outlive it."""
-        x = self.xs[0]
-        shared = len(self.xs) == 1 and self.scale is None
-        dtype, sizes = sizes_of(x, self.stride)
         return core.Units(
-            dtype,
-            sizes,
+            *sizes_of(self.x, self.stride),
             [f.shape[-1] for f in self.depthwise],
             self.dilations,
             addresses(self.depthwise),
             addresses(self.pointwise),
-            addresses(self.xs if shared or len(self.xs) > 1 else self.xs * len(self.depthwise)),
-            shared,
+            addresses(self.xs),
+            self.shared,
             address(self.scale),
             address(self.shift),
         )
 
 
-@dataclass(frozen=True)
 class Gradients:
     """What the backward pass of separable units takes, and where its results go.
 
+    Args:
+        units: of the forward pass.
+        zs, grads, p, q, r, into: see :func:`ssfnas.ops.torch_candidates.separable_backward`.
+
     Attributes:
-        units: one input a group, or one that all share.
         zs: of the forward pass; none where ``q`` is None.
-        grads: G gradients.
-        p, q, r: [G, C].
         total: what is added to the gradient of a shared input, which goes there; or None.
         dxs: the gradients of the inputs.
         sums: room for S0 and S1, [2, G, C], zeros where there are no pixels; None where the input
             is shared.
     """
 
-    units: Units
-    zs: list[Tensor]
-    grads: list[Tensor]
-    p: Tensor
-    q: Tensor | None
-    r: Tensor | None
-    total: Tensor | None
-    dxs: list[Tensor]
-    sums: Tensor | None
-
-    @staticmethod
-    def of(
+    def __init__(
+        self,
         units: Units,
         zs: Sequence[Tensor],
         grads: Sequence[Tensor],
@@ -133,62 +108,59 @@ class Gradients:
         q: Tensor | None,
         r: Tensor | None,
         into: Tensor | None,
-    ) -> Gradients:
-        """The arguments checked, dense, and in the dtypes that the loops read."""
-        x, groups = units.xs[0], len(units.depthwise)
-        shared = len(units.xs) == 1 and units.scale is None
-        if not shared and len(units.xs) == 1:
-            # One tensor that each group normalizes in its own way.
-            units = replace(units, xs=[x] * groups)
-        if not shared and (into is not None or units.scale is None):
+    ) -> None:
+        x, groups = units.x, len(units.depthwise)
+        if not units.shared and (into is not None or units.scale is None):
             raise RequestError(
                 "native code got several inputs with `into`, or without a scale: either all "
                 "groups share one source, or each normalizes an input of its own"
             )
-        p = coefficients(p, x, units.rows)
-        if q is None or r is None:
-            q = r = None
-            zs = []
-        else:
-            q, r = coefficients(q, x, units.rows), coefficients(r, x, units.rows)
-            zs = images(zs, groups, units.output_shape, x)
-        total = None if into is None else images([into], 1, x.shape, x)[0]
-        sums = None
-        if not shared:
-            sums = p.new_empty(2, *units.rows) if x.numel() else p.new_zeros(2, *units.rows)
-        return Gradients(
-            units,
-            list(zs),
-            images(grads, groups, units.output_shape, x),
-            p,
-            q,
-            r,
-            total,
-            [torch.empty_like(x) if total is None else total for x in units.xs],
-            sums,
-        )
+        self.units = units
+        self.grads = images(grads, groups, units.output_shape, x)
+        self.p = coefficients(p, x, units.rows)
+        self.q: Tensor | None = None
+        self.r: Tensor | None = None
+        self.zs: list[Tensor] = []
+        if q is not None and r is not None:
+            self.q, self.r = coefficients(q, x, units.rows), coefficients(r, x, units.rows)
+            self.zs = images(zs, groups, units.output_shape, x)
+        self.total, self.dxs = room_for_gradients(units.xs, into)
+        self.sums: Tensor | None = None
+        if not units.shared:
+            make = self.p.new_empty if x.numel() else self.p.new_zeros
+            self.sums = make((2, *units.rows))
 
-    def inputs(self, into: Tensor | None) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
-        """The gradients of the inputs, in ``into`` where that is given, and S0 and S1."""
-        if into is not None and into is not self.dxs[0]:
-            return [into.copy_(self.dxs[0])], None
-        return self.dxs, None if self.sums is None else (self.sums[0], self.sums[1])
+
+def room_for_gradients(
+    xs: Sequence[Tensor], into: Tensor | None
+) -> tuple[Tensor | None, list[Tensor]]:
+    """``into``, dense in channels_last, and where the gradients of ``xs`` go: there, or anew."""
+    if into is None:
+        return None, [torch.empty_like(x) for x in xs]
+    (total,) = images([into], 1, xs[0].shape, xs[0])
+    return total, [total]
+
+
+def moved(dx: Tensor, into: Tensor | None) -> Tensor:
+    """A gradient, in ``into`` itself where that is given but was not dense."""
+    return dx if into is None or into is dx else into.copy_(dx)
 
 
 def sizes_of(x: Tensor, stride: int) -> tuple[int, tuple[int, int, int, int, int]]:
     """Dtype and sizes, as the native code wants them."""
-    images, channels, height, width = x.shape
-    return native.DTYPES[x.dtype], (images, height, width, channels, stride)
+    samples, channels, height, width = x.shape
+    return native.DTYPES[x.dtype], (samples, height, width, channels, stride)
 
 
-def output_shape(shape: torch.Size, stride: int) -> torch.Size:
+def output_shape(x: Tensor, stride: int) -> torch.Size:
     """What a filter or a window makes of images [N, C, H, W]."""
-    return torch.Size((*shape[:2], *(-(-size // stride) for size in shape[2:])))
+    return torch.Size((*x.shape[:2], *(-(-size // stride) for size in x.shape[2:])))
 
 
-def empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Room for images, channels_last."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=_NHWC)
+def output(x: Tensor, stride: int) -> Tensor:
+    """Room for that, channels_last."""
+    shape = output_shape(x, stride)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_NHWC)
 
 
 def image(x: Tensor) -> Tensor:
@@ -196,6 +168,10 @@ def image(x: Tensor) -> Tensor:
     if x.dim() != 4 or x.dtype not in native.DTYPES:
         raise RequestError(
             f"native code got {list(x.shape)} {x.dtype}: images are [N, C, H, W], floating point"
+        )
+    if x.device.type not in ("cpu", "cuda"):
+        raise RequestError(
+            f"native code got a tensor on {x.device}: it has to be on the CPU or an NVIDIA GPU"
         )
     return x.contiguous(memory_format=_NHWC)
 

@@ -1,7 +1,10 @@
-"""The primitives in C++ and CUDA C++ (csrc/), on raw memory: what is handed over is checked here.
+"""Sums in C++ and CUDA C++ (csrc/), on raw memory: what is handed over is checked here.
 
-On CPUs results do not depend on the number of threads, which is PyTorch's. On GPUs a call
-enqueues kernels on PyTorch's current stream and waits for nothing.
+Definitions: :mod:`ssfnas.ops.torch_sums`. Tensors that are not alike, and coefficients of another
+shape or device, are a :class:`~ssfnas.errors.RequestError`; layouts are brought to that of the
+first tensor, and coefficients to the dtype of sums. On CPUs results do not depend on the number of
+threads, which is PyTorch's. On GPUs a call enqueues kernels on PyTorch's current stream and waits
+for nothing.
 """
 
 from __future__ import annotations
@@ -27,17 +30,6 @@ except ImportError as error:
         "ssfnas._C is not built: install ssfnas again where there is a C++ compiler "
         f"(pip install -v says what it finds; {error})"
     )
-
-__all__ = [
-    "mixed_sum_backward",
-    "mixed_sum_forward",
-    "norm_statistics",
-    "norm_sum_apply",
-    "norm_sum_forward",
-    "norm_sum_reduce",
-    "unavailable",
-    "unsupported",
-]
 
 # In the order of Dtype in csrc/primitives.h.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -99,12 +91,7 @@ def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
 
 
 def mixed_sum_forward(xs: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """sum_k w_k x_k, in the dtype and layout of ``xs[0]``.
-
-    Args:
-        xs: K tensors of one shape and dtype.
-        weights: [K], float32 (float64 for float64 tensors).
-    """
+    """See :func:`ssfnas.ops.torch_sums.mixed_sum_forward`."""
     xs = _in_layout_of(xs[0], xs)
     first = xs[0]
     weights = coefficients(weights, first, (len(xs),))
@@ -123,18 +110,7 @@ def mixed_sum_backward(
     needs_x: Sequence[bool],
     needs_weights: bool,
 ) -> tuple[list[Tensor | None], Tensor | None]:
-    """dx_k = w_k grad where wanted, and dw_k = <grad, x_k> [K] where wanted.
-
-    Args:
-        grad: gradient of the sum.
-        xs: the K tensors; only the first is looked at where the weights need no gradient.
-        weights: [K].
-        needs_x: which tensors want a gradient.
-        needs_weights: whether the weights do.
-
-    Returns:
-        K gradients in the dtype and layout of ``xs[0]``, and [K] in float32 (float64).
-    """
+    """See :func:`ssfnas.ops.torch_sums.mixed_sum_backward`."""
     count, first = len(xs), xs[0]
     xs = _in_layout_of(first, xs) if needs_weights else []
     (grad,) = _in_layout_of(first, [grad])
@@ -163,11 +139,7 @@ def mixed_sum_backward(
 
 
 def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance [K, C] of each channel, in float32 (float64).
-
-    Args:
-        zs: K tensors [N, C, ...] of one shape and dtype.
-        normalize: which are wanted; the others are not read, and get 0 and 1.
+    """See :func:`ssfnas.ops.torch_sums.norm_statistics`; inputs that are not wanted are not read.
 
     A block's variance is computed around its own mean, and blocks are merged by the formula of
     Chan, Golub and LeVeque (1983).
@@ -197,12 +169,7 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
 
 
 def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """sum_k a_kc z_k + b_c, in the dtype and layout of ``zs[0]``.
-
-    Args:
-        zs: K tensors [N, C, ...] of one shape and dtype.
-        a: [K, C], and b: [C], float32 (float64 for float64 tensors).
-    """
+    """See :func:`ssfnas.ops.torch_sums.norm_sum_forward`."""
     zs = _in_layout_of(zs[0], zs)
     first, extent = zs[0], Extent.of(zs[0])
     a = coefficients(a, first, (len(zs), extent.channels))
@@ -218,13 +185,7 @@ def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
 def norm_sum_reduce(
     grad: Tensor, zs: Sequence[Tensor], mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """S0 [C] = sum grad and S1 [K, C] = sum grad (z_k - mean_k) rstd_k, in float32 (float64).
-
-    Args:
-        grad: [N, C, ...].
-        zs: K tensors of its shape and dtype.
-        mean: [K, C], and rstd: [K, C].
-    """
+    """See :func:`ssfnas.ops.torch_sums.norm_sum_reduce`."""
     zs = _in_layout_of(zs[0], zs)
     first, extent = zs[0], Extent.of(zs[0])
     (grad,) = _in_layout_of(first, [grad])
@@ -255,14 +216,7 @@ def norm_sum_apply(
     r: Tensor,
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """dz_k = p_kc grad + q_kc z_k + r_kc where wanted, in the dtype and layout of ``zs[0]``.
-
-    Args:
-        grad: [N, C, ...].
-        zs: K tensors of its shape and dtype.
-        p, q, r: [K, C], float32 (float64 for float64 tensors).
-        needs: which gradients are wanted.
-    """
+    """See :func:`ssfnas.ops.torch_sums.norm_sum_apply`."""
     zs = _in_layout_of(zs[0], zs)
     first, extent = zs[0], Extent.of(zs[0])
     (grad,) = _in_layout_of(first, [grad])
@@ -291,10 +245,12 @@ def _place(x: Tensor) -> tuple[int, int, int]:
 
 
 def address(x: Tensor | None) -> int:
+    """Where a tensor begins; 0 for none."""
     return 0 if x is None else x.data_ptr()
 
 
 def addresses(xs: Sequence[Tensor | None]) -> list[int]:
+    """Where each begins."""
     return [0 if x is None else x.data_ptr() for x in xs]
 
 

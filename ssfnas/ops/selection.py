@@ -21,10 +21,16 @@ VARIABLE = "SSFNAS_BACKEND"
 # From the fastest to the slowest where they run as they should: Triton's interpreter on a CPU is
 # for tests, so nobody gets it without asking.
 _ORDER = {"cuda": ("triton", "native", "torch"), "cpu": ("native", "torch")}
+# Where a backend's functions are; the first module says whether, and on what tensors, it can run.
 _MODULES = {
-    "torch": "ssfnas.ops.torch_backend",
-    "native": "ssfnas.ops.native_backend",
-    "triton": "ssfnas.kernels",
+    "torch": (
+        "ssfnas.ops.torch_sums",
+        "ssfnas.ops.norm_coefficients",
+        "ssfnas.ops.torch_barlow_twins",
+        "ssfnas.ops.torch_candidates",
+    ),
+    "native": ("ssfnas.ops.native", "ssfnas.ops.native_candidates"),
+    "triton": ("ssfnas.kernels",),
 }
 _PRIMITIVES = {
     "mixed_sum": ("mixed_sum_forward", "mixed_sum_backward"),
@@ -114,7 +120,7 @@ def choose(op: str, tensors: Sequence[Tensor], name: str) -> str:
     # Fake and other wrapped tensors have no memory that a kernel could read.
     if all(type(x) is Tensor or type(x) is nn.Parameter for x in tensors):
         for candidate in _ORDER.get(tensors[0].device.type, ()):
-            if candidate == "torch" or why_unsupported(candidate, op, tensors) is None:
+            if why_unsupported(candidate, op, tensors) is None:
                 return candidate
     return "torch"
 
@@ -131,16 +137,16 @@ def op_of(function: str) -> str:
 
 def has_op(name: str, op: str) -> bool:
     """Whether a backend computes the op at all, somewhere."""
-    return name in _MODULES and not isinstance(_module(name), str) and _has(name, op)
+    return name in _MODULES and _has(name, op)
 
 
 @functools.cache
 def why_unavailable(name: str) -> str | None:
     """Why the backend cannot run in this process, or None if it can."""
-    module = _module(name)
-    if isinstance(module, str):
-        return module
-    reason: str | None = module.unavailable()
+    try:
+        reason: str | None = _modules(name)[0].unavailable()
+    except ImportError as error:
+        return f"{_MODULES[name][0]} cannot be imported ({error})"
     return reason
 
 
@@ -151,19 +157,13 @@ def why_unsupported(name: str, op: str, tensors: Sequence[Tensor]) -> str | None
         return reason
     if not _has(name, op):
         return f"it has no {op}"
-    module = _module(name)
-    assert isinstance(module, ModuleType)
-    unsupported: str | None = module.unsupported(op, tensors)
+    unsupported: str | None = _modules(name)[0].unsupported(op, tensors)
     return unsupported
 
 
 @functools.cache
-def _module(name: str) -> ModuleType | str:
-    """The backend's module, or why it cannot be imported."""
-    try:
-        return importlib.import_module(_MODULES[name])
-    except ImportError as error:
-        return f"{_MODULES[name]} cannot be imported ({error})"
+def _modules(name: str) -> list[ModuleType]:
+    return [importlib.import_module(module) for module in _MODULES[name]]
 
 
 @functools.cache
@@ -173,10 +173,14 @@ def _has(name: str, op: str) -> bool:
 
 @functools.cache
 def _primitives(name: str) -> dict[str, Callable[..., Any]]:
-    module = _module(name)
-    names = [function for functions in _PRIMITIVES.values() for function in functions]
-    found = {function: getattr(module, function, None) for function in names}
-    return {function: value for function, value in found.items() if value is not None}
+    """The functions of a backend by name; a module that is asked for one may load it only then."""
+    return {
+        function: getattr(module, function)
+        for module in _modules(name)
+        for functions in _PRIMITIVES.values()
+        for function in functions
+        if hasattr(module, function)
+    }
 
 
 def _checked(name: str, where: str) -> None:

@@ -45,15 +45,11 @@ def separable_forward(
         dilations: G, of the depthwise convolutions.
         scale, shift: [G, C], or both None.
     """
-    zs, means, variances = [], [], []
+    zs = []
     for g, (filters, mixing) in enumerate(zip(depthwise, pointwise, strict=True)):
-        x = _rectified(xs[g if len(xs) > 1 else 0], scale, shift, g)
-        z = F.conv2d(_depthwise(x, filters, stride, dilations[g]), mixing.to(x.dtype))
-        mean, variance = channel_moments(z)
-        zs.append(z)
-        means.append(mean)
-        variances.append(variance)
-    return zs, torch.stack(means), torch.stack(variances)
+        x = _normalized(xs[g if len(xs) > 1 else 0], scale, shift, g).relu()
+        zs.append(F.conv2d(_depthwise(x, filters, stride, dilations[g]), mixing.to(x.dtype)))
+    return zs, *_moments(zs)
 
 
 def separable_backward(
@@ -84,9 +80,9 @@ def separable_backward(
         into: with one shared source, a tensor to add its gradient to, in place.
 
     Returns:
-        The gradient of the one source, or of every u_g; for the latter S0 = sum du_g and
-        S1 = sum du_g u_g, each [G, C]; the gradients of the depthwise and of the 1x1 filters in
-        their shapes, in the dtype of sums.
+        The gradient of the one source (``into`` itself where it is given), or of every u_g; for
+        the latter S0 = sum du_g and S1 = sum du_g u_g, each [G, C]; the gradients of the depthwise
+        and of the 1x1 filters in their shapes, in the dtype of sums.
     """
     shared = scale is None
     total, dxs, sums0, sums1, d_depthwise, d_pointwise = into, [], [], [], [], []
@@ -94,9 +90,10 @@ def separable_backward(
         x = xs[g if len(xs) > 1 else 0]
         u = _normalized(x, scale, shift, g)
         rectified = u.relu()
-        dz = (_row(p, g) * grads[g]).to(x.dtype)
+        dz = _row(p, g) * grads[g]
         if q is not None and r is not None:
-            dz = (_row(p, g) * grads[g] + _row(q, g) * zs[g] + _row(r, g)).to(x.dtype)
+            dz = dz + _row(q, g) * zs[g] + _row(r, g)
+        dz = dz.to(x.dtype)
         dd = F.conv2d(dz, mixing.to(x.dtype).transpose(0, 1))
         padding = dilations[g] * (filters.shape[-1] // 2)
         du, df, _ = torch.ops.aten.convolution_backward(
@@ -132,16 +129,15 @@ def separable_backward(
 
 
 def pools_forward(x: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """3x3 maxima and averages (of the pixels inside), and their mean and variance [2, C]."""
+    """3x3 maxima and averages (of the pixels inside), and their mean and variance [2, C].
+
+    Args:
+        x: [N, C, H, W].
+        stride: of the windows.
+    """
     largest = F.max_pool2d(x, 3, stride, 1)
     average = F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
-    moments = [channel_moments(largest), channel_moments(average)]
-    return (
-        largest,
-        average,
-        torch.stack([mean for mean, _ in moments]),
-        torch.stack([variance for _, variance in moments]),
-    )
+    return largest, average, *_moments([largest, average])
 
 
 def pools_backward(
@@ -182,6 +178,11 @@ def channel_moments(x: Tensor) -> Statistics:
     return mean, (wide - mean.view(1, -1, 1, 1)).square().mean((0, 2, 3))
 
 
+def _moments(xs: Sequence[Tensor]) -> Statistics:
+    mean, variance = zip(*map(channel_moments, xs), strict=True)
+    return torch.stack(mean), torch.stack(variance)
+
+
 def _wide(x: Tensor) -> Tensor:
     return x.to(accumulator(x.dtype))
 
@@ -194,10 +195,6 @@ def _normalized(x: Tensor, scale: Tensor | None, shift: Tensor | None, g: int) -
     if scale is None or shift is None:
         return x
     return (_row(scale, g) * x + _row(shift, g)).to(x.dtype)
-
-
-def _rectified(x: Tensor, scale: Tensor | None, shift: Tensor | None, g: int) -> Tensor:
-    return _normalized(x, scale, shift, g).relu()
 
 
 def _depthwise(x: Tensor, filters: Tensor, stride: int, dilation: int) -> Tensor:

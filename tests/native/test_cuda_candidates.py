@@ -13,8 +13,7 @@ from build_script import ROOT, build_script
 from candidate_calls import KINDS, SHAPES, Calls, assert_right
 from native_checks import DTYPES, Draws, assert_variance, displaced, over_places, wide
 
-from ssfnas.errors import RequestError
-from ssfnas.ops import backend, cuda_candidates, native, native_backend, torch_candidates
+from ssfnas.ops import backend, cuda_candidates, native, native_candidates, torch_candidates
 from ssfnas.ops.candidate_arguments import Units
 from ssfnas.spaces import ReferenceSupernet, Supernet
 
@@ -85,6 +84,7 @@ def place(request, monkeypatch):
         assert reason is None, reason
         return "cuda"
     core = request.getfixturevalue("emulated_core")
+    monkeypatch.setattr(native_candidates, "_device", lambda x: cuda_candidates)
     monkeypatch.setattr(cuda_candidates, "_core", lambda: core)
     monkeypatch.setattr(cuda_candidates, "_place", lambda x: (0, 0))
     monkeypatch.setattr(cuda_candidates, "norm_statistics", _statistics)
@@ -134,7 +134,7 @@ def test_units_are_their_definition(place, way, dtype, stride, shared):
     for shape in SHAPES:
         calls = calls_on(place, dtype, shape, stride=stride, shared=shared)
         truth = calls_on("cpu", dtype, shape, stride=stride, shared=shared).double()
-        found = to("cpu", calls.separable(cuda_candidates))
+        found = to("cpu", calls.separable(native_candidates))
         # What goes by way of memory is rounded on it: gradients of depthwise results always are.
         scale = 1 if dtype.itemsize > 2 else 4 if way == "fused" else 8
         assert_right(found, truth.separable(torch_candidates), dtype, f"{shape}", scale)
@@ -146,7 +146,9 @@ def test_blocks_go_over_several_tiles(place, shared):
     calls = calls_on(place, torch.float32, (3, 33, 17, 17), **options)
     truth = calls_on("cpu", torch.float32, (3, 33, 17, 17), **options).double()
     truth = truth.separable(torch_candidates)
-    assert_right(to("cpu", calls.separable(cuda_candidates)), truth, torch.float32, "both filters")
+    assert_right(
+        to("cpu", calls.separable(native_candidates)), truth, torch.float32, "both filters"
+    )
     dxs = to("cpu", _without_filters(calls)[0])
     first = truth[len(calls.zs) + 2 :]
     assert_right(dxs, first[: len(dxs)], torch.float32, "no filter")
@@ -161,7 +163,7 @@ def test_units_of_few_channels_are_fused(emulated_core, monkeypatch, dtype, stri
     depthwise = [torch.zeros(channels, 1, k, k) for k, _ in KINDS]
     pointwise = [torch.zeros(channels, channels, 1, 1) for _ in KINDS]
     dilations = [dilation for _, dilation in KINDS]
-    units = Units.of([x], depthwise, pointwise, stride, dilations, None, None)
+    units = Units([x], depthwise, pointwise, stride=stride, dilations=dilations)
     assert cuda_candidates._is_fused(units.native(emulated_core)) == (channels <= 64)
 
 
@@ -172,7 +174,7 @@ def test_moments_of_channels_far_from_zero(place, way):
     depthwise = [torch.ones(16, 1, 1, 1, device=place)] * 2
     mixing = torch.eye(16)[..., None, None] + draws.values(16, 16, 1, 1).abs() / 100
     options = {"stride": 1, "dilations": [1, 1]}
-    results = cuda_candidates.separable_forward([x], depthwise, [mixing.to(place)] * 2, **options)
+    results = native_candidates.separable_forward([x], depthwise, [mixing.to(place)] * 2, **options)
     zs, mean, var = to("cpu", [*results])
     for g, z in enumerate(zs):
         exact, variance = torch_candidates.channel_moments(wide(z))
@@ -190,7 +192,7 @@ def test_infinity_reaches_what_it_belongs_to(place, way):
     truth = calls_on("cpu", torch.float32, (2, 5, 6, 7), stride=1, shared=True)
     truth.xs, truth.grads = to("cpu", calls.xs), to("cpu", calls.grads)
     expected = truth.double().separable(torch_candidates)
-    found, groups = to("cpu", calls.separable(cuda_candidates)), len(KINDS)
+    found, groups = to("cpu", calls.separable(native_candidates)), len(KINDS)
     # But for depthwise filters: their gradients take in zeros times what lies beyond an edge.
     for place_of in (slice(None, groups + 3), slice(-groups, None)):
         for a, b in zip(found[place_of], expected[place_of], strict=True):
@@ -203,7 +205,7 @@ def test_pools_are_their_definition(place, dtype, stride):
     for shape in SHAPES:
         calls = calls_on(place, dtype, shape, stride=stride, shared=True)
         truth = calls_on("cpu", dtype, shape, stride=stride, shared=True).double()
-        found = to("cpu", calls.pools(cuda_candidates))
+        found = to("cpu", calls.pools(native_candidates))
         # Statistics are of the results as they are stored.
         scale = 1 if dtype.itemsize > 2 else 2
         assert_right(found, truth.pools(torch_candidates), dtype, f"{shape}", scale)
@@ -216,7 +218,7 @@ def test_memory_may_begin_anywhere(place, way, shared):
     truth = calls_on("cpu", torch.float32, (2, 16, 5, 11), **options).double()
     for name in ("xs", "zs", "grads"):
         setattr(calls, name, [displaced(x) for x in getattr(calls, name)])
-    found = to("cpu", [*calls.separable(cuda_candidates), *calls.pools(cuda_candidates)])
+    found = to("cpu", [*calls.separable(native_candidates), *calls.pools(native_candidates)])
     expected = [*truth.separable(torch_candidates), *truth.pools(torch_candidates)]
     assert_right(found, expected, torch.float32, "displaced")
 
@@ -224,7 +226,7 @@ def test_memory_may_begin_anywhere(place, way, shared):
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 def test_the_same_call_gives_the_same_bits(place, way, shared):
     calls = calls_on(place, torch.float32, (3, 16, 12, 12), stride=1, shared=shared)
-    first, second = calls.separable(cuda_candidates), calls.separable(cuda_candidates)
+    first, second = calls.separable(native_candidates), calls.separable(native_candidates)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -248,7 +250,7 @@ def test_gradients_of_inputs_alone_need_no_depthwise_results(place, way, monkeyp
 
 
 def _backward(calls, **options):
-    return cuda_candidates.separable_backward(
+    return native_candidates.separable_backward(
         *(calls.xs, calls.zs, calls.grads, calls.p, calls.q, calls.r),
         *(calls.depthwise, calls.pointwise),
         **calls.keywords,
@@ -268,7 +270,7 @@ def test_a_coefficient_of_results_that_is_none_leaves_them_unread(place, way):
     calls.zs = [torch.full_like(z, float("nan")) for z in calls.zs]
     zeros.q, zeros.r = torch.zeros_like(zeros.q), torch.zeros_like(zeros.r)
     for a, b in zip(
-        calls.separable(cuda_candidates), zeros.separable(cuda_candidates), strict=True
+        calls.separable(native_candidates), zeros.separable(native_candidates), strict=True
     ):
         torch.testing.assert_close(a, b)
 
@@ -278,18 +280,16 @@ def test_maxima_treat_nan_and_infinity_as_pytorch_does(place):
     x[0, 3, 2, 2], x[1, 16, 0, 0], x[1, 0] = float("nan"), float("inf"), -float("inf")
     for stride in (1, 2):
         expected = torch_candidates.pools_forward(x, stride)
-        found = cuda_candidates.pools_forward(x.to(place), stride)[0].cpu()
+        found = native_candidates.pools_forward(x.to(place), stride)[0].cpu()
         assert torch.equal(found.isnan(), expected[0].isnan())
         assert torch.equal(found.nan_to_num(7.0), expected[0].nan_to_num(7.0))
         grad = torch.ones_like(expected[0])
-        dx = cuda_candidates.pools_backward(x.to(place), grad.to(place), None, stride).cpu()
+        dx = native_candidates.pools_backward(x.to(place), grad.to(place), None, stride).cpu()
         assert torch.equal(dx, torch_candidates.pools_backward(x, grad, None, stride))
 
 
-def test_a_supernet_of_these_is_the_reference(place, monkeypatch):
+def test_a_supernet_of_these_is_the_reference(place):
     """Both strides, shared and own inputs, both updates of a search: results and all gradients."""
-    if place == "cpu":
-        monkeypatch.setattr(native_backend, "_stencils", lambda x: cuda_candidates)
     options = {"num_classes": 3, "channels": 4, "layers": 3, "nodes": 2}
     draws = torch.Generator().manual_seed(5)
     reference = ReferenceSupernet(**options, generator=draws).to(place, torch.float64)
@@ -313,7 +313,7 @@ def test_a_supernet_of_these_is_the_reference(place, monkeypatch):
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 def test_images_without_pixels_are_taken(place, shared):
     calls = calls_on(place, torch.float32, (0, 4, 5, 5), stride=1, shared=shared)
-    zs, mean, _ = cuda_candidates.separable_forward(
+    zs, mean, _ = native_candidates.separable_forward(
         calls.xs, calls.depthwise, calls.pointwise, **calls.keywords
     )
     assert zs[0].shape == (0, 4, 5, 5)
@@ -325,9 +325,3 @@ def test_images_without_pixels_are_taken(place, shared):
             assert torch.equal(a, torch.zeros_like(b))
     assert all(torch.equal(total, torch.zeros_like(total)) for total in sums or ())
     assert _without_filters(calls)[2:] == (None, None)
-
-
-def test_tensors_of_processors_are_refused():
-    calls = Calls(torch.float32, (2, 3, 4, 4), stride=1, shared=True)
-    with pytest.raises(RequestError, match="for GPUs got a tensor on cpu"):
-        cuda_candidates.pools_forward(calls.xs[0], 1)

@@ -129,6 +129,8 @@ def test_wrong_tensors_are_refused_before_memory_is_read():
         backward([x] * groups, calls.zs, calls.grads, *rows, *filters, **calls.keywords)
     with pytest.raises(RequestError, match="fits"):
         native_candidates.pools_backward(x, x[:, :, :2], None, 1)
+    with pytest.raises(RequestError, match="got a tensor on meta"):
+        native_candidates.pools_forward(x.to("meta"), 1)
 
 
 def test_one_input_may_be_normalized_in_several_ways():

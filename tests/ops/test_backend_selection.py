@@ -14,7 +14,6 @@ from ssfnas.ops import (
     mixed_norm_sum,
     mixed_sum,
     selection,
-    torch_backend,
 )
 
 
@@ -25,7 +24,7 @@ def registry(monkeypatch):
     calls: list[str] = []
 
     def clear():
-        for function in ("why_unavailable", "_module", "_has", "_primitives"):
+        for function in ("why_unavailable", "_modules", "_has", "_primitives"):
             getattr(selection, function).cache_clear()
 
     def make(name, *, unavailable=None, unsupported=None, without=()):
@@ -36,7 +35,7 @@ def registry(monkeypatch):
         def noting(function):
             def called(*args):
                 calls.append(name)
-                return getattr(torch_backend, function)(*args)
+                return selection.primitive("torch", function)(*args)
 
             return called
 
@@ -44,7 +43,7 @@ def registry(monkeypatch):
             for function in functions:
                 if function not in without:
                     setattr(module, function, noting(function))
-        monkeypatch.setitem(selection._MODULES, name, module.__name__)
+        monkeypatch.setitem(selection._MODULES, name, (module.__name__,))
         monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
         clear()
         return calls
@@ -165,8 +164,8 @@ def test_environment_variable(registry, monkeypatch):
 
 def test_a_module_that_does_not_import_is_a_reason(registry, monkeypatch):
     registry("native")
-    monkeypatch.setitem(selection._MODULES, "native", "ssfnas.ops.no_such_module")
-    selection._module.cache_clear()
+    monkeypatch.setitem(selection._MODULES, "native", ("ssfnas.ops.no_such_module",))
+    selection._modules.cache_clear()
     selection.why_unavailable.cache_clear()
     assert "no_such_module" in backends()["native"]
     torch.testing.assert_close(mixed_sum(XS, WEIGHTS), torch.full((2, 3), 2.0))

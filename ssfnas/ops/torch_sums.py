@@ -1,6 +1,8 @@
-"""The primitives in plain PyTorch: they run on every device and dtype, and the others replace them.
+"""Sums in plain PyTorch: they run on every device and dtype, and other backends replace them.
 
-Sums are kept in float32 (float64 for float64). Tensors come dense and in one layout.
+This is the definition of these functions. Sums are kept in float32 (float64 for float64), and so
+are weights [K], statistics and coefficients [K, C]. The K tensors, and a gradient of their sum,
+have one shape [N, C, ...], dtype and dense layout, which results have too.
 """
 
 from __future__ import annotations
@@ -12,42 +14,10 @@ from torch import Tensor
 
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.layout import per_channel
-from ssfnas.ops.norm_coefficients import (
-    enter_statistics,
-    gradient_coefficients,
-    node_coefficients,
-)
-from ssfnas.ops.torch_barlow_twins import barlow_twins_backward, barlow_twins_forward
-from ssfnas.ops.torch_candidates import (
-    pools_backward,
-    pools_forward,
-    separable_backward,
-    separable_forward,
-)
-
-__all__ = [
-    "barlow_twins_backward",
-    "barlow_twins_forward",
-    "enter_statistics",
-    "gradient_coefficients",
-    "mixed_sum_backward",
-    "mixed_sum_forward",
-    "node_coefficients",
-    "norm_statistics",
-    "norm_sum_apply",
-    "norm_sum_forward",
-    "norm_sum_reduce",
-    "pools_backward",
-    "pools_forward",
-    "separable_backward",
-    "separable_forward",
-    "unavailable",
-    "unsupported",
-]
 
 
 def unavailable() -> str | None:
-    """None: it always runs."""
+    """None: PyTorch always runs."""
     return None
 
 
@@ -57,7 +27,7 @@ def unsupported(op: str, tensors: Sequence[Tensor]) -> str | None:
 
 
 def mixed_sum_forward(xs: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """sum_k w_k x_k, in the dtype and layout of ``xs[0]``; weights [K] in the dtype of sums."""
+    """sum_k w_k x_k; the tensors may have any shape."""
     total = xs[0].to(weights.dtype) * weights[0]
     for k in range(1, len(xs)):
         total.addcmul_(xs[k], weights[k])
@@ -71,7 +41,10 @@ def mixed_sum_backward(
     needs_x: Sequence[bool],
     needs_weights: bool,
 ) -> tuple[list[Tensor | None], Tensor | None]:
-    """dx_k = w_k grad where wanted, and dw_k = <grad, x_k> [K] where wanted."""
+    """dx_k = w_k grad where wanted, and dw_k = <grad, x_k> [K] where wanted.
+
+    Of ``xs`` only the first is looked at where the weights need no gradient.
+    """
     wide = grad.to(weights.dtype)
     dxs = [
         (wide * weights[k]).to(xs[0].dtype) if needed else None for k, needed in enumerate(needs_x)
@@ -99,7 +72,7 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
 
 
 def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """sum_k a_kc z_k + b_c for a [K, C] and b [C], in the dtype and layout of ``zs[0]``."""
+    """sum_k a_kc z_k + b_c for a [K, C] and b [C]."""
     total = torch.addcmul(per_channel(b, zs[0]), zs[0], per_channel(a[0], zs[0]))
     for k in range(1, len(zs)):
         total.addcmul_(zs[k], per_channel(a[k], zs[k]))
