@@ -8,6 +8,7 @@ these stay modules of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -39,6 +40,23 @@ class Unit:
         return int(self.depthwise.dilation[0])
 
 
+class Filters(NamedTuple):
+    """Weights of a source, or their gradients.
+
+    Attributes:
+        depthwise, pointwise: of its first units, [C, 1, k, k] and [C, C, 1, 1].
+        depthwise2, pointwise2: of its second ones.
+        even, odd: of its reduces, [E, C, 1, 1] and [C - E, C, 1, 1].
+    """
+
+    depthwise: list[Tensor]
+    pointwise: list[Tensor]
+    depthwise2: list[Tensor]
+    pointwise2: list[Tensor]
+    even: list[Tensor]
+    odd: list[Tensor]
+
+
 @dataclass
 class Source:
     """A state and all that is computed from it alone.
@@ -65,6 +83,23 @@ class Source:
     def first(self) -> list[Unit]:
         """All units that read the state."""
         return [*self.paired, *self.single]
+
+    @property
+    def filters(self) -> Filters:
+        """Of all its units and reduces."""
+        return Filters(
+            [unit.depthwise.weight for unit in self.first],
+            [unit.pointwise.weight for unit in self.first],
+            [unit.depthwise.weight for unit in self.second],
+            [unit.pointwise.weight for unit in self.second],
+            [reduce.even.weight for reduce in self.reduces],
+            [reduce.odd.weight for reduce in self.reduces],
+        )
+
+    @property
+    def module_parameters(self) -> list[nn.Parameter]:
+        """Of the candidates that stay modules."""
+        return [weight for module in self.modules.values() for weight in module.parameters()]
 
 
 @dataclass(frozen=True)
@@ -119,27 +154,9 @@ class CellLayout:
                 self.norm_rows += [source.pools.get(kind, []) for kind in POOLS]
         self.norms = [norm for row in self.norm_rows for norm in row]
 
-    def module_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the candidates that stay modules, source by source."""
-        return [
-            parameter
-            for source in self.sources
-            for module in source.modules.values()
-            for parameter in module.parameters()
-        ]
-
     def filters(self) -> list[Tensor]:
-        """For each source, filters of its first units (depthwise, then 1x1), of its second ones,
-        and of its reduces (of even pixels, then of odd ones).
-        """
-        weights: list[Tensor] = []
-        for source in self.sources:
-            for units in (source.first, source.second):
-                weights += [unit.depthwise.weight for unit in units]
-                weights += [unit.pointwise.weight for unit in units]
-            weights += [reduce.even.weight for reduce in source.reduces]
-            weights += [reduce.odd.weight for reduce in source.reduces]
-        return weights
+        """Those of each source, one kind after the other."""
+        return [weight for source in self.sources for kind in source.filters for weight in kind]
 
 
 def _enter(module: nn.Module, place: tuple[int, int], start: int, source: Source) -> Term | None:

@@ -1,4 +1,4 @@
-"""Statistics of a cell's BatchNorms as one table, and what the modules keep of them."""
+"""A cell's tables as a pass fills them: statistics of its BatchNorms, coefficients of gradients."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ssfnas.fused.cell_tables import Block
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.ops.norm_coefficients import MEAN, VAR
 from ssfnas.ops.norm_statistics import group_statistics
@@ -54,7 +55,7 @@ class Statistics:
 
     Args:
         call: of the whole pass.
-        primitives: functions by name.
+        primitives: functions by name; an attribute, as is the table.
         table: [4, R, C].
         rows: the BatchNorms of each row but the first.
         values: that a channel of a result has.
@@ -76,8 +77,8 @@ class Statistics:
     ) -> None:
         self.table = table
         self.count: int | Tensor = values
-        self._call, self._enter, self._rows = call, primitives("enter_statistics"), rows
-        self._values = values
+        self.primitives = primitives
+        self._call, self._rows, self._values = call, rows, values
         if call.batch_statistics and call.group is None and values <= 1 and rows:
             raise ValueError(
                 "Expected more than 1 value per channel when training: a cell of the supernet has "
@@ -93,13 +94,55 @@ class Statistics:
             mean, var, self.count = group_statistics(
                 mean, var, self._values, [True] * len(mean), call.group
             )
-        self._enter(self.table, start, mean, var, call.eps)
+        self.primitives("enter_statistics")(self.table, start, mean, var, call.eps)
 
     def finish(self) -> None:
         """Leave what the BatchNorms have to fold in, once all rows are there."""
         if self._call.batch_statistics and self._rows:
             mean, var = self.table[MEAN, 1:], self.table[VAR, 1:]
             self._call.updates.append(Update(self._rows, mean, var, self.count))
+
+
+class Coefficients:
+    """The table of p, q and r, as nodes and sources fill it.
+
+    Args:
+        call: of the forward pass.
+        primitives: functions by name.
+        table: [T, C].
+        count: values that a channel has, over all processes.
+    """
+
+    def __init__(
+        self, call: Call, primitives: Primitives, table: Tensor, count: int | Tensor
+    ) -> None:
+        self.primitives, self.table = primitives, table
+        self.batch_statistics = call.batch_statistics
+        self._group, self._count = call.group, count
+
+    def enter(
+        self, rows: Tensor, a: Tensor, mean: Tensor, rstd: Tensor, s0: Tensor, s1: Tensor
+    ) -> None:
+        """:func:`~ssfnas.ops.norm_coefficients.gradient_coefficients`, over all processes.
+
+        Where statistics are constants there is nothing but p.
+        """
+        if not self.batch_statistics:
+            self.table.index_copy_(0, rows[0], a)
+            return
+        if self._group is not None:
+            sums = torch.cat([s0.reshape(-1, s0.shape[-1]), s1])
+            dist.all_reduce(sums, group=self._group)
+            s0, s1 = sums[: -len(s1)].view_as(s0), sums[-len(s1) :]
+        self.primitives("gradient_coefficients")(
+            self.table, rows, a, mean, rstd, s0, s1, self._count
+        )
+
+    def rows_of(self, block: Block) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """p, q and r; q and r are None where statistics are constants."""
+        if not self.batch_statistics:
+            return self.table[block.p], None, None
+        return self.table[block.p], self.table[block.q], self.table[block.r]
 
 
 def _running(

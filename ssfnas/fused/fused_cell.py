@@ -12,6 +12,7 @@ written.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -21,12 +22,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ssfnas.fused import fused_source
-from ssfnas.fused.cell_layout import CellLayout
-from ssfnas.fused.cell_statistics import Call, Primitives, Statistics
+from ssfnas.fused.cell_layout import CellLayout, Filters
+from ssfnas.fused.cell_statistics import Call, Coefficients, Primitives, Statistics
 from ssfnas.fused.cell_tables import CellTables
-from ssfnas.fused.fused_source import Filters, Results
+from ssfnas.fused.fused_source import Results
 from ssfnas.kernels.layout import accumulator
-from ssfnas.layers.cells import edge_count
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.selection import AUTO, choose, has_op, op_of, primitive, requested
 
@@ -45,11 +45,14 @@ class FusedCell:
     def __init__(self, layout: CellLayout, operations: int) -> None:
         self.layout = layout
         self.tables = CellTables(layout, operations)
-        self.operations = operations
+        # Of each source and kind of filter, how many there are.
+        self.counts = [[len(kind) for kind in source.filters] for source in layout.sources]
 
     def __call__(self, call: Call, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:
         """Preprocessed inputs [N, C, h, w], weights [E, O] -> all nodes [N, nodes * C, h', w']."""
-        parameters = [*self.layout.filters(), *self.layout.module_parameters()]
+        parameters = self.layout.filters()
+        for source in self.layout.sources:
+            parameters += source.module_parameters
         output: Tensor = _CellFunction.apply(self, call, s0, s1, weights, *parameters)
         return output
 
@@ -57,8 +60,8 @@ class FusedCell:
         """The filters of each source, from those of the layout in one list."""
         remaining = iter(parameters)
         return [
-            Filters(*(list(itertools.islice(remaining, n)) for n in Filters.counts(source)))
-            for source in self.layout.sources
+            Filters(*(list(itertools.islice(remaining, count)) for count in counts))
+            for counts in self.counts
         ]
 
 
@@ -79,7 +82,7 @@ class _CellFunction(torch.autograd.Function):
         layout, tables, channels = cell.layout, cell.tables, s0.shape[1]
         indices = tables.indices(s0.device)
         with without_autocast(s0):
-            primitives = _primitives(s0)
+            primitives = _primitives([s0])
             flat = weights.to(accumulator(s0.dtype)).flatten()
             statistics = Statistics(
                 call,
@@ -95,8 +98,6 @@ class _CellFunction(torch.autograd.Function):
             with without_autocast(s0):
                 sources.append(
                     fused_source.forward(
-                        primitives,
-                        _sums([states[state]]),
                         source,
                         tables.sources[state],
                         statistics,
@@ -111,7 +112,7 @@ class _CellFunction(torch.autograd.Function):
                 node, b = primitives("node_coefficients")(
                     statistics.table, indices.statistics[number], flat, indices.weights[number]
                 )
-                states.append(_sums(zs)("norm_sum_forward")(zs, node[A], b))
+                states.append(_primitives(zs)("norm_sum_forward")(zs, node[A], b))
                 nodes.append(node)
         statistics.finish()
         saved, ctx.spec = tree_flatten((sources, statistics.table, nodes))
@@ -132,9 +133,16 @@ class _CellFunction(torch.autograd.Function):
         parameters, saved = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
         sources, statistics, nodes = tree_unflatten(saved, ctx.spec)
         with without_autocast(grad):
-            work = _Backward(ctx.cell, ctx.call, ctx.modules, ctx.count, sources, statistics, nodes)
-            inputs, table, filters, module_grads = work.run(
-                grad, parameters, (needs_s0, needs_s1), any(needs)
+            coefficients = Coefficients(
+                ctx.call,
+                _primitives([grad]),
+                ctx.cell.tables.gradients(statistics, sources[0].x.shape[1]),
+                ctx.count,
+            )
+            work = _Backward(ctx.cell, coefficients, ctx.modules, sources, statistics, nodes)
+            table = statistics.new_zeros(ctx.weights.numel())
+            inputs, filters, module_grads = work.run(
+                grad, table, parameters, (needs_s0, needs_s1), any(needs)
             )
         rest = [
             None if found is None or not needed else found.to(parameter.dtype)
@@ -152,33 +160,29 @@ class _Backward:
     def __init__(
         self,
         cell: FusedCell,
-        call: Call,
+        coefficients: Coefficients,
         modules: list[dict[fused_source.Module, tuple[Tensor, Tensor]]],
-        count: int | Tensor,
         sources: list[Results],
         statistics: Tensor,
         nodes: list[Tensor],
     ) -> None:
-        self.cell, self.call, self.modules, self.count = cell, call, modules, count
+        self.cell, self.coefficients, self.modules = cell, coefficients, modules
         self.sources, self.statistics, self.nodes = sources, statistics, nodes
-        x = sources[0].x
-        self.indices = cell.tables.indices(x.device)
-        self.primitives = _primitives(x)
-        self.coefficients = cell.tables.gradients(statistics, x.shape[1])
+        self.indices = cell.tables.indices(statistics.device)
         self.grads: dict[int, Tensor] = {}
 
     def run(
         self,
         grad: Tensor,
+        table: Tensor,
         parameters: Sequence[Tensor],
         needs_inputs: tuple[bool, bool],
         needs_parameters: bool,
-    ) -> tuple[list[Tensor | None], Tensor, list[Tensor | None], list[Tensor | None]]:
-        """Gradients of both inputs, the flat table of weights, filters and module parameters."""
+    ) -> tuple[list[Tensor | None], list[Tensor | None], list[Tensor | None]]:
+        """Gradients of both inputs, filters and module parameters; fills that of all weights."""
         layout = self.cell.layout
         filters = self.cell.split_filters(parameters)
         channels = self.sources[0].x.shape[1]
-        table = self.statistics.new_zeros(edge_count(layout.nodes) * self.cell.operations)
         found: dict[int, fused_source.Gradients] = {}
         inputs: list[Tensor | None] = [None, None]
         for state in reversed(range(layout.nodes + 2)):
@@ -202,10 +206,9 @@ class _Backward:
                 d_filters += found[state].filters
                 d_parameters += found[state].parameters
             else:
-                d_filters += [None] * sum(Filters.counts(source))
-                count = sum(len(list(m.parameters())) for m in source.modules.values())
-                d_parameters += [None] * count
-        return inputs, table, d_filters, d_parameters
+                d_filters += [None] * sum(self.cell.counts[state])
+                d_parameters += [None] * len(source.module_parameters)
+        return inputs, d_filters, d_parameters
 
     def _source(self, state: int, filters: Filters, needs_weights: bool) -> fused_source.Backward:
         """The backward pass of one source, once the nodes after it have entered what they know."""
@@ -215,9 +218,6 @@ class _Backward:
             for kind, terms in tables.uses[state].items()
         }
         return fused_source.Backward(
-            call=self.call,
-            primitives=self.primitives,
-            sums=_sums([self.sources[state].x]),
             source=self.cell.layout.sources[state],
             rows=tables.sources[state],
             filters=filters,
@@ -228,7 +228,6 @@ class _Backward:
             results=self.sources[state],
             modules=self.modules[state],
             grads=grads,
-            count=self.count,
             needs_weights=needs_weights,
         )
 
@@ -238,21 +237,10 @@ class _Backward:
         terms = self.cell.layout.terms[number]
         zs = [self.sources[t.source].find(t, self.modules[t.source]) for t in terms]
         self.grads[number] = grad
-        s0, s1 = _sums(zs)("norm_sum_reduce")(grad, zs, mean, rstd)
+        s0, s1 = _primitives(zs)("norm_sum_reduce")(grad, zs, mean, rstd)
         # Of this process alone: gradients of weights are averaged over processes later.
         table.index_copy_(0, self.indices.weights[number], s1.sum(1))
-        fused_source.enter_gradients(
-            self.call,
-            self.primitives,
-            self.coefficients,
-            self.indices.gradients[number],
-            a,
-            mean,
-            rstd,
-            s0,
-            s1,
-            self.count,
-        )
+        self.coefficients.enter(self.indices.gradients[number], a, mean, rstd, s0, s1)
 
 
 def _values(x: Tensor, stride: int) -> int:
@@ -261,19 +249,15 @@ def _values(x: Tensor, stride: int) -> int:
     return x.shape[0] * height * width
 
 
-def _primitives(x: Tensor) -> Primitives:
-    """Candidates and coefficients by name, for states like this one."""
-    by_op = {op: _backend(op, [x]) for op in ("candidate_operations", "norm_coefficients")}
-    return lambda function: primitive(by_op[op_of(function)], function)
+def _primitives(tensors: Sequence[Tensor]) -> Primitives:
+    """Functions by name, of the backends in force for these tensors.
 
-
-def _sums(zs: Sequence[Tensor]) -> Primitives:
-    """Normalized sums by name, for these tensors."""
-    name = _backend("mixed_norm_sum", zs)
-    return lambda function: primitive(name, function)
-
-
-def _backend(op: str, tensors: Sequence[Tensor]) -> str:
-    """The backend in force; PyTorch's for an op that a forced backend lacks."""
+    PyTorch's stands in for an op that a forced backend lacks.
+    """
     asked = requested()
-    return choose(op, tensors, asked) if asked == AUTO or has_op(asked, op) else "torch"
+
+    @functools.cache
+    def backend_of(op: str) -> str:
+        return choose(op, tensors, asked) if asked == AUTO or has_op(asked, op) else "torch"
+
+    return lambda function: primitive(backend_of(op_of(function)), function)
