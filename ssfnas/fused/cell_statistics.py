@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ssfnas.fused.cell_tables import Block
 from ssfnas.layers.normalization import BatchNorm2d
+from ssfnas.ops.collectives import merged_moments
 from ssfnas.ops.norm_coefficients import MEAN, VAR
-from ssfnas.ops.norm_statistics import group_statistics
 
 Primitives = Callable[[str], Callable[..., Any]]
 
@@ -91,9 +91,8 @@ class Statistics:
         if not call.batch_statistics:
             mean, var = _running(self._rows[start - 1 : start - 1 + len(mean)], mean, var)
         elif call.group is not None:
-            mean, var, self.count = group_statistics(
-                mean, var, self._values, [True] * len(mean), call.group
-            )
+            squares = var * self._values
+            mean, var, self.count = merged_moments(mean, squares, self._values, call.group)
         self.primitives("enter_statistics")(self.table, start, mean, var, call.eps)
 
     def finish(self) -> None:

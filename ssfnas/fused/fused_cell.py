@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ class _CellFunction(torch.autograd.Function):
         with without_autocast(grad):
             coefficients = Coefficients(
                 ctx.call,
-                _primitives([grad]),
+                _primitives([sources[0].x]),
                 ctx.cell.tables.gradients(statistics, sources[0].x.shape[1]),
                 ctx.count,
             )
@@ -154,22 +155,20 @@ class _CellFunction(torch.autograd.Function):
         return None, None, *inputs, d_weights, *rest
 
 
+@dataclass
 class _Backward:
-    """The backward pass of one cell."""
+    """The backward pass of one cell; ``grads`` are those of its nodes, as far as they are known."""
 
-    def __init__(
-        self,
-        cell: FusedCell,
-        coefficients: Coefficients,
-        modules: list[dict[fused_source.Module, tuple[Tensor, Tensor]]],
-        sources: list[Results],
-        statistics: Tensor,
-        nodes: list[Tensor],
-    ) -> None:
-        self.cell, self.coefficients, self.modules = cell, coefficients, modules
-        self.sources, self.statistics, self.nodes = sources, statistics, nodes
-        self.indices = cell.tables.indices(statistics.device)
-        self.grads: dict[int, Tensor] = {}
+    cell: FusedCell
+    coefficients: Coefficients
+    modules: list[dict[fused_source.Module, tuple[Tensor, Tensor]]]
+    sources: list[Results]
+    statistics: Tensor
+    nodes: list[Tensor]
+    grads: dict[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.indices = self.cell.tables.indices(self.statistics.device)
 
     def run(
         self,

@@ -1,7 +1,6 @@
 """All candidates that leave one state of a search cell: their results, and their gradients.
 
-Formulas: :mod:`ssfnas.ops.torch_candidates`, :mod:`ssfnas.ops.mixed_norm_sum` and
-:mod:`ssfnas.ops.norm_coefficients`.
+Formulas: :mod:`ssfnas.ops.torch_candidates` and :mod:`ssfnas.ops.norm_coefficients`.
 """
 
 from __future__ import annotations
@@ -282,6 +281,8 @@ class Backward:
         return dus, _in_one_list(found, len(source.second))
 
 
-def _in_one_list(kinds: Sequence[list[Tensor] | None], count: int) -> list[Tensor | None]:
+def _in_one_list(
+    kinds: Sequence[Sequence[Tensor | None] | None], count: int
+) -> list[Tensor | None]:
     """Gradients of filters of several kinds, so many each; None where none are wanted."""
     return [gradient for kind in kinds for gradient in kind or [None] * count]

@@ -13,9 +13,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssfnas.errors import RequestError
-from ssfnas.ops.collectives import Grouped
-from ssfnas.ops.layout import per_channel
-from ssfnas.ops.norm_statistics import merged_moments
+from ssfnas.ops.collectives import Grouped, merged_moments
+from ssfnas.ops.torch_sums import per_channel
 
 
 class _SynchronizedNormalization(torch.autograd.Function):

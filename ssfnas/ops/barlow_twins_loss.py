@@ -14,6 +14,7 @@ from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.collectives import gather_rows
 from ssfnas.ops.selection import choose, primitive, requested, wants_reference
+from ssfnas.ops.torch_barlow_twins import Saved
 
 METHODS = ("auto", "primal", "dual")
 _OP = "barlow_twins_loss"
@@ -140,14 +141,10 @@ class _BarlowTwinsLoss(torch.autograd.Function):
     def forward(
         ctx: Any, z1: Tensor, z2: Tensor, lambd: float, eps: float, dual: bool, name: str
     ) -> Tensor:
-        with without_autocast(z1):
-            loss, saved = primitive(name, "barlow_twins_forward")(
-                z1.contiguous(), z2.contiguous(), lambd, eps, dual
-            )
+        loss, saved = _forward(name, z1, z2, lambd, eps, dual)
         ctx.name, ctx.lambd = name, lambd
         ctx.save_for_backward(*saved)
-        result: Tensor = loss
-        return result
+        return loss
 
     @staticmethod
     @once_differentiable
@@ -160,21 +157,22 @@ class _BarlowTwinsLoss(torch.autograd.Function):
         return dz1 if needs[0] else None, dz2 if needs[1] else None, None, None, None, None
 
 
-# The op returns the loss and what its gradient needs: mean, rstd [2, D], e [D] and the matrix.
-@torch.library.custom_op(
-    "ssfnas::barlow_twins_loss",
-    mutates_args=(),
-    schema="(Tensor z1, Tensor z2, float lambd, float eps, bool dual, str backend) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def _forward_op(
-    z1: Tensor, z2: Tensor, lambd: float, eps: float, dual: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    name = choose(_OP, (z1, z2), backend)
+def _forward(
+    name: str, z1: Tensor, z2: Tensor, lambd: float, eps: float, dual: bool
+) -> tuple[Tensor, Saved]:
     with without_autocast(z1):
         loss, saved = primitive(name, "barlow_twins_forward")(
             z1.contiguous(), z2.contiguous(), lambd, eps, dual
         )
+        return loss, saved
+
+
+# The op returns the loss and what its gradient needs: mean, rstd [2, D], e [D] and the matrix.
+@torch.library.custom_op("ssfnas::barlow_twins_loss", mutates_args=())
+def _forward_op(
+    z1: Tensor, z2: Tensor, lambd: float, eps: float, dual: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    loss, saved = _forward(choose(_OP, (z1, z2), backend), z1, z2, lambd, eps, dual)
     return loss, *saved[2:]
 
 
@@ -183,19 +181,12 @@ def _(
     z1: Tensor, z2: Tensor, lambd: float, eps: float, dual: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     n, d = z1.shape
-    dtype = accumulator(z1.dtype)
-    shapes: list[tuple[Any, ...]] = [(), (2, d), (2, d), (d,)]
-    shapes.append((2, n, n) if dual else (d, d))
-    loss, mean, rstd, e, matrix = (z1.new_empty(shape, dtype=dtype) for shape in shapes)
-    return loss, mean, rstd, e, matrix
+    moments = z1.new_empty(2, d, dtype=accumulator(z1.dtype))
+    matrix = moments.new_empty((2, n, n) if dual else (d, d))
+    return moments.new_empty(()), moments, moments.clone(), moments.new_empty(d), matrix
 
 
-@torch.library.custom_op(
-    "ssfnas::barlow_twins_loss_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor z1, Tensor z2, Tensor mean, Tensor rstd, Tensor e, "
-    "Tensor matrix, float lambd, str backend) -> (Tensor, Tensor)",
-)
+@torch.library.custom_op("ssfnas::barlow_twins_loss_backward", mutates_args=())
 def _backward_op(
     grad: Tensor,
     z1: Tensor,
@@ -215,17 +206,7 @@ def _backward_op(
 
 
 @_backward_op.register_fake
-def _(
-    grad: Tensor,
-    z1: Tensor,
-    z2: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    e: Tensor,
-    matrix: Tensor,
-    lambd: float,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, z1: Tensor, z2: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return z1.new_empty(z1.shape), z2.new_empty(z2.shape)
 
 

@@ -21,6 +21,7 @@ from ssfnas.errors import RequestError
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.selection import choose, primitive, requested, wants_reference
+from ssfnas.ops.torch_candidates import depthwise_convolution
 
 Candidates = tuple[list[Tensor], Tensor, Tensor]
 
@@ -40,15 +41,7 @@ def candidate_operations_reference(
     with without_autocast(s):
         zs = []
         for filters, mixing, dilation in zip(depthwise, pointwise, dilations, strict=True):
-            padding = dilation * (filters.shape[-1] // 2)
-            inner = F.conv2d(
-                s.relu(),
-                filters.to(s.dtype),
-                stride=stride,
-                padding=padding,
-                dilation=dilation,
-                groups=s.shape[1],
-            )
+            inner = depthwise_convolution(s.relu(), filters, stride, dilation)
             zs.append(F.conv2d(inner, mixing.to(s.dtype)))
         largest = F.max_pool2d(s, 3, stride, padding=1)
         average = F.avg_pool2d(s, 3, stride, padding=1, count_include_pad=False)

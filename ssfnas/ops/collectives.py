@@ -1,4 +1,4 @@
-"""Collective operations with gradients, differentiable any number of times.
+"""Collective operations; those with gradients are differentiable any number of times.
 
 The convention of the whole package: each process backpropagates its own loss, and gradients are
 *averaged* over the processes afterward, which makes them those of the losses' mean. So a gradient
@@ -96,3 +96,26 @@ def gather_rows(x: Tensor, group: dist.ProcessGroup, *, replicated: bool = False
     """
     result: Tensor = _GatherRows.apply(x, group, replicated)
     return result
+
+
+def merged_moments(
+    mean: Tensor, squares: Tensor, count: int, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge means and sums of squared deviations of ``count`` values each, over the processes.
+
+    By the formula of Chan, Golub and LeVeque (1983), in the order of ranks, so that every process
+    holds the same bits:
+
+        mean = sum n_i mean_i / n,   var = sum (squares_i + n_i (mean_i - mean)^2) / n
+
+    Returns:
+        mean, biased variance, and n = sum n_i, a scalar.
+    """
+    local = torch.cat([mean.new_full((1,), count), mean.flatten(), squares.flatten()])
+    parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, local, group=group)
+    counts, means, spreads = torch.stack(parts).split([1, mean.numel(), mean.numel()], dim=1)
+    total = counts.sum()
+    merged = (counts * means).sum(0) / total
+    var = (spreads + counts * (means - merged).square()).sum(0) / total
+    return merged.view_as(mean), var.view_as(mean), total

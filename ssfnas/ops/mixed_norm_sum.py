@@ -1,15 +1,6 @@
 """Weighted sums of batch-normalized tensors: a whole node of a cell at once.
 
-With the biased statistics mean_kc, var_kc of input k over M = N * H * W values of channel c and
-rstd = 1 / sqrt(var + eps) (0 and 1 for inputs left as they are):
-
-    a_kc = w_k rstd_kc,   b_c = -sum_k a_kc mean_kc,   out = sum_k a_kc z_k + b_c
-
-and with xhat_k = (z_k - mean_k) rstd_k, S0_c = sum g, S1_kc = sum g xhat_k:
-
-    dw_k = sum_c S1_kc,   dz_k = a_kc (g - S0_c / M - xhat_k S1_kc / M)
-
-where the last two terms are there for inputs whose statistics are their own.
+Formulas, of the sum and of its gradients: :mod:`ssfnas.ops.norm_coefficients`.
 """
 
 from __future__ import annotations
@@ -24,7 +15,7 @@ from torch import Tensor
 from ssfnas.errors import RequestError
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.collectives import all_reduce_sum
-from ssfnas.ops.layout import checked
+from ssfnas.ops.mixed_sum import checked
 from ssfnas.ops.norm_sum_autograd import (
     CONSTANT,
     GIVEN,
@@ -38,6 +29,7 @@ from ssfnas.ops.norm_sum_autograd import (
     values_of,
 )
 from ssfnas.ops.selection import choose, requested, wants_reference
+from ssfnas.ops.torch_sums import per_channel
 
 Stats = tuple[Tensor, Tensor]
 Normalized = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -62,12 +54,16 @@ def mixed_norm_sum_reference(
     elif stats is not None and not training:
         stats = (stats[0].detach(), stats[1].detach())
     dtype, first = weights.dtype, zs[0]
-    shape = (1, -1, *[1] * (first.dim() - 2))
     axes = [axis for axis in range(first.dim()) if axis != 1]
     count = torch.full((), values_of(first), dtype=dtype, device=first.device)
     if group is not None and training:
         count = all_reduce_sum(count, group)
         check_count(count, normalize)
+
+    def mean_of(values: Tensor) -> Tensor:
+        sums = values.sum(axes)
+        return (sums if group is None else all_reduce_sum(sums, group)) / count.clamp_min(1)
+
     total = torch.zeros((), dtype=dtype, device=first.device)
     rows = []
     with without_autocast(first):
@@ -81,13 +77,10 @@ def mixed_norm_sum_reference(
             if stats is not None:
                 mean, var = (rows_of[k].to(dtype) for rows_of in stats)
             else:
-                sums = wide.sum(axes)
-                mean = (sums if group is None else all_reduce_sum(sums, group)) / count.clamp_min(1)
-                squares = (wide - mean.view(shape)).square().sum(axes)
-                var = (
-                    squares if group is None else all_reduce_sum(squares, group)
-                ) / count.clamp_min(1)
-            normalized = (wide - mean.view(shape)) / (var.view(shape) + eps).sqrt()
+                mean = mean_of(wide)
+                var = mean_of((wide - per_channel(mean, wide)).square())
+            deviations = wide - per_channel(mean, wide)
+            normalized = deviations / (per_channel(var, wide) + eps).sqrt()
             total = total + weight * normalized
             rows.append((mean, var))
         out = total.to(first.dtype)

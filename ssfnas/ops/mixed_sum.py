@@ -9,15 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssfnas.errors import RequestError
 from ssfnas.kernels.layout import accumulator, in_one_layout, memory_format
-from ssfnas.ops.autocast import without_autocast
-from ssfnas.ops.layout import checked
-from ssfnas.ops.selection import (
-    choose,
-    primitive,
-    requested,
-    wants_reference,
-)
+from ssfnas.ops.autocast import autocasts, without_autocast
+from ssfnas.ops.selection import choose, primitive, requested, wants_reference
 
 _OP = "mixed_sum"
 
@@ -58,6 +53,57 @@ def mixed_sum(xs: Sequence[Tensor], weights: Tensor) -> Tensor:
         return _forward_op(xs, weights, requested())
     result: Tensor = _MixedSum.apply(choose(_OP, xs, requested()), weights, *xs)
     return result
+
+
+def checked(op: str, xs: Sequence[Tensor], weights: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The K tensors in one dtype, and their weights in the dtype of sums over them.
+
+    Under autocast tensors of several dtypes are brought to the widest, as a sum of them would be.
+
+    Raises:
+        RequestError: no tensors, shapes, dtypes or devices that differ, or not one weight each.
+    """
+    xs = list(xs)
+    if not xs:
+        raise RequestError(f"{op}: there is nothing to sum: give at least one tensor")
+    first = xs[0]
+    if weights.dim() != 1 or weights.shape[0] != len(xs):
+        raise RequestError(
+            f"{op}: weights have the shape {list(weights.shape)}: {len(xs)} tensors need "
+            f"[{len(xs)}]"
+        )
+    shape, device, dtype = first.shape, first.device, first.dtype
+    for k, x in enumerate(xs):
+        if x.shape == shape and x.device == device and x.dtype == dtype and k > 0:
+            continue
+        if x.shape != shape:
+            raise RequestError(
+                f"{op}: tensor {k} has the shape {list(x.shape)} and tensor 0 "
+                f"{list(first.shape)}: all have to have one"
+            )
+        if x.device != device:
+            raise RequestError(
+                f"{op}: tensor {k} is on {x.device} and tensor 0 on {first.device}: all have to be "
+                "on one device"
+            )
+        if not x.is_floating_point():
+            raise RequestError(f"{op}: tensor {k} is {x.dtype}: it has to be floating point")
+    if weights.device != first.device:
+        raise RequestError(
+            f"{op}: weights are on {weights.device} and tensors on {first.device}: both have to be "
+            "on one device"
+        )
+    if not weights.is_floating_point():
+        raise RequestError(f"{op}: weights are {weights.dtype}: they have to be floating point")
+    if any(x.dtype != dtype for x in xs):
+        if not autocasts(first):
+            named = ", ".join(str(x.dtype) for x in xs)
+            raise RequestError(f"{op}: tensors are {named}: all have to have one dtype")
+        widest = first.dtype
+        for x in xs[1:]:
+            widest = torch.promote_types(widest, x.dtype)
+        xs = [x.to(widest) for x in xs]
+    return xs, weights.to(accumulator(xs[0].dtype))
 
 
 class _MixedSum(torch.autograd.Function):
@@ -104,27 +150,18 @@ def _backward(
 
 
 # Under torch.compile the op is opaque: Dynamo cannot trace kernels that take tuples of tensors.
-@torch.library.custom_op(
-    "ssfnas::mixed_sum",
-    mutates_args=(),
-    schema="(Tensor[] xs, Tensor weights, str backend) -> Tensor",
-)
+@torch.library.custom_op("ssfnas::mixed_sum", mutates_args=())
 def _forward_op(xs: Sequence[Tensor], weights: Tensor, backend: str) -> Tensor:
     xs = in_one_layout(xs)
     return _forward(choose(_OP, xs, backend), xs, weights)
 
 
 @_forward_op.register_fake
-def _(xs: Sequence[Tensor], weights: Tensor, backend: str) -> Tensor:
+def _(xs: Sequence[Tensor], *_: Any) -> Tensor:
     return torch.empty_like(xs[0], memory_format=memory_format(xs[0]))
 
 
-@torch.library.custom_op(
-    "ssfnas::mixed_sum_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor[] xs, Tensor weights, bool[] needs_x, bool needs_weights, "
-    "str backend) -> (Tensor[], Tensor)",
-)
+@torch.library.custom_op("ssfnas::mixed_sum_backward", mutates_args=())
 def _backward_op(
     grad: Tensor,
     xs: Sequence[Tensor],
@@ -152,14 +189,17 @@ def _(
     needs_weights: bool,
     backend: str,
 ) -> tuple[list[Tensor], Tensor]:
-    order = memory_format(xs[0])
-    return (
-        [
-            torch.empty_like(xs[0], memory_format=order) if needed else grad.new_empty(0)
-            for needed in needs_x
-        ],
-        weights.new_empty(len(xs) if needs_weights else 0, dtype=accumulator(xs[0].dtype)),
-    )
+    dweights = weights.new_empty(len(xs) if needs_weights else 0, dtype=accumulator(xs[0].dtype))
+    return fake_gradients(xs[0], needs_x), dweights
+
+
+def fake_gradients(like: Tensor, needs: Sequence[bool]) -> list[Tensor]:
+    """Room for gradients of tensors that an op brings to one layout; empty where not wanted."""
+    order = memory_format(like)
+    return [
+        torch.empty_like(like, memory_format=order) if needed else like.new_empty(0)
+        for needed in needs
+    ]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -170,8 +210,6 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _op_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     weights, *xs = ctx.saved_tensors
     needs_x, needs_weights, _ = ctx.needs_input_grad
-    if isinstance(needs_x, bool):
-        needs_x = [needs_x] * len(xs)
     dxs, dweights = _backward_op(grad, xs, weights, list(needs_x), needs_weights, ctx.backend)
     return (
         [dx if needed else None for dx, needed in zip(dxs, needs_x, strict=True)],

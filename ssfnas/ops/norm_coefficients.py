@@ -1,11 +1,23 @@
 """Coefficients of normalized sums, as rows of tables: from statistics, and from a node's gradient.
 
-Normalization, a weight on it, and the gradients of both are products and sums of a factor per
-channel. A cell has hundreds of rows of such factors. They stand in two tables, so that whoever
-needs the rows of several candidates finds them side by side:
+With the biased statistics mean_k, var_k of input k over the M values of a channel, rstd_k =
+1 / sqrt(var_k + eps) and xhat_k = (z_k - mean_k) rstd_k (mean 0 and rstd 1 for inputs left as they
+are), a weighted sum of normalized inputs is, channel by channel,
 
-    statistics [4, R, C]: mean, var, rstd = 1 / sqrt(var + eps), shift = -mean rstd
-    gradients [T, C]: rows p, q, r of dz = p g + q z + r, wherever the caller wants each
+    out = sum_k w_k xhat_k = sum_k a_k z_k + b,   a_k = w_k rstd_k,   b = -sum_k a_k mean_k
+
+and its gradients are, with g that of ``out``, S0 = sum g and S1_k = sum g xhat_k over M values,
+
+    dw_k = sum over channels of S1_k
+    dz_k = a_k (g - S0 / M - xhat_k S1_k / M) = p_k g + q_k z_k + r_k
+    p_k = a_k,   q_k = -a_k rstd_k S1_k / M,   r_k = -a_k S0 / M - q_k mean_k
+
+where q and r are there for inputs whose statistics are their own. A cell has hundreds of rows of
+such factors. They stand in two tables, so that whoever needs the rows of several candidates finds
+them side by side:
+
+    statistics [4, R, C]: mean, var, rstd, shift = -mean rstd
+    gradients [T, C]: rows p, q, r, wherever the caller wants each
 
 These are the definitions, in plain PyTorch, and what runs on CPUs; a GPU makes each in one
 launch (:mod:`ssfnas.kernels.norm_coefficients`).
@@ -66,8 +78,6 @@ def gradient_coefficients(
     count: int | Tensor,
 ) -> None:
     """Enter p, q and r of dz = p g + q z + r for out = a (z - mean) + ..., z with its statistics.
-
-    With slope = a rstd s1 / count: p = a, q = -slope, r = slope mean - a s0 / count.
 
     Args:
         table: gradients [T, C]; p overwrites its row, q and r are added to theirs.

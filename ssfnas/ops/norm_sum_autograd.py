@@ -1,6 +1,6 @@
 """The autograd of :mod:`ssfnas.ops.mixed_norm_sum`: which passes are made, and what comes between.
 
-The formulas stand in the docstring of that module; a backend only makes the passes over tensors.
+Formulas: :mod:`ssfnas.ops.norm_coefficients`. A backend only makes the passes over tensors.
 """
 
 from __future__ import annotations
@@ -16,12 +16,8 @@ from torch.autograd.function import once_differentiable
 from ssfnas.errors import RequestError
 from ssfnas.kernels.layout import in_one_layout, memory_format
 from ssfnas.ops.autocast import without_autocast
-from ssfnas.ops.norm_statistics import (
-    group_statistics,
-    local_statistics,
-    only_normalized,
-    reciprocal_deviations,
-)
+from ssfnas.ops.collectives import merged_moments
+from ssfnas.ops.mixed_sum import fake_gradients
 from ssfnas.ops.selection import choose, primitive
 
 OP = "mixed_norm_sum"
@@ -49,14 +45,11 @@ class MixedNormSum(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One pass for the statistics where they are not given, one for the sum."""
         inputs = in_one_layout(zs)
-        out, new_mean, new_var, rstd, count = _forward(plan, inputs, weights, mean, var)
-        # What is returned must not be what was given.
-        new_mean = new_mean.clone() if new_mean is mean else new_mean
-        new_var = new_var.clone() if new_var is var else new_var
+        out, mean, var, rstd, count = _forward(plan, inputs, weights, mean, var)
         ctx.plan = plan
-        ctx.save_for_backward(weights, new_mean, rstd, count, *inputs)
-        ctx.mark_non_differentiable(new_mean, new_var, count)
-        return out, new_mean, new_var, count
+        ctx.save_for_backward(weights, mean, rstd, count, *inputs)
+        ctx.mark_non_differentiable(mean, var, count)
+        return out, mean, var, count
 
     @staticmethod
     @once_differentiable
@@ -67,13 +60,7 @@ class MixedNormSum(torch.autograd.Function):
         dzs, dweights, dmean, dvar = _backward(
             ctx.plan, grad, zs, weights, mean, rstd, count, needs[4:], needs[1]
         )
-        return (
-            None,
-            dweights,
-            dmean if needs[2] else None,
-            dvar if needs[3] else None,
-            *dzs,
-        )
+        return None, dweights, dmean if needs[2] else None, dvar if needs[3] else None, *dzs
 
 
 def _forward(
@@ -84,15 +71,21 @@ def _forward(
     values = values_of(zs[0])
     count = weights.new_full((), values)
     with without_autocast(zs[0]):
-        if mean is None or var is None:
-            mean, var = local_statistics(name, zs, normalize, weights.dtype)
+        if mean is not None and var is not None:
+            # Copies: what is returned must not be what was given.
+            mean, var = _filled(mean.clone(), 0, normalize), _filled(var.clone(), 1, normalize)
+        elif zs[0].numel() == 0:
+            # Of nothing: they change no merged statistics, and hold no NaN.
+            mean = weights.new_zeros(len(zs), zs[0].shape[1])
+            var = _filled(torch.zeros_like(mean), 1, normalize)
         else:
-            mean, var = only_normalized(mean, var, normalize)
+            mean, var = primitive(name, "norm_statistics")(zs, normalize)
         if group is not None:
-            mean, var, count = group_statistics(mean, var, values, normalize, group)
+            mean, var, count = merged_moments(mean, var * values, values, group)
+            mean, var = _filled(mean, 0, normalize), _filled(var, 1, normalize)
             if values <= 1:
                 check_count(count, normalize)
-        rstd = reciprocal_deviations(var, normalize, eps)
+        rstd = _filled((var + eps).rsqrt(), 1, normalize)
         a = weights[:, None] * rstd
         out = primitive(name, "norm_sum_forward")(zs, a, -(a * mean).sum(0))
     return out, mean, var, rstd, count
@@ -116,38 +109,39 @@ def _backward(
     with without_autocast(grad):
         a = weights[:, None] * rstd
         q = r = torch.zeros_like(a)
-        own = through == OWN and any(
-            needed and normalized for needed, normalized in zip(needs_z, normalize, strict=True)
-        )
         # Every process of a group has to take part in the sums, whatever it needs itself.
-        own = own or (through == OWN and group is not None and any(normalize))
+        own = through == OWN and any(
+            normalized and (needed or group is not None)
+            for needed, normalized in zip(needs_z, normalize, strict=True)
+        )
         if needs_weights or own or through == GIVEN:
             s0, s1 = primitive(name, "norm_sum_reduce")(grad, zs, mean, rstd)
             if needs_weights:
                 # Of this process alone: gradients of weights are averaged over processes later.
                 dweights = s1.sum(1)
             if through == GIVEN:
-                dmean = -a * s0
-                dvar = -0.5 * a * rstd * s1
-                for k, normalized in enumerate(normalize):
-                    if not normalized:
-                        dmean[k].zero_()
-                        dvar[k].zero_()
+                dmean = _filled(-a * s0, 0, normalize)
+                dvar = _filled(-0.5 * a * rstd * s1, 0, normalize)
             if own:
                 if group is not None:
                     sums = torch.cat([s0[None], s1])
                     dist.all_reduce(sums, group=group)
                     s0, s1 = sums[0], sums[1:]
-                q = -a * rstd * s1 / count
-                r = -a * s0 / count - q * mean
-                for k, normalized in enumerate(normalize):
-                    if not normalized:
-                        q[k].zero_()
-                        r[k].zero_()
+                q = _filled(-a * rstd * s1 / count, 0, normalize)
+                r = _filled(-a * s0 / count - q * mean, 0, normalize)
         if not any(needs_z):
             return [None] * len(zs), dweights, dmean, dvar
         dzs = primitive(name, "norm_sum_apply")(grad, zs, a, q, r, needs_z)
     return dzs, dweights, dmean, dvar
+
+
+def _filled(rows: Tensor, value: float, normalize: Sequence[bool]) -> Tensor:
+    """``rows`` [K, C] themselves, with ``value`` in those of inputs left as they are."""
+    for k, normalized in enumerate(normalize):
+        if not normalized:
+            # Row by row: a mask would be copied from the host, which graph capture forbids.
+            rows[k].fill_(value)
+    return rows
 
 
 def values_of(z: Tensor) -> int:
@@ -173,12 +167,7 @@ def single_value(shape: torch.Size | None) -> str:
     )
 
 
-@torch.library.custom_op(
-    "ssfnas::mixed_norm_sum",
-    mutates_args=(),
-    schema="(Tensor[] zs, Tensor weights, Tensor? mean, Tensor? var, bool[] normalize, "
-    "str through, float eps, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
-)
+@torch.library.custom_op("ssfnas::mixed_norm_sum", mutates_args=())
 def mixed_norm_sum_op(
     zs: Sequence[Tensor],
     weights: Tensor,
@@ -192,36 +181,17 @@ def mixed_norm_sum_op(
     """The op that torch.compile sees: (out, mean, var, rstd); it traces no further."""
     zs = in_one_layout(zs)
     plan = Plan(choose(OP, zs, backend), tuple(normalize), through, eps, None)
-    out, new_mean, new_var, rstd, _ = _forward(plan, zs, weights, mean, var)
-    # What an op returns must not be what it was given.
-    new_mean = new_mean.clone() if new_mean is mean else new_mean
-    new_var = new_var.clone() if new_var is var else new_var
-    return out, new_mean, new_var, rstd
+    return _forward(plan, zs, weights, mean, var)[:4]
 
 
 @mixed_norm_sum_op.register_fake
-def _(
-    zs: Sequence[Tensor],
-    weights: Tensor,
-    mean: Tensor | None,
-    var: Tensor | None,
-    normalize: Sequence[bool],
-    through: str,
-    eps: float,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(zs: Sequence[Tensor], weights: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     out = torch.empty_like(zs[0], memory_format=memory_format(zs[0]))
     rows = [weights.new_empty(len(zs), zs[0].shape[1]) for _ in range(3)]
     return out, rows[0], rows[1], rows[2]
 
 
-@torch.library.custom_op(
-    "ssfnas::mixed_norm_sum_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor[] zs, Tensor weights, Tensor mean, Tensor rstd, "
-    "bool[] normalize, str through, bool[] needs_z, bool needs_weights, str backend) -> "
-    "(Tensor[], Tensor, Tensor, Tensor)",
-)
+@torch.library.custom_op("ssfnas::mixed_norm_sum_backward", mutates_args=())
 def _backward_op(
     grad: Tensor,
     zs: Sequence[Tensor],
@@ -256,14 +226,9 @@ def _(
     needs_weights: bool,
     backend: str,
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    order = memory_format(zs[0])
-    dzs = [
-        torch.empty_like(zs[0], memory_format=order) if needed else grad.new_empty(0)
-        for needed in needs_z
-    ]
     given = mean.shape if through == GIVEN else (0,)
     return (
-        dzs,
+        fake_gradients(zs[0], needs_z),
         weights.new_empty(len(zs) if needs_weights else 0),
         weights.new_empty(given),
         weights.new_empty(given),
@@ -280,8 +245,6 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _op_backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
     weights, mean, rstd, *zs = ctx.saved_tensors
     needs_z, needs_weights, needs_mean, needs_var, *_rest = ctx.needs_input_grad
-    if isinstance(needs_z, bool):
-        needs_z = [needs_z] * len(zs)
     dzs, dweights, dmean, dvar = _backward_op(
         grad,
         zs,
@@ -299,10 +262,7 @@ def _op_backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
         dweights if needs_weights else None,
         dmean if needs_mean else None,
         dvar if needs_var else None,
-        None,
-        None,
-        None,
-        None,
+        *[None] * 4,
     )
 
 

@@ -48,7 +48,9 @@ def separable_forward(
     zs = []
     for g, (filters, mixing) in enumerate(zip(depthwise, pointwise, strict=True)):
         x = _normalized(xs[g if len(xs) > 1 else 0], scale, shift, g).relu()
-        zs.append(F.conv2d(_depthwise(x, filters, stride, dilations[g]), mixing.to(x.dtype)))
+        zs.append(
+            F.conv2d(depthwise_convolution(x, filters, stride, dilations[g]), mixing.to(x.dtype))
+        )
     return zs, *_moments(zs)
 
 
@@ -111,7 +113,7 @@ def separable_backward(
         )
         du = du * (u > 0)
         if needs_weights:
-            d = _depthwise(rectified, filters, stride, dilations[g])
+            d = depthwise_convolution(rectified, filters, stride, dilations[g])
             d_depthwise.append(df.to(accumulator(x.dtype)))
             mixed = torch.einsum("nohw,nihw->oi", _wide(dz), _wide(d))
             d_pointwise.append(mixed[:, :, None, None])
@@ -197,6 +199,7 @@ def _normalized(x: Tensor, scale: Tensor | None, shift: Tensor | None, g: int) -
     return (_row(scale, g) * x + _row(shift, g)).to(x.dtype)
 
 
-def _depthwise(x: Tensor, filters: Tensor, stride: int, dilation: int) -> Tensor:
+def depthwise_convolution(x: Tensor, filters: Tensor, stride: int, dilation: int) -> Tensor:
+    """Padded to keep ceil(H / stride) rows; filters in the dtype of ``x``."""
     padding = dilation * (filters.shape[-1] // 2)
     return F.conv2d(x, filters.to(x.dtype), None, stride, padding, dilation, x.shape[1])

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ssfnas.kernels.layout import accumulator
-from ssfnas.ops.layout import per_channel
 
 
 def unavailable() -> str | None:
@@ -107,6 +106,11 @@ def norm_sum_apply(
         dz = torch.addcmul(per_channel(r[k], z), z, per_channel(q[k], z))
         dzs.append(dz.addcmul_(grad, per_channel(p[k], z)).to(z.dtype))
     return dzs
+
+
+def per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """Values [C] in the shape that broadcasts over ``like`` [N, C, ...]."""
+    return values.view(-1, *[1] * (like.dim() - 2))
 
 
 def _all_but_channels(x: Tensor) -> list[int]:
