@@ -41,7 +41,7 @@ class Unit:
 
 
 class Filters(NamedTuple):
-    """Weights of a source, or their gradients.
+    """Weights of a source's units and reduces.
 
     Attributes:
         depthwise, pointwise: of its first units, [C, 1, k, k] and [C, C, 1, 1].
@@ -97,9 +97,12 @@ class Source:
         )
 
     @property
-    def module_parameters(self) -> list[nn.Parameter]:
-        """Of the candidates that stay modules."""
-        return [weight for module in self.modules.values() for weight in module.parameters()]
+    def parameters(self) -> tuple[list[Tensor], ...]:
+        """The filters, kind by kind, and behind them those of the candidates that stay modules."""
+        of_modules: list[Tensor] = []
+        for module in self.modules.values():
+            of_modules += module.parameters()
+        return *self.filters, of_modules
 
 
 @dataclass(frozen=True)
@@ -154,9 +157,9 @@ class CellLayout:
                 self.norm_rows += [source.pools.get(kind, []) for kind in POOLS]
         self.norms = [norm for row in self.norm_rows for norm in row]
 
-    def filters(self) -> list[Tensor]:
+    def parameters(self) -> list[Tensor]:
         """Those of each source, one kind after the other."""
-        return [weight for source in self.sources for kind in source.filters for weight in kind]
+        return [p for source in self.sources for kind in source.parameters for p in kind]
 
 
 def _enter(module: nn.Module, place: tuple[int, int], start: int, source: Source) -> Term | None:

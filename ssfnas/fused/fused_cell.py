@@ -46,28 +46,25 @@ class FusedCell:
     def __init__(self, layout: CellLayout, operations: int) -> None:
         self.layout = layout
         self.tables = CellTables(layout, operations)
-        # Of each source and kind of filter, how many there are.
-        self.counts = [[len(kind) for kind in source.filters] for source in layout.sources]
+        # Of each source and kind of parameter, how many there are.
+        self.counts = [[len(kind) for kind in source.parameters] for source in layout.sources]
 
     def __call__(self, call: Call, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:
         """Preprocessed inputs [N, C, h, w], weights [E, O] -> all nodes [N, nodes * C, h', w']."""
-        parameters = self.layout.filters()
-        for source in self.layout.sources:
-            parameters += source.module_parameters
-        output: Tensor = _CellFunction.apply(self, call, s0, s1, weights, *parameters)
+        output: Tensor = _CellFunction.apply(self, call, s0, s1, weights, *self.layout.parameters())
         return output
 
     def split_filters(self, parameters: Sequence[Tensor]) -> list[Filters]:
-        """The filters of each source, from those of the layout in one list."""
+        """The filters of each source, from the parameters of the layout."""
         remaining = iter(parameters)
-        return [
-            Filters(*(list(itertools.islice(remaining, count)) for count in counts))
-            for counts in self.counts
+        kinds = [
+            [list(itertools.islice(remaining, count)) for count in counts] for counts in self.counts
         ]
+        return [Filters(*filters) for *filters, _ in kinds]
 
 
 class _CellFunction(torch.autograd.Function):
-    """(fused cell, call, s0, s1, weights, *filters, *module parameters) -> nodes."""
+    """(fused cell, call, s0, s1, weights, *parameters of the layout) -> nodes."""
 
     @staticmethod
     def forward(
@@ -142,14 +139,10 @@ class _CellFunction(torch.autograd.Function):
             )
             work = _Backward(ctx.cell, coefficients, ctx.modules, sources, statistics, nodes)
             table = statistics.new_zeros(ctx.weights.numel())
-            inputs, filters, module_grads = work.run(
-                grad, table, parameters, (needs_s0, needs_s1), any(needs)
-            )
+            inputs, gradients = work.run(grad, table, parameters, (needs_s0, needs_s1), any(needs))
         rest = [
             None if found is None or not needed else found.to(parameter.dtype)
-            for found, parameter, needed in zip(
-                [*filters, *module_grads], parameters, needs, strict=True
-            )
+            for found, parameter, needed in zip(gradients, parameters, needs, strict=True)
         ]
         d_weights = table.to(ctx.weights.dtype).view(ctx.weights.shape) if needs_table else None
         return None, None, *inputs, d_weights, *rest
@@ -177,12 +170,12 @@ class _Backward:
         parameters: Sequence[Tensor],
         needs_inputs: tuple[bool, bool],
         needs_parameters: bool,
-    ) -> tuple[list[Tensor | None], list[Tensor | None], list[Tensor | None]]:
-        """Gradients of both inputs, filters and module parameters; fills that of all weights."""
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """Gradients of both inputs, and of the parameters; fills that of all weights."""
         layout = self.cell.layout
         filters = self.cell.split_filters(parameters)
         channels = self.sources[0].x.shape[1]
-        found: dict[int, fused_source.Gradients] = {}
+        found: dict[int, list[Tensor | None]] = {}
         inputs: list[Tensor | None] = [None, None]
         for state in reversed(range(layout.nodes + 2)):
             total = None
@@ -191,23 +184,17 @@ class _Backward:
                 # A copy: the gradient of the node as a source is added to it.
                 total = grad[:, start : start + channels].clone(memory_format=NHWC)
             if state <= layout.nodes and (state >= 2 or needs_inputs[state] or needs_parameters):
-                found[state] = self._source(state, filters[state], needs_parameters).run(total)
-                total = found[state].x
+                source = self._source(state, filters[state], needs_parameters)
+                total, found[state] = source.run(total)
             if state >= 2:
                 assert total is not None
                 self._reduce(state - 2, total, table)
             else:
                 inputs[state] = total
-        d_filters: list[Tensor | None] = []
         d_parameters: list[Tensor | None] = []
-        for state, source in enumerate(layout.sources):
-            if state in found:
-                d_filters += found[state].filters
-                d_parameters += found[state].parameters
-            else:
-                d_filters += [None] * sum(self.cell.counts[state])
-                d_parameters += [None] * len(source.module_parameters)
-        return inputs, d_filters, d_parameters
+        for state, counts in enumerate(self.cell.counts):
+            d_parameters += found.get(state) or [None] * sum(counts)
+        return inputs, d_parameters
 
     def _source(self, state: int, filters: Filters, needs_weights: bool) -> fused_source.Backward:
         """The backward pass of one source, once the nodes after it have entered what they know."""

@@ -121,14 +121,6 @@ def _of_second(source: Source, rows: SourceRows, table: Tensor) -> dict[str, Any
     }
 
 
-class Gradients(NamedTuple):
-    """Of the state, of the units' filters, and of the modules' parameters."""
-
-    x: Tensor | None
-    filters: list[Tensor | None]
-    parameters: list[Tensor | None]
-
-
 @dataclass(frozen=True)
 class Backward:
     """Gradients of everything that :func:`forward` and :func:`run_modules` made of a state.
@@ -157,14 +149,17 @@ class Backward:
     grads: dict[str, list[Tensor]]
     needs_weights: bool
 
-    def run(self, into: Tensor | None) -> Gradients:
-        """All of them; ``into`` is what the state's gradient is so far, and is overwritten."""
+    def run(self, into: Tensor | None) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Those of the state and of the source's parameters.
+
+        ``into`` is what the state's gradient is so far, and is overwritten.
+        """
         total = self._skips(into)
-        total, parameters = self._modules(total)
+        total, of_modules = self._modules(total)
         total, of_reduces = self._reduces(total)
         total = self._pools(total)
         if not self.source.first:
-            return Gradients(total, of_reduces, parameters)
+            return total, [*of_reduces, *of_modules]
         dus, of_second = self._second_units()
         (dx,), _, *found = self.coefficients.primitives("separable_backward")(
             [self.results.x],
@@ -179,7 +174,7 @@ class Backward:
             into=total,
         )
         of_first = _in_one_list(found, len(self.source.first))
-        return Gradients(dx, [*of_first, *of_second, *of_reduces], parameters)
+        return dx, [*of_first, *of_second, *of_reduces, *of_modules]
 
     def _skips(self, total: Tensor | None) -> Tensor | None:
         if "skip" not in self.grads:

@@ -157,14 +157,7 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
         return mean, var
     read = addresses([z if wanted else None for z, wanted in zip(zs, normalize, strict=True)])
     partials = _norm_partials(first, read, extent, 2 * len(zs))
-    _C.norm_statistics(
-        *_place(first),
-        read,
-        extent,
-        mean.data_ptr(),
-        var.data_ptr(),
-        address(partials),
-    )
+    _C.norm_statistics(*_place(first), read, extent, *addresses([mean, var, partials]))
     return mean, var
 
 
@@ -176,9 +169,7 @@ def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
     b = coefficients(b, first, (extent.channels,))
     out = torch.empty_like(first)
     if out.numel() != 0:
-        _C.norm_sum_forward(
-            *_place(first), addresses(zs), extent, a.data_ptr(), b.data_ptr(), out.data_ptr()
-        )
+        _C.norm_sum_forward(*_place(first), addresses(zs), extent, *addresses([a, b, out]))
     return out
 
 
@@ -186,9 +177,8 @@ def norm_sum_reduce(
     grad: Tensor, zs: Sequence[Tensor], mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See :func:`ssfnas.ops.torch_sums.norm_sum_reduce`."""
-    zs = _in_layout_of(zs[0], zs)
+    grad, *zs = _in_layout_of(zs[0], [grad, *zs])
     first, extent = zs[0], Extent.of(zs[0])
-    (grad,) = _in_layout_of(first, [grad])
     mean = coefficients(mean, first, (len(zs), extent.channels))
     rstd = coefficients(rstd, first, (len(zs), extent.channels))
     s0, s1 = mean.new_zeros(extent.channels), torch.zeros_like(mean)
@@ -199,11 +189,7 @@ def norm_sum_reduce(
             grad.data_ptr(),
             addresses(zs),
             extent,
-            mean.data_ptr(),
-            rstd.data_ptr(),
-            s0.data_ptr(),
-            s1.data_ptr(),
-            address(partials),
+            *addresses([mean, rstd, s0, s1, partials]),
         )
     return s0, s1
 
@@ -217,9 +203,8 @@ def norm_sum_apply(
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """See :func:`ssfnas.ops.torch_sums.norm_sum_apply`."""
-    zs = _in_layout_of(zs[0], zs)
+    grad, *zs = _in_layout_of(zs[0], [grad, *zs])
     first, extent = zs[0], Extent.of(zs[0])
-    (grad,) = _in_layout_of(first, [grad])
     p, q, r = (coefficients(values, first, (len(zs), extent.channels)) for values in (p, q, r))
     dzs = [torch.empty_like(z) if needed else None for z, needed in zip(zs, needs, strict=True)]
     if first.numel() != 0 and any(needs):

@@ -83,7 +83,7 @@ def test_few_operators_stand_between_primitives(cell, monkeypatch):
     counted.operators.clear()
     gradient = torch.ones_like(out)
     with counted:
-        torch.autograd.grad(out, [*states, weights, *fused.layout.filters()], gradient)
+        torch.autograd.grad(out, [*states, weights, *fused.layout.parameters()], gradient)
     assert counted.primitives == {
         "norm_sum_reduce": nodes,
         "gradient_coefficients": nodes + sources,
