@@ -23,8 +23,7 @@ from ssfnas.declarations.strategies import (
     StrategyOptions,
 )
 from ssfnas.errors import RequestError, did_you_mean, shown
-from ssfnas.option_values import OptionValue, OptionValueError, option_values
-from ssfnas.options import option
+from ssfnas.options import OptionValue, OptionValueError, option, option_values
 
 __all__ = [
     "DARTS_OPERATIONS",
@@ -300,7 +299,7 @@ def read_values(
     """Checked values of fields from a YAML mapping, keys with dashes or underscores.
 
     Args:
-        options: the fields there are; see :func:`~ssfnas.option_values.option_values`.
+        options: the fields there are; see :func:`~ssfnas.options.option_values`.
         values: what the file holds, without keys that are no fields.
         source: the file, for messages.
         lenient: keep keys that are no fields, as those of plugins that are not imported.

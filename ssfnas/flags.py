@@ -1,4 +1,4 @@
-"""Flags: one for each option of a command, split from the words of a command line by argparse."""
+"""Flags: one for each option of a command, read from the words of a command line by argparse."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssfnas.errors import RequestError, did_you_mean, shown, written
-from ssfnas.option_values import OptionValue, OptionValueError
+from ssfnas.options import OptionValue, OptionValueError
 from ssfnas.presets import preset_names
 
-_BELOW_ZERO = re.compile(r"-(\.?\d.*|inf)$")  # argparse takes -1e-3 and -inf for flags
+_BELOW_ZERO = re.compile(r"-(\.?\d.*|inf)$")
+_METAVARS = {int: "N", float: "X", str: "TEXT", bool: "true|false"}
 
 
 def _help(option: OptionValue) -> str:
@@ -19,30 +20,30 @@ def _help(option: OptionValue) -> str:
     notes = [option.bounds] if option.bounds else []
     if option.kind is bool:
         notes.append(f"--no-{option.flag[2:]} turns it off" if option.default else "off by default")
-    elif option.note.required:
+    elif option.required:
         notes.append("required")
     elif option.default not in (None, []):
         notes.append(f"default: {written(option.default)}")
-    text = option.note.help + (f" ({'; '.join(notes)})" if notes else "")
+    text = option.help + (f" ({'; '.join(notes)})" if notes else "")
     return text.replace("%", "%%")
 
 
 def _add_flag(group: Any, option: OptionValue) -> None:
-    """Values are kept as text: what they may be is known when all plugins are."""
-    nargs, const = "+" if option.is_list else None, None
     names = "{" + ",".join(option.choices) + "}"
-    metavar = names if option.choices else {int: "N", float: "X", str: "TEXT"}.get(option.kind)
+    how: dict[str, Any] = {"metavar": names if option.choices else _METAVARS[option.kind]}
+    if option.is_list:
+        how["nargs"] = "+"
     if option.kind is bool:
-        metavar, nargs, const = "true|false", "?", "true"
-        off: dict[str, Any] = {"action": "store_const", "const": "false", "dest": option.name}
+        how |= {"nargs": "?", "const": True}
+        off: dict[str, Any] = {"action": "store_false", "dest": option.name}
         group.add_argument(f"--no-{option.flag[2:]}", help=argparse.SUPPRESS, **off)
-    group.add_argument(option.flag, metavar=metavar, nargs=nargs, const=const, help=_help(option))
+    group.add_argument(option.flag, type=option.from_text, help=_help(option), **how)
 
 
 def make_parser(
-    config_class: Any, options: Mapping[str, OptionValue], prog: str, description: str
+    config_class: type, options: Mapping[str, OptionValue], prog: str = "", description: str = ""
 ) -> argparse.ArgumentParser:
-    """One flag a field, in one group a class that declares fields."""
+    """One flag an option, in one group a class that declares options."""
     parser = argparse.ArgumentParser(
         usage=f"python -m {prog} [--preset NAME] [--config FILE.yaml] [--FLAG VALUE ...]",
         description=description,
@@ -51,6 +52,7 @@ def make_parser(
         add_help=False,
         exit_on_error=False,
     )
+    parser._negative_number_matcher = _BELOW_ZERO  # its own takes -1e-3 and -inf for flags
     presets = ", ".join(preset_names(prog.rpartition(".")[2])) or "none for this command"
     note = "values from a file (name: value); overrules the preset; a later file the earlier"
     printing = "print all values as YAML, fit for --config, and stop"
@@ -69,31 +71,31 @@ def make_parser(
     return parser
 
 
-def split(
-    parser: argparse.ArgumentParser, argv: Sequence[str], options: Mapping[str, OptionValue]
+def read_flags(
+    config_class: type, options: Mapping[str, OptionValue], argv: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Texts of the flags that are given, and the words that are none of theirs.
+    """Values of the flags that are given, and the words that are none of theirs.
 
     Raises:
-        RequestError: a flag has no value, or one that takes none.
+        RequestError: a flag has no value, a wrong one, or one where it takes none.
     """
-    flags = {option.flag: option for option in options.values()}
-    words: list[str] = []
-    for word in argv:
-        name, equals, value = word.partition("=")
-        if words and re.fullmatch(r"--[^=]+", words[-1]) and _BELOW_ZERO.match(word):
-            words[-1] += "=" + word
-        else:
-            words.append((name.replace("_", "-") if name[:2] == "--" else name) + equals + value)
+    words = [re.sub("^--[^=]*", lambda flag: flag[0].replace("_", "-"), word) for word in argv]
     try:
-        given, rest = parser.parse_known_args(words)
+        given, rest = make_parser(config_class, options).parse_known_args(words)
     except argparse.ArgumentError as error:
         flag = str(error.argument_name)
-        if error.message.startswith("ignored"):
-            raise RequestError(f"{flag} takes no value: leave it out") from None
-        expected = f": expected {flags[flag].expected}" if flag in flags else ""
-        raise RequestError(f"{flag} needs a value{expected}") from None
-    return vars(given), rest or [word for word in words if word == "--"]
+        if isinstance(error.__context__, OptionValueError):
+            problem = error.message
+        elif error.message.startswith("ignored"):
+            problem = "takes no value: leave it out"
+        else:
+            expected = [f": expected {o.expected}" for o in options.values() if o.flag == flag]
+            problem = "".join(["needs a value", *expected])
+        raise RequestError(f"{flag} {problem}") from None
+    values = vars(given)
+    for name in values.keys() & {option.name for option in options.values() if option.is_list}:
+        values[name] = [item for items in values[name] for item in items]
+    return values, rest or [word for word in words if word == "--"]
 
 
 def unexpected(word: str, options: Mapping[str, OptionValue]) -> RequestError:
@@ -105,22 +107,3 @@ def unexpected(word: str, options: Mapping[str, OptionValue]) -> RequestError:
     known = [option.flag for option in options.values()]
     hint = did_you_mean(name, [*known, "--preset", "--config", "--print-config", "--help"])
     return RequestError(f"unknown flag {shown(name)}{hint or ': see --help'}")
-
-
-def flag_values(options: Mapping[str, OptionValue], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that the flags' texts stand for.
-
-    Raises:
-        RequestError: a text stands for no value of its flag.
-    """
-    values: dict[str, Any] = {}
-    for name, text in given.items():
-        option = options[name]
-        try:
-            if option.is_list:
-                values[name] = [item for word in text for item in option.from_text(word)]
-            else:
-                values[name] = option.from_text(text)
-        except OptionValueError as problem:
-            raise RequestError(f"{option.flag} {problem}") from None
-    return values

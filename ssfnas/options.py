@@ -1,16 +1,38 @@
-"""How an option is declared: a dataclass field with its documentation and the values it may have.
+"""Options: how they are declared, what they may hold, and with which others they have an effect.
 
-A field made by :func:`option` is a flag (``batch_size`` is ``--batch-size``), a key of a YAML file,
-and an attribute of a config. What reads options declares them in a dataclass beside it.
+A dataclass field made by :func:`option` is a flag (``batch_size`` is ``--batch-size``), a key of a
+YAML file, and an attribute of a config. What reads options declares them in a dataclass beside it;
+one :class:`OptionValue` knows one such field.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import inspect
+import math
+import operator
+import os
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ssfnas.registry import Component, Components
+from ssfnas.errors import RequestError, did_you_mean, shown, written
+from ssfnas.registry import Component, Components
+from ssfnas.yaml_files import parse_value
+
+_TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_KINDS = {bool: "true or false", str: "a text", int: "a whole number", float: "a number"}
+_LARGEST_INT = 2**63 - 1
+_RESERVED = ("preset", "config", "print_config", "help", "command", "environment", "more")
+_LIMITS = (
+    ("minimum", "at least", operator.ge),
+    ("above", "above", operator.gt),
+    ("maximum", "at most", operator.le),
+    ("below", "below", operator.lt),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +71,197 @@ def option(default: Any, help: str, **noted: Any) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+class OptionValueError(argparse.ArgumentTypeError):
+    """A value does not fit its field; the message says what was expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionValue(Note):
+    """What one option may hold; ``choices`` has the names of the components as well.
+
+    Attributes:
+        name: of the field, with underscores.
+        owner: the dataclass that declares it.
+        kind: ``str``, ``int``, ``float`` or ``bool``; of a list, its items' kind.
+        is_list: whether it is a list of them.
+        optional: whether it may be None.
+        default: the value without a flag.
+        closed: whether names that are no choices are refused here.
+        needs: option -> its values with which this one has an effect; one that holds is enough.
+    """
+
+    name: str
+    owner: type
+    kind: type
+    is_list: bool
+    optional: bool
+    default: Any
+    closed: bool
+    needs: dict[str, list[Any]]
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """The components that values of it stand for."""
+        if self.turns_on is not None:
+            return {"above 0": self.turns_on}
+        return {} if self.names is None else self.names.entries()
+
+    @property
+    def flag(self) -> str:
+        """The field as a flag: ``--batch-size``."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def bounds(self) -> str:
+        """In words, the bounds of a number; empty where it has none."""
+        return " and ".join(f"{words} {bound:.15g}" for words, bound, _ in self._limits())
+
+    def _limits(self) -> list[tuple[str, float, Callable[[Any, float], bool]]]:
+        given = [(words, getattr(self, key), holds) for key, words, holds in _LIMITS]
+        return [limit for limit in given if limit[1] is not None]
+
+    @property
+    def expected(self) -> str:
+        """In words, what a value has to be."""
+        words = _KINDS[self.kind] + (f", {self.bounds}" if self.bounds else "")
+        if self.closed and self.choices:
+            words = " or ".join(filter(None, (", ".join(self.choices[:-1]), self.choices[-1])))
+        if self.is_list:
+            example = "2048,2048" if self.kind is int else "one,two"
+            words = f"a list such as {example}, each {words}"
+        return f"{words}, or null" if self.optional else words
+
+    def from_text(self, text: str) -> Any:
+        """The value that a flag's text stands for, of a list the items of one word; or an error."""
+        if self.is_list and text.lstrip().startswith("["):
+            return self.from_yaml(parse_value(text))
+        if self.is_list:
+            return self.from_yaml([self._meant(item.strip()) for item in text.split(",")])
+        if self.optional and (text == "null" or (self.kind is not str and text == "none")):
+            return None
+        return self._checked(self._meant(text))
+
+    def from_yaml(self, value: Any) -> Any:
+        """The value itself, where it fits; else an :class:`OptionValueError`."""
+        if self.optional and value is None:
+            return None
+        if not self.is_list:
+            return self._checked(value)
+        if not isinstance(value, list):
+            raise self._problem(value)
+        return [self._checked(item) for item in value]
+
+    def _meant(self, text: str) -> Any:
+        if self.kind is bool:
+            return _TRUTHS.get(text.lower(), text)
+        value = text if self.kind is str else parse_value(text)
+        return value if type(value) in (int, float) else text
+
+    def _checked(self, value: Any) -> Any:
+        """``value`` itself, where it is of this field's kind and within its bounds."""
+        if self.kind is float and type(value) is int and abs(value) <= _LARGEST_INT:
+            value = float(value)
+        fits = type(value) is self.kind and value != ""
+        if fits and self.kind in (int, float):
+            finite = abs(value) <= _LARGEST_INT if self.kind is int else math.isfinite(value)
+            fits = finite and all(holds(value, bound) for _, bound, holds in self._limits())
+        if not fits or (self.closed and self.choices and value not in self.choices):
+            raise self._problem(value)
+        return value
+
+    def _problem(self, value: Any) -> OptionValueError:
+        hint = ""
+        if self.choices and isinstance(value, str):
+            hint = did_you_mean(value, self.choices)
+        elif self.kind is str and isinstance(value, (bool, int, float)):
+            hint = " (put it in quotes)"
+        elif self.kind is str and isinstance(value, os.PathLike):
+            hint = " (str() makes one of a path)"
+        elif self.kind is int and isinstance(value, int) and value > _LARGEST_INT:
+            hint = f" and at most {_LARGEST_INT}" if self.maximum is None else ""
+        return OptionValueError(f"{shown(value)}: expected {self.expected}{hint}")
+
+
+def option_values(config_class: type, *, extended: bool = False) -> dict[str, OptionValue]:
+    """Name -> :class:`OptionValue`: the fields of a config, then what plugins' components declare.
+
+    Args:
+        config_class: a dataclass whose fields are made by :func:`option`.
+        extended: whether plugins are asked for, whose names are choices as well; the registries
+            check them once the plugins are imported.
+
+    Raises:
+        RequestError: a plugin declares an option that there is already.
+    """
+    values = _declared(config_class, extended)
+    for selector in list(values.values()):
+        for name, component in selector.components.items():
+            for read in [o for owner in component.reads for o in _declared(owner).values()]:
+                known = values.setdefault(read.name, read)
+                if known.owner is not read.owner or read.name in _RESERVED:
+                    raise RequestError(
+                        f"{selector.name} '{name}' declares the option {read.flag}, which there "
+                        "is already: choose another name"
+                    )
+                right = known.needs.setdefault(selector.name, [])
+                if name not in right:
+                    right.append(name)
+    return values
+
+
+def _declared(owner: type, extended: bool = False) -> dict[str, OptionValue]:
+    """The options of one dataclass, in its order."""
+    hints, blank, values = typing.get_type_hints(owner), owner(), {}
+    for entry in dataclasses.fields(owner):
+        name, hint, note = entry.name, hints[entry.name], entry.metadata["note"]
+        optional = isinstance(hint, types.UnionType)
+        hint = typing.get_args(hint)[0] if optional else hint  # written X | None
+        is_list = typing.get_origin(hint) is list
+        kind = typing.get_args(hint)[0] if is_list else hint
+        if kind not in _KINDS:
+            raise TypeError(f"{owner.__name__}.{name}: no flag for type {hints[name]}")
+        values[name] = OptionValue(
+            **{**vars(note), "choices": (*note.choices, *(note.names or ()))},
+            name=name,
+            owner=next(c for c in owner.__mro__ if name in inspect.get_annotations(c)),
+            kind=kind,
+            is_list=is_list,
+            optional=optional,
+            default=getattr(blank, name),
+            closed=not (extended and (note.extensible or note.names is not None)),
+            needs={other: list(right) for other, right in note.only_if.items()},
+        )
+    return values
+
+
+def check_effects(config: Any, options: Mapping[str, OptionValue], given: Iterable[str]) -> None:
+    """Refuse options that were given and have no effect with the other values of the config.
+
+    Raises:
+        RequestError: one has no effect; names the option that it depends on, and its right values.
+    """
+
+    def obstacle(name: str) -> tuple[str, list[Any]] | None:
+        """The option, and its right values, that keeps ``name`` from having an effect."""
+        found = None
+        for other, right in options[name].needs.items():
+            deeper = obstacle(other)
+            value, selector = getattr(config, other), options[other]
+            holds = value > 0 if selector.turns_on is not None else value in right
+            # What goes with a name of a plugin that is not imported, only the plugin knows.
+            unknown = selector.names is not None and value not in selector.choices
+            if deeper is None and (holds or unknown):
+                return None
+            found = found or deeper or (other, right)
+        return found
+
+    for name in given:
+        if (found := obstacle(name)) is not None:
+            other, right = found
+            ways = " or ".join(f"{options[other].flag} {written(value)}" for value in right)
+            raise RequestError(
+                f"{options[name].flag} has no effect with {options[other].flag} "
+                f"{written(getattr(config, other))}: leave it out or use {ways}"
+            )

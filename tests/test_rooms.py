@@ -28,17 +28,8 @@ FLOORS = (
 )
 # What stands beside the house: no room of it, and used by all.
 COMMON = {
-    *(
-        "commandline",
-        "config",
-        "declarations",
-        "effects",
-        "flags",
-        "option_values",
-        "options",
-        "presets",
-    ),
-    *("atomic_files", "errors", "plugins", "registry", "seeding", "yaml_files", "_C", "__init__"),
+    *("commandline", "config", "declarations", "flags", "options", "presets", "yaml_files"),
+    *("atomic_files", "errors", "plugins", "registry", "seeding", "_C", "__init__"),
 }
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 # kernels/ is a link, which globbing does not follow.

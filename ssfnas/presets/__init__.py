@@ -7,7 +7,7 @@ from typing import Any
 
 from ssfnas.config import read_values
 from ssfnas.errors import RequestError, did_you_mean, shown
-from ssfnas.option_values import option_values
+from ssfnas.options import option_values
 from ssfnas.yaml_files import parse_yaml
 
 

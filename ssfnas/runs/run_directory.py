@@ -24,7 +24,7 @@ from ssfnas.atomic_files import (
 )
 from ssfnas.config import make_config, read_values, values_of
 from ssfnas.errors import RequestError
-from ssfnas.option_values import option_values
+from ssfnas.options import option_values
 from ssfnas.yaml_files import dump_yaml, read_yaml
 
 Config = TypeVar("Config")

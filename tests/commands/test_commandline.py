@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ssfnas.commandline import main, parse, preset_names, preset_values
+from ssfnas.commandline import main, parse
 from ssfnas.config import (
     DeriveConfig,
     EvaluateConfig,
@@ -23,7 +23,8 @@ from ssfnas.config import (
     option,
 )
 from ssfnas.errors import NumericalError, RequestError
-from ssfnas.option_values import option_values
+from ssfnas.options import option_values
+from ssfnas.presets import preset_names, preset_values
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runtime.interruption import Interrupted
 from ssfnas.yaml_files import parse_yaml
@@ -38,7 +39,7 @@ COMMANDS = {
 
 
 def config_of(*argv: str, command: str = "search", **options: Any) -> Any:
-    return parse(COMMANDS[command], argv, f"ssfnas.{command}", "", **options)[0]
+    return parse(COMMANDS[command], argv, f"ssfnas.{command}", "", **options)
 
 
 def problem_of(*argv: str, command: str = "search", **options: Any) -> str:
@@ -105,11 +106,6 @@ class TestFlags:
 
     def test_the_last_of_equal_flags_counts(self):
         assert config_of("--seed", "1", "--seed", "2").seed == 2
-
-    def test_explicit_are_the_fields_given_as_flags(self, tmp_path):
-        file = write(tmp_path / "a.yaml", "channels: 8\n")
-        words = ["--no-knn", "--config", file, "--batch_size", "7"]
-        assert parse(SearchConfig, words, "ssfnas.search", "")[1] == {"knn", "batch_size"}
 
     def test_defaults_that_are_lists_are_not_shared(self):
         config_of().projector.append(1)

@@ -14,7 +14,7 @@ from ssfnas.data import VIEWS
 from ssfnas.declarations.losses import LOSSES, Loss
 from ssfnas.declarations.stages import PRETRAINING
 from ssfnas.errors import RequestError
-from ssfnas.option_values import option_values
+from ssfnas.options import option_values
 from ssfnas.presets import preset_names, preset_values
 from ssfnas.spaces import SUPERNETS
 from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES

@@ -142,7 +142,7 @@ def test_multi_label_data_train_with_binary_cross_entropy_and_report_auc(tmp_pat
         with pytest.raises(RequestError, match=f"--{name} .*multi-label"):
             run_retrain(tiny_retrain(data, tmp_path / "other", **{name: value}))
     assert not (tmp_path / "other").exists()
-    preset = parse(RetrainConfig, ["--preset", "darts-retrain"], "ssfnas.retrain", "")[0]
+    preset = parse(RetrainConfig, ["--preset", "darts-retrain"], "ssfnas.retrain", "")
     assert run_retrain(tiny_retrain(data, dry_run=True, loss=preset.loss)) is None
 
 

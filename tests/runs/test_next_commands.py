@@ -16,13 +16,13 @@ from ssfnas.runs.next_commands import derive_command, resume_command, retrain_co
 
 
 def search_of(*words: str) -> SearchConfig:
-    return parse(SearchConfig, words, "ssfnas.search", "", default_preset="quick")[0]
+    return parse(SearchConfig, words, "ssfnas.search", "", default_preset="quick")
 
 
 def retraining_of(line: str) -> RetrainConfig:
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "ssfnas.retrain"]
-    return parse(RetrainConfig, words[3:], "ssfnas.retrain", "")[0]
+    return parse(RetrainConfig, words[3:], "ssfnas.retrain", "")
 
 
 def data_of(config: DataOptions) -> dict[str, object]:
@@ -60,7 +60,7 @@ def test_the_retraining_is_on_the_data_of_the_search(words, epochs):
 def test_deriving_again_and_going_on(tmp_path):
     config = search_of("--plugins", "my ops.py")
     words = shlex.split(derive_command(config, "a b"))
-    derived = parse(DeriveConfig, words[3:], "ssfnas.derive", "")[0]
+    derived = parse(DeriveConfig, words[3:], "ssfnas.derive", "")
     assert (derived.run, derived.plugins, derived.derive) == ("a b", ["my ops.py"], "darts")
     assert resume_command("search", "a b") == "python -m ssfnas.search --out 'a b' --resume"
 
