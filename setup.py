@@ -15,11 +15,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -81,27 +81,22 @@ def find_cxx() -> str | None:
 
 def cuda_library(home: Path) -> Path | None:
     """The folder of a toolkit's static runtime library."""
-    folders = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
-    for folder in folders:
-        if (home / folder / "libcudart_static.a").is_file():
-            return home / folder
-    return None
+    names = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
+    folders = (home / name for name in names)
+    return next((path for path in folders if (path / "libcudart_static.a").is_file()), None)
 
 
 def find_cuda() -> Path | None:
     """The CUDA toolkit's folder: one that holds bin/nvcc and the static runtime library."""
-
-    def candidates() -> Iterator[Path]:
-        for name in ("CUDA_HOME", "CUDA_PATH"):
-            if os.environ.get(name):
-                yield Path(os.environ[name])
-        nvcc = shutil.which("nvcc")
-        if nvcc is not None:
-            # It may be a link, or a wrapper script far from the toolkit.
-            yield Path(nvcc).resolve().parent.parent
-        yield Path("/usr/local/cuda")
-
-    for home in candidates():
+    nvcc = shutil.which("nvcc")
+    homes = [
+        os.environ.get("CUDA_HOME"),
+        os.environ.get("CUDA_PATH"),
+        # It may be a link, or a wrapper script far from the toolkit.
+        nvcc and Path(nvcc).resolve().parent.parent,
+        "/usr/local/cuda",
+    ]
+    for home in (Path(home) for home in homes if home):
         if (home / "bin" / "nvcc").is_file() and cuda_library(home) is not None:
             return home
     return None
@@ -140,11 +135,9 @@ def ninja() -> str:
 
 def compiles(cxx: str, flags: list[str], folder: Path) -> bool:
     """Whether the compiler takes these flags for an empty program that is linked."""
-    folder.mkdir(parents=True, exist_ok=True)
-    source = folder / "probe.cpp"
-    source.write_text("int main() { return 0; }\n")
-    command = [*cxx.split(), *flags, str(source), "-o", str(folder / "probe")]
-    return subprocess.run(command, capture_output=True).returncode == 0
+    command = [*cxx.split(), *flags, "-x", "c++", "-", "-o", str(folder / "probe")]
+    program = b"int main() { return 0; }"
+    return subprocess.run(command, input=program, capture_output=True).returncode == 0
 
 
 def instruction_sets(cxx: str, folder: Path) -> dict[str, list[str]]:
@@ -158,70 +151,56 @@ def instruction_sets(cxx: str, folder: Path) -> dict[str, list[str]]:
     }
 
 
-def escaped(text: object) -> str:
-    """A path or flag as build.ninja wants it."""
-    return str(text).replace("$", "$$").replace(":", "$:").replace(" ", "$ ")
-
-
 def build_file(output: Path, folder: Path, cxx: str, cuda: Path | None) -> str:
     """The text of build.ninja, which makes ``output`` in ``folder``."""
     import pybind11
 
-    source = ROOT / "csrc"
+    cxx_words = [*cxx.split(), *CXX_FLAGS]
     openmp = ["-fopenmp"] if compiles(cxx, ["-fopenmp"], folder) else []
     sets = instruction_sets(cxx, folder)
     defines = [f"-DSSFNAS_HAS_{name.upper()}" for name in sets]
-    includes = [sysconfig.get_path("include"), pybind11.get_include()]
-    link = [*openmp]
     if sys.platform == "darwin":
-        link += ["-undefined", "dynamic_lookup"]
+        link = [*openmp, "-undefined", "dynamic_lookup"]
     else:
         # Of the static libraries inside nothing may be seen: torch has another copy of CUDA's.
-        link += ["-Wl,--exclude-libs,ALL", "-Wl,-O1"]
-    objects: list[tuple[Path, str, Path, list[str]]] = []
+        link = [*openmp, "-Wl,--exclude-libs,ALL", "-Wl,-O1"]
+    objects: dict[str, tuple[str, list[str]]] = {}  # file -> source, what compiles it
     for name in CPU_SOURCES:
         for isa, flags in sets.items():
-            built = folder / f"{name}.{isa}.o"
-            objects.append((built, "cxx", source / name, [*openmp, f"-DSSFNAS_ISA={isa}", *flags]))
+            words = [*cxx_words, *openmp, f"-DSSFNAS_ISA={isa}", *flags]
+            objects[f"{name}.{isa}.o"] = name, words
     if cuda is not None:
         flags, names = architectures(
             os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHITECTURES
         )
+        nvcc = [str(cuda / "bin" / "nvcc"), *CUDA_FLAGS, "-ccbin", cxx.split()[0], *flags]
+        objects |= {f"{name}.o": (name, nvcc) for name in CUDA_SOURCES}
         defines += ["-DSSFNAS_HAS_CUDA", f'-DSSFNAS_CUDA_ARCHITECTURES="{" ".join(names)}"']
-        for name in CUDA_SOURCES:
-            objects.append((folder / f"{name}.o", "nvcc", source / name, flags))
         link += [f"-L{cuda_library(cuda)}", "-lcudart_static", "-lpthread", "-ldl", "-lrt"]
+    includes = [f"-isystem{sysconfig.get_path('include')}", f"-isystem{pybind11.get_include()}"]
     for name in BINDING_SOURCES:
-        extra = [*defines, *(f"-isystem{path}" for path in includes)]
-        objects.append((folder / f"{name}.o", "cxx", source / name, extra))
+        objects[f"{name}.o"] = name, [*cxx_words, *defines, *includes]
 
-    def quoted(flags: list[str]) -> str:
-        return " ".join(f"'{f}'" if '"' in f or " " in f else f for f in flags).replace("$", "$$")
+    def path(file: Path) -> str:
+        return re.sub("[$: ]", r"$\g<0>", str(file))
+
+    def command(words: list[str]) -> str:
+        return shlex.join(words).replace("$", "$$")
 
     lines = [
-        f"cxx = {cxx}",
-        f"cxx_flags = {quoted(CXX_FLAGS)}",
-        f"nvcc = {'' if cuda is None else cuda / 'bin' / 'nvcc'}",
-        f"nvcc_flags = {quoted(CUDA_FLAGS)} -ccbin {cxx.split()[0]}",
-        "rule cxx",
-        "  description = c++ $in ($out)",
-        "  command = $cxx $cxx_flags $flags -MMD -MF $out.d -c $in -o $out",
-        "  depfile = $out.d",
-        "  deps = gcc",
-        "rule nvcc",
-        "  description = nvcc $in",
-        "  command = $nvcc $nvcc_flags $flags -MMD -MF $out.d -c $in -o $out",
+        "rule compile",
+        "  description = compile $in ($out)",
+        "  command = $compiler -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
         "  description = link $out",
-        "  command = $cxx -shared $in -o $out $flags",
+        f"  command = {command(cxx.split())} -shared $in -o $out {command(link)}",
     ]
-    for built, rule, path, flags in objects:
-        lines += [f"build {escaped(built)}: {rule} {escaped(path)}", f"  flags = {quoted(flags)}"]
-    inputs = " ".join(escaped(built) for built, *_ in objects)
-    lines += [f"build {escaped(output)}: link {inputs}", f"  flags = {quoted(link)}"]
-    return "\n".join(lines) + "\n"
+    for built, (name, words) in objects.items():
+        source = path(ROOT / "csrc" / name)
+        lines += [f"build {built}: compile {source}", f"  compiler = {command(words)}"]
+    return "\n".join([*lines, f"build {path(output)}: link {' '.join(objects)}", ""])
 
 
 class NinjaBuild(build_ext):
@@ -253,27 +232,22 @@ class NinjaBuild(build_ext):
         """Write build.ninja and run it."""
         cxx = find_cxx()
         assert cxx is not None
-        cuda = None if flag("SSFNAS_SKIP_CUDA") else find_cuda()
+        skipped = flag("SSFNAS_SKIP_CUDA")
+        cuda = None if skipped else find_cuda()
         if cuda is None and flag("SSFNAS_FORCE_CUDA"):
             raise BuildError(
                 "SSFNAS_FORCE_CUDA is set, and no CUDA toolkit is found (one with bin/nvcc and "
                 "libcudart_static.a: in CUDA_HOME, on PATH, or in /usr/local/cuda)"
-                + (", or SSFNAS_SKIP_CUDA is set too" if flag("SSFNAS_SKIP_CUDA") else "")
+                + (", or SSFNAS_SKIP_CUDA is set too" if skipped else "")
             )
-        if cuda is not None:
-            print(f"ssfnas: building for CPUs and, with {cuda}, for GPUs", flush=True)
-        elif flag("SSFNAS_SKIP_CUDA"):
-            print("ssfnas: building for CPUs alone: SSFNAS_SKIP_CUDA is set", flush=True)
-        else:
-            print("ssfnas: building for CPUs alone: no CUDA toolkit found", flush=True)
+        why = "SSFNAS_SKIP_CUDA is set" if skipped else "no CUDA toolkit found"
+        where = f"CPUs alone: {why}" if cuda is None else f"CPUs and, with {cuda}, for GPUs"
+        print(f"ssfnas: building for {where}", flush=True)
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(self.build_temp).resolve() / "native"
         folder.mkdir(parents=True, exist_ok=True)
-        text = build_file(output, folder, cxx, cuda)
-        path = folder / "build.ninja"
-        if not path.is_file() or path.read_text() != text:
-            path.write_text(text)
+        (folder / "build.ninja").write_text(build_file(output, folder, cxx, cuda))
         jobs = os.environ.get("MAX_JOBS")
         command = [ninja(), "-C", str(folder), *(["-j", jobs] if jobs else [])]
         if self.force:
