@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssfnas.training.loop import Trainer
+from ssfnas.training.trainer import Trainer
 
 MEBIBYTE = 2**20
 
@@ -80,7 +80,7 @@ def predict(make: Any, config: Any, world_size: int, small_batch: int = 16) -> P
     if hasattr(config, "pretrain_batch_size"):
         changes["pretrain_batch_size"] = max(2, small)
     trainer: Trainer = make(dataclasses.replace(copy.deepcopy(config), **changes))
-    cuda = torch.cuda.is_available() and trainer.world.device.type == "cuda"  # type: ignore[attr-defined]
+    cuda = torch.cuda.is_available() and trainer.world.device.type == "cuda"
     trainer.run_step()
     if cuda:
         torch.cuda.synchronize()
@@ -91,7 +91,7 @@ def predict(make: Any, config: Any, world_size: int, small_batch: int = 16) -> P
     if cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    state = 4 * sum(p.numel() * p.element_size() for p in trainer.net.parameters())  # type: ignore[attr-defined]
+    state = 4 * sum(p.numel() * p.element_size() for p in trainer.net.parameters())
     total_steps = make(config).total_steps
     return Prediction(
         steps=total_steps,

@@ -24,7 +24,8 @@ from ssfnas.runtime.determinism import (
 from ssfnas.runtime.distributed import World, number_of_processes, start_world
 from ssfnas.runtime.environment import environment
 from ssfnas.runtime.interruption import Interruption
-from ssfnas.training.loop import Trainer, resume, train
+from ssfnas.training.loop import resume, train
+from ssfnas.training.trainer import Trainer
 
 MakeTrainer = Callable[[Any], Trainer]
 

@@ -12,14 +12,19 @@ from ssfnas.runtime.updates import require_finite
 
 
 class RunningMeans:
-    """Means of named scalars since the last :meth:`pop`."""
+    """Means of named scalars since the last :meth:`pop`.
 
-    def __init__(self) -> None:
+    Args:
+        device: where the scalars are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Add one value of each term; tensors are scalars on any device."""
+        """Add one value of each term; tensors are scalars on the device."""
         for name, value in terms.items():
             value = value.detach().double()
             if name in self._sums:
@@ -57,7 +62,7 @@ class RunningMeans:
             "counts": dict(self._counts),
         }
 
-    def load_state_dict(self, state: Mapping[str, Mapping], device: torch.device) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping]) -> None:
         """Go on from :meth:`state_dict`."""
-        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}
         self._counts = dict(state["counts"])

@@ -178,6 +178,8 @@ def why_not_graphed(config: SearchConfig, world: World) -> str | None:
     Raises:
         RequestError: they have to be, and cannot.
     """
+    if config.cuda_graph == "off":
+        return "--cuda-graph off"
     reason = None
     if world.device.type != "cuda":
         reason = "there is no CUDA device"
@@ -189,13 +191,9 @@ def why_not_graphed(config: SearchConfig, world: World) -> str | None:
         reason = "fp16 scales losses by what the host finds"
     if config.cuda_graph == "on" and reason is not None:
         raise RequestError(f"--cuda-graph on: {reason}; use auto or off")
-    if config.cuda_graph == "off":
-        return "--cuda-graph off"
-    return _doubt(config) if reason is None and config.cuda_graph == "auto" else reason
-
-
-def _doubt(config: SearchConfig) -> str | None:
-    """Why a graph that can be is not taken unasked."""
+    if config.cuda_graph == "on" or reason is not None:
+        return reason
+    # What may change the result is not done unasked.
     if config.plugins:
         return "what --plugins adds may depend on more than tensors; --cuda-graph on if it does not"
     if config.deterministic:

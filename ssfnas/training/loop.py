@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol
 
 from ssfnas.errors import NumericalError
 from ssfnas.runs.checkpoints import CheckpointStore
@@ -12,43 +10,7 @@ from ssfnas.runs.runlog import RunLog
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.interruption import Interruption
 from ssfnas.runtime.progress import Progress
-
-
-class Trainer(Protocol):
-    """What the loop needs of a search, a retraining or a pre-training."""
-
-    step: int
-    total_steps: int
-
-    @property
-    def finished(self) -> bool:
-        """Whether no step is left, because all are done or because a rule stopped it."""
-
-    def run_step(self) -> None:
-        """Do one step and count it."""
-
-    @property
-    def epoch_ended(self) -> bool:
-        """Whether the step just done was the last of an epoch."""
-
-    @property
-    def epoch(self) -> int:
-        """Epochs that are complete."""
-
-    def end_epoch(self) -> Mapping[str, Any]:
-        """Measure what is measured once an epoch; what to log of it."""
-
-    def progress_values(self) -> Mapping[str, float]:
-        """A few current numbers for the progress bar."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the future depends on."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where :meth:`state_dict` was taken."""
-
-    def close(self) -> None:
-        """Release the processes that decode images."""
+from ssfnas.training.trainer import Trainer
 
 
 def resume(trainer: Trainer, store: CheckpointStore, log: RunLog | None) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from timm.optim import Lars
 from torch import Tensor, nn
 
 from ssfnas.config import RetrainConfig
-from ssfnas.data import ImageData
 from ssfnas.evaluation.features import classifier_of, features_of, pooled
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.objectives import (
@@ -24,69 +24,83 @@ from ssfnas.objectives import (
 )
 from ssfnas.objectives.classification import at_least_float32
 from ssfnas.ops import barlow_twins_loss
-from ssfnas.runtime.distributed import World
 from ssfnas.runtime.precision import autocast
 from ssfnas.runtime.updates import Updater
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import DerivedNetwork
 from ssfnas.training.schedules import cosine, set_learning_rate
 from ssfnas.training.streams import training_stream
+from ssfnas.training.trainer import Resumable, Trainer
 
 
-class Phase(Protocol):
-    """One stretch of a retraining with its own objective, optimizer and stream."""
+class Phase(Resumable, ABC):
+    """One stretch of a retraining with its own objective, optimizer and stream.
 
-    name: str
+    Args:
+        trainer: whose network it trains.
+        name: what its logged terms and the order of its batches are called after.
+        views, stream: see :func:`~ssfnas.training.streams.training_stream`.
+
+    Attributes:
+        updater: of what it trains.
+        total_steps: its steps.
+    """
+
+    kept: ClassVar[tuple[str, ...]] = ("updater", "stream")
+    updater: Updater
     total_steps: int
-    steps_per_epoch: int
+
+    def __init__(self, trainer: Trainer, name: str, views: str, **stream: Any) -> None:
+        self.config: RetrainConfig = trainer.config
+        self.data, self.net, self.world = trainer.data, trainer.net, trainer.world
+        self.name = name
+        self.stream = training_stream(
+            self.config, self.data, name, views, self.world, trainer.dtype, **stream
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every image has been taken about once."""
+        return self.stream.steps_per_epoch
+
+    @property
+    def epochs(self) -> int:
+        """Its epochs, a last short one counted."""
+        return -(-self.total_steps // self.steps_per_epoch)
 
     def begin(self) -> None:
         """Put the network in the state that the first step expects."""
 
+    @abstractmethod
     def run_step(self, step: int) -> dict[str, Tensor]:
-        """Step ``step`` of this phase; scalars to log."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the rest of the phase depends on, besides the network."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
+        """Step ``step`` of this phase: one update from one batch; scalars to log."""
 
     def close(self) -> None:
         """Release the processes that decode images."""
+        self.stream.close()
 
 
-class PretrainPhase:
+class PretrainPhase(Phase):
     """Barlow Twins on the same images, without their labels, by LARS.
 
     The projector is thrown away afterward. Source of the recipe: method of arXiv 2103.03230 with
     solo-learn's settings for CIFAR; the mixed term is that of arXiv 2312.02151.
     """
 
-    name = "pretrain"
+    kept = ("projector", "updater", "stream")
 
-    def __init__(
-        self,
-        config: RetrainConfig,
-        data: ImageData,
-        net: nn.Module,
-        world: World,
-        dtype: torch.dtype,
-    ) -> None:
-        self.config, self.net, self.world = config, net, world
+    def __init__(self, trainer: Trainer) -> None:
+        config: RetrainConfig = trainer.config
+        world = trainer.world
+        super().__init__(trainer, "pretrain", "barlow_twins", batch_size=config.pretrain_batch_size)
         self.projector = Projector(
-            features_of(net),
+            features_of(self.net),
             tuple(config.projector),
             group=world.group,
             generator=generator(config.seed, "projector"),
-        ).to(world.device, dtype)
-        self.stream = training_stream(
-            config, data, "pretrain", "barlow_twins", world, dtype,
-            batch_size=config.pretrain_batch_size,
-        )  # fmt: skip
-        self.steps_per_epoch = self.stream.steps_per_epoch
+        ).to(world.device, trainer.dtype)
         self.total_steps = config.pretrain_epochs * self.steps_per_epoch
-        parameters = [*net.parameters(), *self.projector.parameters()]
+        parameters = [*self.net.parameters(), *self.projector.parameters()]
         decayed = [p for p in parameters if p.ndim > 1]
         plain = [p for p in parameters if p.ndim <= 1]
         optimizer = Lars(
@@ -98,15 +112,11 @@ class PretrainPhase:
         )
         self.updater = Updater(parameters, optimizer, world, config.precision)
 
-    def begin(self) -> None:
-        """Nothing to prepare."""
-
     def run_step(self, step: int) -> dict[str, Tensor]:
         """One update of network and projector."""
         config = self.config
-        rate = cosine(
-            step, self.total_steps, config.pretrain_lr, 0.0, warmup=self.total_steps // 20
-        )
+        warmup = self.total_steps // 20
+        rate = cosine(step, self.total_steps, config.pretrain_lr, 0.0, warmup)
         set_learning_rate(self.updater.optimizer, rate)
         self.net.train()
         self.projector.train()
@@ -134,66 +144,37 @@ class PretrainPhase:
         self.updater.update(loss, "Barlow Twins")
         return {"loss": loss, **terms}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Projector, optimizer, position."""
-        return {
-            "projector": self.projector.state_dict(),
-            "updater": self.updater.state_dict(),
-            "stream": self.stream.state_dict(),
-        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
-        self.projector.load_state_dict(state["projector"])
-        self.updater.load_state_dict(state["updater"])
-        self.stream.load_state_dict(state["stream"])
-
-    def close(self) -> None:
-        """Release the processes that decode images."""
-        self.stream.close()
-
-
-class LabelPhase:
+class LabelPhase(Phase):
     """Training with labels: the whole network, or its classifier on a frozen backbone."""
 
-    def __init__(
-        self,
-        config: RetrainConfig,
-        data: ImageData,
-        net: nn.Module,
-        world: World,
-        dtype: torch.dtype,
-        *,
-        name: str = "train",
-    ) -> None:
-        self.name = name
-        self.config, self.data, self.net, self.world = config, data, net, world
+    def __init__(self, trainer: Trainer, name: str = "train") -> None:
+        config: RetrainConfig = trainer.config
+        data, world = trainer.data, trainer.world
         self.retrains_classifier = name == "crt"
         self.classifier_only = self.retrains_classifier or (
             config.finetune == "classifier" and config.pretrain_epochs > 0
         )
         exponent = 0.0 if self.retrains_classifier else config.sampling_exponent
-        self.stream = training_stream(
-            config, data, name, config.augment, world, dtype,
-            cutout=config.cutout, mixup=0.0 if data.multi_label else config.mixup,
+        super().__init__(
+            trainer,
+            name,
+            config.augment,
+            cutout=config.cutout,
+            mixup=0.0 if data.multi_label else config.mixup,
             sampling_exponent=exponent,
-        )  # fmt: skip
-        self.steps_per_epoch = self.stream.steps_per_epoch
+        )
         if self.retrains_classifier:
             self.total_steps = config.crt_epochs * self.steps_per_epoch
         else:
             self.total_steps = config.steps or config.epochs * self.steps_per_epoch
-        self.epochs = -(-self.total_steps // self.steps_per_epoch)
         self.criterion = self._criterion(exponent).to(world.device)
-        counts = data.class_counts
-        self.class_weights = effective_number_weights(counts, config.beta).to(world.device, dtype)
+        weights = effective_number_weights(data.class_counts, config.beta)
+        self.class_weights = weights.to(world.device, trainer.dtype)
         share = config.drw if config.drw is not None else LOSSES.get(config.loss).drw
         self.reweight_from = None if share is None else share * self.total_steps
-        parameters = (
-            list(classifier_of(net).parameters())
-            if self.classifier_only
-            else list(net.parameters())
-        )
+        trained = classifier_of(self.net) if self.classifier_only else self.net
+        parameters = list(trained.parameters())
         optimizer = torch.optim.SGD(
             parameters,
             lr=config.lr,
@@ -244,10 +225,8 @@ class LabelPhase:
         """One update from one batch."""
         config = self.config
         warmup = int(config.warmup_epochs * self.steps_per_epoch)
-        set_learning_rate(
-            self.updater.optimizer,
-            cosine(step, self.total_steps, config.lr, config.lr_min, warmup),
-        )
+        rate = cosine(step, self.total_steps, config.lr, config.lr_min, warmup)
+        set_learning_rate(self.updater.optimizer, rate)
         batch = self.stream.next()
         extra: dict[str, Tensor] = {}
         if self.reweight_from is not None and step >= self.reweight_from:
@@ -262,16 +241,3 @@ class LabelPhase:
                 )
         self.updater.update(total, "training")
         return {"loss": loss}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Optimizer and position."""
-        return {"updater": self.updater.state_dict(), "stream": self.stream.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
-        self.updater.load_state_dict(state["updater"])
-        self.stream.load_state_dict(state["stream"])
-
-    def close(self) -> None:
-        """Release the processes that decode images."""
-        self.stream.close()

@@ -6,27 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ssfnas.config import SearchConfig
-from ssfnas.data import Batch, ImageData, ImageStream
+from ssfnas.data import ImageData
 from ssfnas.errors import RequestError
 from ssfnas.runtime.distributed import World
-from ssfnas.runtime.precision import autocast
 from ssfnas.runtime.updates import Updater
 from ssfnas.seeding import generator
-from ssfnas.spaces import DerivedNetwork, Genotype, synchronize_batchnorm
+from ssfnas.spaces import DerivedNetwork, Genotype
 from ssfnas.strategies import STRATEGIES
 from ssfnas.strategies.random_search import best, sample_genotype, split_budget
-from ssfnas.training.averages import RunningMeans
+from ssfnas.training.genotype_search import GenotypeSearch
 from ssfnas.training.schedules import cosine, set_learning_rate
-from ssfnas.training.search_trainer import search_halves, search_objective
-from ssfnas.training.streams import training_stream
 
 SCORING_BATCHES = 32
 
 
-class RandomSearchTrainer:
+class RandomSearchTrainer(GenotypeSearch):
     """Trains uniformly drawn genotypes one after the other and keeps the best.
 
     Each gets an equal share of the search's steps on D_w, at the search's own width and depth, and
@@ -34,11 +30,12 @@ class RandomSearchTrainer:
     is one sample.
 
     Args:
-        config: the search's, whose strategy trains no alphas.
-        data: the images.
-        world: the processes that search together.
-        dtype: of weights and views.
+        config, data, world, dtype: see :class:`~ssfnas.training.trainer.Trainer`; the strategy
+            trains no alphas.
     """
+
+    kept = ("step", "sample", "scores", "net", "objective", "updater", "stream", "means")
+    net: DerivedNetwork
 
     def __init__(
         self,
@@ -47,10 +44,9 @@ class RandomSearchTrainer:
         world: World,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.config, self.data, self.world, self.dtype = config, data, world, dtype
+        super().__init__(config, data, world, dtype)
         given = config.operations or STRATEGIES.get(config.strategy).operations
         self.operations = tuple(name for name in given if name != "none")
-        self.halves = search_halves(config, data)
         steps_per_epoch = -(-len(self.halves[0]) // config.batch_size)
         self.total_steps = config.steps or config.epochs * steps_per_epoch
         if self.total_steps < config.samples:
@@ -59,13 +55,11 @@ class RandomSearchTrainer:
                 "search: give fewer samples or more steps"
             )
         self.budget = split_budget(self.total_steps, config.samples)
-        self.step = 0
         self.scores: list[float] = []
-        self.means = RunningMeans()
         self._begin(0)
 
     def _begin(self, sample: int) -> None:
-        config, data, world = self.config, self.data, self.world
+        config, data = self.config, self.data
         self.sample = sample
         self.net = DerivedNetwork(
             self._draw(sample),
@@ -75,12 +69,8 @@ class RandomSearchTrainer:
             layers=config.layers,
             image_size=max(data.image_size),
             generator=generator(config.seed, "network", sample),
-        ).to(world.device, self.dtype)
-        self.objective = search_objective(
-            config, data, self.net.num_features, world, "projector", sample
-        ).to(self.dtype)
-        if world.group is not None:
-            synchronize_batchnorm(self.net, world.group)
+        )
+        self._place_on_device("projector", sample)
         parameters = [*self.net.parameters(), *self.objective.parameters()]
         optimizer = torch.optim.SGD(
             parameters,
@@ -88,29 +78,14 @@ class RandomSearchTrainer:
             momentum=config.weight_momentum,
             weight_decay=config.weight_decay,
         )
-        self.updater = Updater(parameters, optimizer, world, config.precision, config.clip)
+        self.updater = Updater(parameters, optimizer, self.world, config.precision, config.clip)
         # The same batches for every sample: they differ by their genotypes alone.
         self.stream = self._stream("weights", self.halves[0])
-
-    def _stream(self, purpose: str, indices: Tensor) -> ImageStream:
-        return training_stream(
-            self.config,
-            self.data,
-            purpose,
-            self.objective.views,
-            self.world,
-            self.dtype,
-            indices=indices,
-        )
 
     def _draw(self, sample: int) -> Genotype:
         return sample_genotype(
             self.config.seed, sample, operations=self.operations, nodes=self.config.nodes
         )
-
-    def _terms(self, batch: Batch) -> dict[str, Tensor]:
-        with autocast(self.config.precision, self.world.device):
-            return self.objective.terms(self.net, batch)
 
     @property
     def finished(self) -> bool:
@@ -169,29 +144,10 @@ class RandomSearchTrainer:
         values = {"sample": float(self.sample + 1), **self.means.values()}
         return values | ({"best": min(self.scores)} if self.scores else {})
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the search depends on."""
-        return {
-            "step": self.step,
-            "sample": self.sample,
-            "scores": list(self.scores),
-            "net": self.net.state_dict(),
-            "objective": self.objective.state_dict(),
-            "updater": self.updater.state_dict(),
-            "stream": self.stream.state_dict(),
-            "means": self.means.state_dict(),
-        }
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken."""
         self._begin(state["sample"])
-        self.step = state["step"]
-        self.scores = list(state["scores"])
-        self.net.load_state_dict(state["net"])
-        self.objective.load_state_dict(state["objective"])
-        self.updater.load_state_dict(state["updater"])
-        self.stream.load_state_dict(state["stream"])
-        self.means.load_state_dict(state["means"], self.world.device)
+        super().load_state_dict(state)
 
     def close(self) -> None:
         """Release the processes that decode images."""

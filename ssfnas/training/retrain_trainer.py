@@ -16,20 +16,20 @@ from ssfnas.evaluation.prediction import measure, predict
 from ssfnas.runs.data_card import DataCard
 from ssfnas.runtime.distributed import World
 from ssfnas.spaces import Genotype, synchronize_batchnorm
-from ssfnas.training.averages import RunningMeans
 from ssfnas.training.phases import LabelPhase, Phase, PretrainPhase
+from ssfnas.training.trainer import Trainer
 
 
-class RetrainTrainer:
+class RetrainTrainer(Trainer):
     """Trains the network that a genotype describes, or a baseline.
 
     Args:
-        config: the retraining's; checked already.
-        data: the images, on ``world.device`` unless they are decoded lazily.
+        config, data, world, dtype: see :class:`~ssfnas.training.trainer.Trainer`.
         genotype: what the network is derived from; None for a baseline.
-        world: the processes that train together.
-        dtype: of weights and images; float64 is for proofs.
     """
+
+    kept = ("step", "net", "average", "best", "means")
+    config: RetrainConfig
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class RetrainTrainer:
         world: World,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.config, self.data, self.world, self.dtype = config, data, world, dtype
+        super().__init__(config, data, world, dtype)
         self.card = DataCard.of(data)
         self.net = build_network(
             config,
@@ -58,46 +58,37 @@ class RetrainTrainer:
             self.net = synchronize_batchnorm(self.net, world.group)
         self.phases: list[Phase] = []
         if config.pretrain_epochs > 0:
-            self.phases.append(PretrainPhase(config, data, self.net, world, dtype))
-        self.phases.append(LabelPhase(config, data, self.net, world, dtype))
+            self.phases.append(PretrainPhase(self))
+        self.phases.append(LabelPhase(self))
         if config.crt_epochs > 0:
-            self.phases.append(LabelPhase(config, data, self.net, world, dtype, name="crt"))
+            self.phases.append(LabelPhase(self, "crt"))
         self.total_steps = sum(phase.total_steps for phase in self.phases)
-        self.step = 0
         self.best: dict[str, float] | None = None
-        self.means = RunningMeans()
 
-    def _place(self, step: int) -> tuple[int, int]:
+    def _place(self, step: int) -> tuple[Phase, int]:
         """Phase that ``step`` (0-based) belongs to, and the step within it."""
-        for number, phase in enumerate(self.phases):
+        for phase in self.phases:
             if step < phase.total_steps:
-                return number, step
+                return phase, step
             step -= phase.total_steps
         raise IndexError("past the last phase")
 
     @property
-    def finished(self) -> bool:
-        """Whether all phases are done."""
-        return self.step >= self.total_steps
-
-    @property
     def epoch_ended(self) -> bool:
         """Whether the step just done completes an epoch of its phase."""
-        number, step = self._place(self.step - 1)
-        phase = self.phases[number]
+        phase, step = self._place(self.step - 1)
         return (step + 1) % phase.steps_per_epoch == 0 or step + 1 == phase.total_steps
 
     @property
     def epoch(self) -> int:
         """Epochs that are complete, over all phases."""
-        number, step = self._place(self.step - 1)
-        before = sum(-(-p.total_steps // p.steps_per_epoch) for p in self.phases[:number])
-        return before + -(-(step + 1) // self.phases[number].steps_per_epoch)
+        phase, step = self._place(self.step - 1)
+        before = sum(p.epochs for p in self.phases[: self.phases.index(phase)])
+        return before + -(-(step + 1) // phase.steps_per_epoch)
 
     def run_step(self) -> None:
         """One step of the phase that is due."""
-        number, step = self._place(self.step)
-        phase = self.phases[number]
+        phase, step = self._place(self.step)
         if step == 0:
             phase.begin()
             self.means.pop(self.world)
@@ -105,22 +96,16 @@ class RetrainTrainer:
         self.means.add({f"{phase.name}/{name}": value for name, value in terms.items()})
         if self.average is not None and phase.name != "pretrain":
             # Pre-training is not averaged: its weights are a starting point, not a result.
-            if phase is self.first_label_phase and step == 0:
+            if phase.name == "train" and step == 0:
                 self.average.n_averaged.zero_()
             self.average.update_parameters(self.net)
         self.step += 1
 
-    @property
-    def first_label_phase(self) -> Phase:
-        """The phase that trains with labels."""
-        return next(phase for phase in self.phases if phase.name == "train")
-
     def end_epoch(self) -> dict[str, Any]:
         """Means of the losses, and every so often the test part."""
-        number, step = self._place(self.step - 1)
-        phase = self.phases[number]
+        phase, step = self._place(self.step - 1)
         values: dict[str, Any] = {"phase": phase.name, **self.means.pop(self.world)}
-        values["lr"] = phase.updater.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
+        values["lr"] = phase.updater.optimizer.param_groups[0]["lr"]
         epoch = -(-(step + 1) // phase.steps_per_epoch)
         due = epoch % self.config.evaluate_every == 0 or step + 1 == phase.total_steps
         if phase.name == "pretrain" or self.data.test is None or not due:
@@ -132,8 +117,9 @@ class RetrainTrainer:
                 net, self.data.test, self.data, device=self.world.device, dtype=self.dtype,
                 precision=self.config.precision,
             )  # fmt: skip
-            measured = measure(logits, labels, self.card)
-            values.update({f"{prefix}/{name}": value for name, value in headline(measured).items()})
+            for name, value in measure(logits, labels, self.card).items():
+                if isinstance(value, float):  # what a learning curve can show
+                    values[f"{prefix}/{name}"] = value
         key = "test/auc" if self.data.multi_label else "test/top1"
         if self.best is None or values[key] > self.best[key]:
             self.best = {"epoch": self.epoch, key: values[key]}
@@ -148,35 +134,18 @@ class RetrainTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on."""
-        return {
-            "step": self.step,
-            "net": self.net.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "phases": [phase.state_dict() for phase in self.phases],
-            "best": self.best,
-            "means": self.means.state_dict(),
-        }
+        return {**super().state_dict(), "phases": [phase.state_dict() for phase in self.phases]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken."""
-        self.step = state["step"]
-        self.net.load_state_dict(state["net"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        super().load_state_dict(state)
         for phase, saved in zip(self.phases, state["phases"], strict=True):
             phase.load_state_dict(saved)
-        self.best = state["best"]
-        self.means.load_state_dict(state["means"], self.world.device)
 
     def close(self) -> None:
         """Release the processes that decode images."""
         for phase in self.phases:
             phase.close()
-
-
-def headline(measured: Mapping[str, Any]) -> dict[str, float]:
-    """The scalars of an evaluation, which a learning curve can show."""
-    return {name: value for name, value in measured.items() if isinstance(value, float)}
 
 
 def weights_of(trainer: RetrainTrainer) -> dict[str, dict[str, Tensor]]:

@@ -10,20 +10,24 @@ import torch
 from torch import Tensor
 
 from ssfnas.config import SearchConfig
-from ssfnas.data import Batch, ImageData, stratified_halves
+from ssfnas.data import ImageData
 from ssfnas.declarations.early_stopping import TOP_EIGENVALUE
-from ssfnas.errors import NumericalError, RequestError
+from ssfnas.errors import NumericalError
 from ssfnas.evaluation.monitor import FeatureMonitor
-from ssfnas.objectives import OBJECTIVES, SearchObjective, make_search_objective
 from ssfnas.ops import backend
 from ssfnas.runtime.distributed import World
-from ssfnas.runtime.precision import autocast
 from ssfnas.runtime.updates import Updater
-from ssfnas.seeding import derive_seed, generator
-from ssfnas.spaces import SUPERNETS, Genotype, frozen_statistics, synchronize_batchnorm
+from ssfnas.seeding import generator
+from ssfnas.spaces import (
+    SUPERNETS,
+    Genotype,
+    ReferenceSupernet,
+    frozen_statistics,
+    synchronize_batchnorm,
+)
 from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES, BilevelOptimizer, derive
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
-from ssfnas.training.averages import RunningMeans
+from ssfnas.training.genotype_search import GenotypeSearch
 from ssfnas.training.graphed_step import (
     CudaGraphRecorder,
     GraphedStep,
@@ -31,54 +35,27 @@ from ssfnas.training.graphed_step import (
     why_not_graphed,
 )
 from ssfnas.training.schedules import cosine, set_learning_rate
-from ssfnas.training.streams import training_stream
 
 # Steps between two looks at whether all terms were finite, where no step waits for that.
 _LOOK_EVERY = 20
 
 
-def search_halves(config: SearchConfig, data: ImageData) -> tuple[Tensor, Tensor]:
-    """Positions of the training images for the weights, and of those for the alphas.
-
-    Raises:
-        RequestError: no image is left for the alphas.
-    """
-    halves = stratified_halves(data.train.labels.cpu(), derive_seed(config.seed, "halves"))
-    if not len(halves[1]):
-        raise RequestError(
-            f"{data.name}: the half of the training images that the alphas are searched on is "
-            f"empty, since no class has two of the {len(data.train)}: give more images"
-        )
-    return halves
-
-
-def search_objective(
-    config: SearchConfig, data: ImageData, num_features: int, world: World, *purpose: str | int
-) -> SearchObjective:
-    """The objective of a search, on the world's device; its initial draws are named by purpose."""
-    return make_search_objective(
-        config.objective,
-        num_features=num_features,
-        num_classes=data.num_classes,
-        multi_label=data.multi_label,
-        group=world.group,
-        generator=generator(config.seed, *purpose),
-        **OBJECTIVES.get(config.objective).settings(config),
-    ).to(world.device)
-
-
-class SearchTrainer:
+class SearchTrainer(GenotypeSearch):
     """A search by gradients (darts, fairdarts, or a strategy of the user's).
 
-    One step updates alpha on a batch of D_alpha, then the weights on a batch of D_w.
+    One step updates alpha on a batch of D_alpha, then the weights on a batch of D_w. All processes
+    hold the same alphas at all times.
 
     Args:
-        config: what to search; checked already.
-        data: the images, on ``world.device`` unless they are decoded lazily.
-        world: the processes that search together; all hold the same alphas at all times.
-        dtype: of weights and views; float64 is for proofs.
+        config, data, world, dtype: see :class:`~ssfnas.training.trainer.Trainer`.
         recorder: records steps; absent: a CUDA graph's where that is wanted and possible.
     """
+
+    kept = (
+        *("step", "net", "objective", "bilevel", "weight_stream", "alpha_stream", "alpha_history"),
+        *("means", "stopper", "stopped_because", "use_epoch"),
+    )
+    net: ReferenceSupernet
 
     def __init__(
         self,
@@ -90,7 +67,7 @@ class SearchTrainer:
     ) -> None:
         if why_not_graphed(config, world) is None:
             recorder = recorder or CudaGraphRecorder(world.device)
-        self.config, self.data, self.world = config, data, world
+        super().__init__(config, data, world, dtype)
         strategy = STRATEGIES.get(config.strategy)
         self.operations = tuple(config.operations or strategy.operations)
         self.net = SUPERNETS.get(config.supernet)(
@@ -102,26 +79,15 @@ class SearchTrainer:
             operations=self.operations,
             relaxation=strategy.relaxation,
             generator=generator(config.seed, "supernet"),
-        ).to(world.device, dtype)
-        self.objective = search_objective(
-            config, data, self.net.num_features, world, "projector"
-        ).to(dtype)
-        if world.group is not None:
-            synchronize_batchnorm(self.net, world.group)
+        )
+        self._place_on_device("projector")
         # Once, not a step: over the thousands of modules of a supernet it takes milliseconds, and
         # whatever measures the network puts its mode back.
         self.net.train()
         self.objective.train()
 
-        halves = search_halves(config, data)
-        streams = [
-            training_stream(
-                config, data, purpose, self.objective.views, world, dtype, indices=indices
-            )
-            for indices, purpose in zip(halves, ("weights", "alphas"), strict=True)
-        ]
-        self.weight_stream, self.alpha_stream = streams
-        self.halves = halves
+        self.weight_stream = self._stream("weights", self.halves[0])
+        self.alpha_stream = self._stream("alphas", self.halves[1])
 
         weights = [*self.net.weights(), *self.objective.parameters()]
         capturable = recorder is not None
@@ -159,7 +125,7 @@ class SearchTrainer:
                 config.precision,
                 decays_unused=True,
             ),
-            loss=self._loss,
+            loss=self._terms,
             regularizer=strategy.make_regularizer(self.net.alphas(), config),
             order=config.order,
             frozen=lambda: frozen_statistics(self.net, self.objective),
@@ -172,23 +138,17 @@ class SearchTrainer:
         )
         self.steps_per_epoch = self.weight_stream.steps_per_epoch
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
-        self.step = 0
         self.stopped_because: str | None = None
         self.use_epoch: int | None = None
         self.alpha_history = [self._alphas()]
-        self.means = RunningMeans()
         self.monitor = (
-            FeatureMonitor(data, halves, seed=config.seed, device=world.device, dtype=dtype)
+            FeatureMonitor(data, self.halves, seed=config.seed, device=world.device, dtype=dtype)
             if config.knn and not data.multi_label
             else None
         )
         self.stopper = (
             None if config.early_stop == "none" else STOPPERS.get(config.early_stop)(config)
         )
-
-    def _loss(self, batch: Batch) -> dict[str, Tensor]:
-        with autocast(self.config.precision, self.world.device):
-            return self.objective.terms(self.net, batch)
 
     def _alphas(self) -> dict[str, Tensor]:
         return {
@@ -199,7 +159,7 @@ class SearchTrainer:
     @property
     def finished(self) -> bool:
         """Whether all steps are done, or a criterion stopped the search."""
-        return self.step >= self.total_steps or self.stopped_because is not None
+        return super().finished or self.stopped_because is not None
 
     @property
     def epoch_ended(self) -> bool:
@@ -264,15 +224,7 @@ class SearchTrainer:
         synchronize_batchnorm(net, None)
         objective.set_group(None)
         single = World(rank=0, size=1, device=self.world.device, group=None)
-        stream = training_stream(
-            self.config,
-            self.data,
-            "hessian",
-            self.objective.views,
-            single,
-            self.net.alphas_normal.dtype,
-            indices=self.halves[1],
-        )
+        stream = self._stream("hessian", self.halves[1], single)
         stream.load_state_dict({**stream.state_dict(), "position": self.epoch})
         batch = stream.next()
         stream.close()
@@ -313,34 +265,11 @@ class SearchTrainer:
             NumericalError: a term of a step since the last look was not finite.
         """
         self.means.require_finite()
-        return {
-            "step": self.step,
-            "net": self.net.state_dict(),
-            "objective": self.objective.state_dict(),
-            "bilevel": self.bilevel.state_dict(),
-            "weight_stream": self.weight_stream.state_dict(),
-            "alpha_stream": self.alpha_stream.state_dict(),
-            "alpha_history": self.alpha_history,
-            "means": self.means.state_dict(),
-            "stopper": None if self.stopper is None else self.stopper.state_dict(),
-            "stopped_because": self.stopped_because,
-            "use_epoch": self.use_epoch,
-        }
+        return super().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken."""
-        self.step = state["step"]
-        self.net.load_state_dict(state["net"])
-        self.objective.load_state_dict(state["objective"])
-        self.bilevel.load_state_dict(state["bilevel"])
-        self.weight_stream.load_state_dict(state["weight_stream"])
-        self.alpha_stream.load_state_dict(state["alpha_stream"])
-        self.alpha_history = state["alpha_history"]
-        self.means.load_state_dict(state["means"], self.world.device)
-        if self.stopper is not None:
-            self.stopper.load_state_dict(state["stopper"])
-        self.stopped_because = state["stopped_because"]
-        self.use_epoch = state["use_epoch"]
+        super().load_state_dict(state)
         if self.graphed is not None:
             self.graphed.reset()
 

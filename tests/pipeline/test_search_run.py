@@ -140,7 +140,7 @@ def test_too_many_skip_connections_stop_the_search(small_npz, tmp_path, monkeypa
 
 
 def test_a_loss_that_is_not_finite_names_step_term_and_checkpoint(small_npz, tmp_path, monkeypatch):
-    plain = SearchTrainer._loss
+    plain = SearchTrainer._terms
 
     def broken(self, batch):
         terms = plain(self, batch)
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_names_step_term_and_checkpoint(small_npz, tmp
             terms["loss"] = terms["loss"] * torch.nan
         return terms
 
-    monkeypatch.setattr(SearchTrainer, "_loss", broken)
+    monkeypatch.setattr(SearchTrainer, "_terms", broken)
     with pytest.raises(NumericalError, match=r"step 4: .*loss.*step-00000003-\w+\.pt"):
         run_search(tiny_search(small_npz, tmp_path / "run"))
 
