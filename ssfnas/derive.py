@@ -20,7 +20,7 @@ def derive_again(config: DeriveConfig) -> None:
     from ssfnas.pipeline.run import Run
     from ssfnas.pipeline.search_run import write_derivation, write_genotype
     from ssfnas.plugins import import_plugins
-    from ssfnas.spaces import DerivedNetwork, count_multiply_adds, count_parameters
+    from ssfnas.spaces import DerivedNetwork, Genotype, count_multiply_adds, count_parameters
     from ssfnas.strategies.derivation import derive, limit
 
     import_plugins(config.plugins)
@@ -48,34 +48,28 @@ def derive_again(config: DeriveConfig) -> None:
 
     card = run.data_card
 
-    def network(candidate: object) -> DerivedNetwork:
+    def size(candidate: Genotype) -> tuple[int, int]:
+        """Parameters and multiply-adds of the network."""
         with torch.device("meta"):
-            return DerivedNetwork(
-                candidate,  # type: ignore[arg-type]
+            net = DerivedNetwork(
+                candidate,
                 len(card.class_names),
                 in_channels=card.in_channels,
                 channels=config.channels,
                 layers=config.layers,
                 image_size=max(card.image_size),
             )
+        flops = count_multiply_adds(net, card.image_size, card.in_channels)
+        return count_parameters(net, auxiliary=False), flops
 
-    def fits(candidate: object) -> bool:
-        net = network(candidate)
-        if (
-            config.max_params is not None
-            and count_parameters(net, auxiliary=False) > config.max_params
-        ):
-            return False
-        return (
-            config.max_flops is None
-            or count_multiply_adds(net, card.image_size, card.in_channels) <= config.max_flops
-        )
+    def fits(candidate: Genotype) -> bool:
+        limits = (config.max_params, config.max_flops)
+        found = size(candidate)
+        return all(most is None or n <= most for n, most in zip(found, limits, strict=True))
 
     if config.max_params is not None or config.max_flops is not None:
         genotype = limit(genotype, weights, operations, fits)
-    net = network(genotype)
-    parameters = count_parameters(net, auxiliary=False)
-    flops = count_multiply_adds(net, card.image_size, card.in_channels)
+    parameters, flops = size(genotype)
     if config.out is None:
         write_genotype(genotype, run.directory)
         write_derivation(run.directory, config, epoch)
