@@ -45,7 +45,7 @@ def parse(
     ``--help`` and ``--print-config`` print and raise ``SystemExit(0)``.
 
     Args:
-        config_class: a dataclass whose fields are made by :func:`ssfnas.config.option`.
+        config_class: a dataclass whose fields are made by :func:`ssfnas.options.option`.
         argv: the arguments; None: those of this process.
         prog: the module that is run: ``"ssfnas.search"``; its last part is the command.
         description: for ``--help``.

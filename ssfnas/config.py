@@ -17,31 +17,9 @@ from ssfnas.declarations.early_stopping import EarlyStoppingOptions
 from ssfnas.declarations.losses import LossOptions
 from ssfnas.declarations.objectives import ObjectiveOptions
 from ssfnas.declarations.stages import StageOptions
-from ssfnas.declarations.strategies import (
-    DARTS_OPERATIONS,
-    FAIRDARTS_OPERATIONS,
-    StrategyOptions,
-)
+from ssfnas.declarations.strategies import StrategyOptions
 from ssfnas.errors import RequestError, did_you_mean, shown
 from ssfnas.options import OptionValue, OptionValueError, option, option_values
-
-__all__ = [
-    "DARTS_OPERATIONS",
-    "FAIRDARTS_OPERATIONS",
-    "DataOptions",
-    "DeriveConfig",
-    "EvaluateConfig",
-    "PluginOptions",
-    "ReportConfig",
-    "RetrainConfig",
-    "RunOptions",
-    "SearchConfig",
-    "check_values",
-    "make_config",
-    "option",
-    "read_values",
-    "values_of",
-]
 
 Config = TypeVar("Config")
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssfnas.config import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
+from ssfnas.declarations.strategies import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
 from ssfnas.errors import RequestError
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.registry import Registry

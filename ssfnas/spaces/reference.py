@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ssfnas.config import FAIRDARTS_OPERATIONS
+from ssfnas.declarations.strategies import FAIRDARTS_OPERATIONS
 from ssfnas.errors import RequestError
 from ssfnas.layers.cells import SearchCell, edge_count, plan_cells
 from ssfnas.layers.initialization import initial_draws

@@ -20,10 +20,9 @@ from ssfnas.config import (
     ReportConfig,
     RetrainConfig,
     SearchConfig,
-    option,
 )
 from ssfnas.errors import NumericalError, RequestError
-from ssfnas.options import option_values
+from ssfnas.options import option, option_values
 from ssfnas.presets import preset_names, preset_values
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runtime.interruption import Interrupted

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from ssfnas.config import DeriveConfig, RetrainConfig, SearchConfig, option
+from ssfnas.config import DeriveConfig, RetrainConfig, SearchConfig
 from ssfnas.data import VIEWS
 from ssfnas.declarations.losses import LOSSES, Loss
 from ssfnas.declarations.stages import PRETRAINING
 from ssfnas.errors import RequestError
-from ssfnas.options import option_values
+from ssfnas.options import option, option_values
 from ssfnas.presets import preset_names, preset_values
 from ssfnas.spaces import SUPERNETS
 from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES

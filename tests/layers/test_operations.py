@@ -6,7 +6,7 @@ import definitions
 import pytest
 import torch
 
-from ssfnas.config import DARTS_OPERATIONS
+from ssfnas.declarations.strategies import DARTS_OPERATIONS
 from ssfnas.errors import RequestError
 from ssfnas.layers.operations import FactorizedReduce, check_operations, make_operation
 

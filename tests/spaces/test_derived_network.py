@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssfnas.config import FAIRDARTS_OPERATIONS
+from ssfnas.declarations.strategies import FAIRDARTS_OPERATIONS
 from ssfnas.errors import RequestError
 from ssfnas.spaces import PUBLISHED, DerivedNetwork, Genotype
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssfnas.config import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
+from ssfnas.declarations.strategies import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
 from ssfnas.errors import RequestError
 from ssfnas.spaces import PUBLISHED, Genotype
 

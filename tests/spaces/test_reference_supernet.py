@@ -6,7 +6,7 @@ import definitions
 import pytest
 import torch
 
-from ssfnas.config import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
+from ssfnas.declarations.strategies import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
 from ssfnas.errors import RequestError
 from ssfnas.layers.cells import MixedEdge, cell_edges, nodes_of
 from ssfnas.spaces import ReferenceSupernet, count_multiply_adds, count_parameters

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssfnas.config import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
+from ssfnas.declarations.strategies import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.layers.cells import cell_edges
 from ssfnas.spaces import Genotype
