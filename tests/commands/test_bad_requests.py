@@ -22,23 +22,9 @@ COMMANDS = {
     "report": report.main,
 }
 TINY = [
-    "--channels",
-    "2",
-    "--layers",
-    "3",
-    "--nodes",
-    "2",
-    "--projector",
-    "8,8",
-    "--batch-size",
-    "8",
-    "--steps",
-    "1",
-    "--device",
-    "cpu",
-    "--derive",
-    "darts",
-]
+    "--channels", "2", "--layers", "3", "--nodes", "2", "--projector", "8,8", "--batch-size", "8",
+    "--steps", "1", "--device", "cpu", "--derive", "darts",
+]  # fmt: skip
 
 
 def refused(capsys, command: str, *words: str) -> str:
