@@ -2,7 +2,7 @@
 
 from ssfnas.data import barlow_twins_views as _barlow_twins_views  # enters its views in VIEWS
 from ssfnas.data import policies as _policies  # likewise
-from ssfnas.data.imageset import ImageData, ImageSet, channel_statistics
+from ssfnas.data.imageset import DataParts, ImageData, ImageSet, channel_statistics
 from ssfnas.data.profiles import long_tail_counts, long_tail_indices
 from ssfnas.data.sampling import IndexStream
 from ssfnas.data.sources import DATASETS, load_data
@@ -14,6 +14,7 @@ __all__ = [
     "DATASETS",
     "VIEWS",
     "Batch",
+    "DataParts",
     "ImageData",
     "ImageSet",
     "ImageStream",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
-from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from ssfnas.data.decoding import FolderImages, ImageHeader, map_threads, read_header
-from ssfnas.data.imageset import ImageSet
-from ssfnas.data.parts import DataParts
+from ssfnas.data.decoding import FolderImages, map_threads, read_shape
+from ssfnas.data.imageset import DataParts, ImageSet
 from ssfnas.errors import RequestError
 from ssfnas.seeding import generator
 
@@ -23,8 +22,10 @@ IN_MEMORY_BYTES = 1 << 30
 _TEST_SHARE = 0.2
 _VALIDATION_NAMES = ("val", "valid", "validation")
 _LAYOUT = "it must hold train/<class>/* and test/<class>/*, or <class>/* to be split"
+_NO_IMAGES = f"no images ({', '.join(sorted(EXTENSIONS))})"
 
-Entries = list[tuple[Path, int]]
+Classes = list[list[Path]]
+"""The files of each class, in label order."""
 
 
 def read_folder(
@@ -51,72 +52,67 @@ def read_folder(
         RequestError: another layout, a class without training images, a class that only the test
             part has, images of several sizes without ``image_size``, a file that cannot be decoded.
     """
-    if (root / "train").is_dir():
-        names, parts = _split_layout(root)
-    else:
-        names, parts = _flat_layout(root, seed)
+    has_parts = (root / "train").is_dir()
+    training = root / "train" if has_parts else root
+    names = _class_folders(training)
+    if not names:
+        raise RequestError(f"{training}: no class folders: {_LAYOUT}")
     if len(names) < 2:
         raise RequestError(f"{root}: only the class '{names[0]}': give two classes or more")
-    paths = [path for entries in parts.values() for path, _ in entries]
-    template = _common_images(paths, map_threads(read_header, paths), image_size)
-    size = len(paths) * template.height * template.width * template.channels
+    train = _classes(training, names)
+    if [] in train:
+        raise RequestError(f"{training / names[train.index([])]}: {_NO_IMAGES} of this class")
+    if has_parts:
+        parts = {"train": train, **_other_parts(root, names)}
+    else:
+        parts = _split_parts(root, names, train, seed)
+    paths = [path for classes in parts.values() for files in classes for path in files]
+    together = _of_one_size(paths, image_size)
+    lazy = math.prod(together.shape) > in_memory_bytes
     sets = {}
-    for part, entries in parts.items():
-        images = dataclasses.replace(template, paths=tuple(path for path, _ in entries))
-        labels = torch.tensor([label for _, label in entries], dtype=torch.int64)
-        sets[part] = ImageSet(images if size > in_memory_bytes else images.decoded(), labels)
+    for part, classes in parts.items():
+        images = dataclasses.replace(together, paths=tuple(chain(*classes)))
+        sizes = torch.tensor([len(files) for files in classes])
+        labels = torch.arange(len(names)).repeat_interleave(sizes)
+        sets[part] = ImageSet(images if lazy else images.decoded(), labels)
     return DataParts(
-        root.resolve().name or "folder", sets["train"], sets.get("val"), sets["test"], names
+        root.resolve().name or "folder", sets["train"], sets.get("val"), sets["test"], tuple(names)
     )
 
 
-def _split_layout(root: Path) -> tuple[tuple[str, ...], dict[str, Entries]]:
-    folders = {"train": root / "train", "test": root / "test"}
+def _other_parts(root: Path, names: list[str]) -> dict[str, Classes]:
+    """The parts beside ``root/train``, which has classes of those names."""
+    folders = {"test": root / "test"}
+    if not folders["test"].is_dir():
+        raise RequestError(f"{root}: a train folder but no test folder: {_LAYOUT}")
     for name in _VALIDATION_NAMES:
         if (root / name).is_dir():
             folders.setdefault("val", root / name)
-    if not folders["test"].is_dir():
-        raise RequestError(f"{root}: a train folder but no test folder: {_LAYOUT}")
-    names = tuple(_class_folders(folders["train"]))
-    if not names:
-        raise RequestError(f"{folders['train']}: no class folders: {_LAYOUT}")
-    parts: dict[str, Entries] = {}
+    parts = {}
     for part, folder in folders.items():
         unknown = [name for name in _class_folders(folder) if name not in names]
         if unknown:
             raise RequestError(
                 f"{folder / unknown[0]}: the class '{unknown[0]}' has no training images: "
-                f"add {folders['train'] / unknown[0]} or remove it"
+                f"add {root / 'train' / unknown[0]} or remove it"
             )
-        entries = []
-        for label, name in enumerate(names):
-            files = _image_files(folder / name)
-            if not files and part == "train":
-                raise RequestError(f"{folder / name}: no images ({_extensions()}) of this class")
-            entries += [(path, label) for path in files]
-        if not entries:
-            raise RequestError(f"{folder}: no images ({_extensions()}): {_LAYOUT}")
-        parts[part] = entries
-    return names, parts
+        parts[part] = _classes(folder, names)
+        if not any(parts[part]):
+            raise RequestError(f"{folder}: {_NO_IMAGES}: {_LAYOUT}")
+    return parts
 
 
-def _flat_layout(root: Path, seed: int) -> tuple[tuple[str, ...], dict[str, Entries]]:
-    names = tuple(_class_folders(root))
-    if not names:
-        raise RequestError(f"{root}: no class folders: {_LAYOUT}")
-    parts: dict[str, Entries] = {"train": [], "test": []}
-    for label, name in enumerate(names):
-        files = _image_files(root / name)
-        if not files:
-            raise RequestError(f"{root / name}: no images ({_extensions()}) of this class")
+def _split_parts(root: Path, names: list[str], classes: Classes, seed: int) -> dict[str, Classes]:
+    """Each class split at random into a training and a test part."""
+    parts: dict[str, Classes] = {"train": [], "test": []}
+    for name, files in zip(names, classes, strict=True):
         order = torch.randperm(len(files), generator=generator(seed, "test split", name)).tolist()
         held_out = round(len(files) * _TEST_SHARE) or int(len(files) > 1)
-        test = set(order[:held_out])
-        for position, path in enumerate(files):
-            parts["test" if position in test else "train"].append((path, label))
-    if not parts["test"]:
+        parts["test"].append([files[position] for position in sorted(order[:held_out])])
+        parts["train"].append([files[position] for position in sorted(order[held_out:])])
+    if not any(parts["test"]):
         raise RequestError(f"{root}: every class has a single image: none is left to test on")
-    return names, parts
+    return parts
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -125,34 +121,28 @@ def _class_folders(folder: Path) -> list[str]:
     )
 
 
-def _image_files(folder: Path) -> list[Path]:
+def _classes(folder: Path, names: list[str]) -> Classes:
     """Images at any depth, in an order that does not depend on the file system."""
-    found = [
-        Path(parent) / name
-        for parent, _, names in os.walk(folder)
+    return [
+        sorted(
+            Path(parent) / file
+            for parent, _, files in os.walk(folder / name)
+            for file in files
+            if file[0] != "." and os.path.splitext(file)[1].lower() in EXTENSIONS
+        )
         for name in names
-        if name[0] != "." and os.path.splitext(name)[1].lower() in EXTENSIONS
     ]
-    return sorted(found)
 
 
-def _extensions() -> str:
-    return ", ".join(sorted(EXTENSIONS))
-
-
-def _common_images(
-    paths: list[Path], headers: list[ImageHeader], image_size: int | None
-) -> FolderImages:
-    """What all images have in common: size after resizing, and channels."""
-    channels: Literal[1, 3] = 1 if all(header.gray for header in headers) else 3
-    template = partial(FolderImages, (), channels=channels)
-    if image_size is not None:
-        return template(height=image_size, width=image_size, size=image_size)
-    first = headers[0]
-    for path, header in zip(paths, headers, strict=True):
-        if (header.height, header.width) != (first.height, first.width):
+def _of_one_size(paths: list[Path], image_size: int | None) -> FolderImages:
+    """The images of those files, as undecoded as they are."""
+    shapes = map_threads(read_shape, paths)
+    height, width, _ = shapes[0] if image_size is None else (image_size, image_size, None)
+    channels = max(channels for _, _, channels in shapes)
+    for path, (own_height, own_width, _) in zip(paths, shapes, strict=True):
+        if image_size is None and (own_height, own_width) != (height, width):
             raise RequestError(
-                f"{path}: {header.width} x {header.height} pixels, but {paths[0].name} has "
-                f"{first.width} x {first.height}: give --image-size to resize all to one size"
+                f"{path}: {own_width} x {own_height} pixels, but {paths[0].name} has "
+                f"{width} x {height}: give --image-size to resize all to one size"
             )
-    return template(height=first.height, width=first.width, size=None)
+    return FolderImages(tuple(paths), height, width, channels, resize=image_size is not None)

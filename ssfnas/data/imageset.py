@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ssfnas.data.decoding import FolderImages
 
-_CHUNK = 2048
+_CHUNK, _LAZY_CHUNK = 2048, 64
 _LAZY_SAMPLE = 10_000
 
 
@@ -58,21 +59,16 @@ class ImageSet:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        if isinstance(self.images, FolderImages):
-            return self.images.height, self.images.width
-        return self.images.shape[1], self.images.shape[2]
+        _, height, width, _ = self.images.shape
+        return height, width
 
     @property
     def in_channels(self) -> int:
         """1 (gray) or 3 (RGB)."""
-        if isinstance(self.images, FolderImages):
-            return self.images.channels
         return self.images.shape[3]
 
     def gather(self, indices: Tensor) -> Tensor:
         """The images of those positions: uint8 [n, H, W, C] where the images are kept."""
-        if isinstance(self.images, FolderImages):
-            return self.images.gather(indices)
         return self.images[indices.to(self.images.device)]
 
     def subset(self, indices: Tensor | npt.NDArray[np.int64] | Sequence[int]) -> ImageSet:
@@ -85,8 +81,7 @@ class ImageSet:
 
     def to(self, device: torch.device | str) -> ImageSet:
         """The same on ``device``; images that are decoded when asked for stay in their files."""
-        images = self.images if isinstance(self.images, FolderImages) else self.images.to(device)
-        return ImageSet(images, self.labels.to(device))
+        return ImageSet(self.images.to(device), self.labels.to(device))
 
     def class_counts(self, num_classes: int) -> list[int]:
         """Images of each class; with several labels an image, images that have each label."""
@@ -97,15 +92,13 @@ class ImageSet:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageData:
-    """A data set: its parts, what its classes are called, and how its pixels are distributed.
+class DataParts:
+    """The parts of a data set as a source hands them over.
 
     Attributes:
         name: what people call it.
         train, validation, test: the parts that it has.
         class_names: one a class (or label), in label order.
-        multi_label: whether an image has several labels.
-        mean, std: one a channel, of the training part's pixels on a scale from 0 to 1.
     """
 
     name: str
@@ -113,9 +106,31 @@ class ImageData:
     validation: ImageSet | None
     test: ImageSet | None
     class_names: tuple[str, ...]
-    multi_label: bool
+
+    def with_each(self, change: Callable[[ImageSet], ImageSet]) -> Self:
+        """The same with what ``change`` makes of every part that there is."""
+        parts = {part: getattr(self, part) for part in ("train", "validation", "test")}
+        changed: dict[str, Any] = {
+            part: change(images) for part, images in parts.items() if images is not None
+        }
+        return dataclasses.replace(self, **changed)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData(DataParts):
+    """A data set to train on: long-tailed, resized, and with how its pixels are distributed.
+
+    Attributes:
+        mean, std: one a channel, of the training part's pixels on a scale from 0 to 1.
+    """
+
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has several labels."""
+        return self.train.multi_label
 
     @property
     def num_classes(self) -> int:
@@ -145,20 +160,15 @@ class ImageData:
 
     def to(self, device: torch.device | str) -> ImageData:
         """The same with every part on ``device``."""
-        return dataclasses.replace(
-            self,
-            train=self.train.to(device),
-            validation=None if self.validation is None else self.validation.to(device),
-            test=None if self.test is None else self.test.to(device),
-        )
+        return self.with_each(lambda part: part.to(device))
 
     def summary(self) -> str:
         """What the data set holds, in a few lines for people."""
         height, width = self.image_size
         kind = "gray" if self.in_channels == 1 else "RGB"
         classes = "labels, several an image" if self.multi_label else "classes"
-        counts = sorted(zip(self.class_counts, self.class_names, strict=True), key=_descending)
-        shown = [f"{name} {count}" for count, name in counts]
+        counts = zip(self.class_names, self.class_counts, strict=True)
+        shown = [f"{name} {count}" for name, count in sorted(counts, key=lambda pair: -pair[1])]
         if len(shown) > 12:
             shown = [*shown[:5], "...", *shown[-5:]]
         lines = [
@@ -173,10 +183,6 @@ class ImageData:
         return "\n".join(lines)
 
 
-def _descending(pair: tuple[int, str]) -> int:
-    return -pair[0]
-
-
 def channel_statistics(part: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, pixels on a scale from 0 to 1.
 
@@ -187,22 +193,19 @@ def channel_statistics(part: ImageSet) -> tuple[tuple[float, ...], tuple[float, 
     positions = torch.arange(count)
     if part.lazy and count > _LAZY_SAMPLE:
         positions = torch.linspace(0, count - 1, _LAZY_SAMPLE, dtype=torch.float64).round().long()
-    total = torch.zeros(part.in_channels, dtype=torch.int64)
-    squares = torch.zeros(part.in_channels, dtype=torch.int64)
-    for chunk in positions.split(_CHUNK if not part.lazy else 64):
-        # One count a value and channel: integers, so the result does not depend on any order.
+    histograms = torch.zeros((part.in_channels, 256), dtype=torch.int64)
+    for chunk in positions.split(_LAZY_CHUNK if part.lazy else _CHUNK):
         pixels = part.gather(chunk).reshape(-1, part.in_channels)
-        values = torch.arange(256)
-        for channel in range(part.in_channels):
-            histogram = torch.bincount(pixels[:, channel], minlength=256).cpu()
-            total[channel] += (histogram * values).sum()
-            squares[channel] += (histogram * values * values).sum()
+        for histogram, channel in zip(histograms, pixels.T, strict=True):
+            histogram += torch.bincount(channel, minlength=256).cpu()
+    levels = torch.arange(256)
+    totals, squares = (histograms @ levels).tolist(), (histograms @ levels**2).tolist()
     height, width = part.image_size
     pixels_each = len(positions) * height * width
     mean, std = [], []
-    for value, square in zip(total.tolist(), squares.tolist(), strict=True):
-        mean.append(value / pixels_each / 255)
+    for total, square in zip(totals, squares, strict=True):
+        mean.append(total / pixels_each / 255)
         # Integer arithmetic: no digits are lost where the variance is small.
-        variance = (square * pixels_each - value * value) / pixels_each**2
+        variance = (square * pixels_each - total * total) / pixels_each**2
         std.append(variance**0.5 / 255 if variance > 0 else 1.0)
     return tuple(mean), tuple(std)

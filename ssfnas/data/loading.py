@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from collections.abc import Callable, Generator
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -15,39 +15,18 @@ from ssfnas.data.decoding import FolderImages
 from ssfnas.errors import RequestError
 
 
-class _Decoded(Dataset[Tensor]):
+class _Decoded(Dataset[Tensor | str]):
     """Whole batches of a folder's images; what is wrong with one is returned, not raised."""
 
     def __init__(self, images: FolderImages) -> None:
         self.images = images
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitems__(self, indices: list[int]) -> Tensor | str:
+    def __getitem__(self, indices: list[int]) -> Tensor | str:
         try:
-            return self.images.gather(indices)
+            return self.images[indices]
         except RequestError as error:
             # Raised again in the parent process: there it is one line, not a worker's traceback.
             return str(error)
-
-
-class _Batches:
-    """Image positions of batch after batch, without end."""
-
-    def __init__(self, rows: Callable[[int], Tensor], start: int) -> None:
-        self.rows = rows
-        self.start = start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        number = self.start
-        while True:
-            yield self.rows(number).tolist()
-            number += 1
-
-
-def _as_they_are(batch: Any) -> Any:
-    return batch
 
 
 def _ignore_signals(worker: int) -> None:
@@ -77,11 +56,11 @@ def decoded_batches(
     Raises:
         RequestError: when an image cannot be decoded, as its batch is reached.
     """
-    loader: DataLoader[Tensor] = DataLoader(
+    loader = DataLoader(
         _Decoded(images),
-        batch_sampler=_Batches(rows, start),  # type: ignore[arg-type]
+        sampler=(rows(number).tolist() for number in count(start)),
+        batch_size=None,  # the sampler's items are batches already
         num_workers=min(workers, os.cpu_count() or 1),
-        collate_fn=_as_they_are,
         worker_init_fn=_ignore_signals,
         pin_memory=pin,
         # Its own, so that the global generator is neither used nor advanced.

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ssfnas.data.imageset import ImageSet
-from ssfnas.data.parts import DataParts
+from ssfnas.data.imageset import DataParts, ImageSet
 from ssfnas.errors import RequestError
 
 Array = npt.NDArray[Any]

@@ -7,31 +7,60 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torchvision
 
 from ssfnas.config import DataOptions
 from ssfnas.data.folder import read_folder
-from ssfnas.data.imageset import ImageData, ImageSet, channel_statistics
-from ssfnas.data.mini import MINI, read_mini
+from ssfnas.data.imageset import DataParts, ImageData, ImageSet, channel_statistics
 from ssfnas.data.npz import read_npz
-from ssfnas.data.parts import DataParts
 from ssfnas.data.profiles import long_tail_counts, long_tail_indices
 from ssfnas.data.resizing import resize_square
-from ssfnas.data.torchvision_sets import read_torchvision
 from ssfnas.errors import RequestError, did_you_mean
 from ssfnas.registry import Registry
 
 DATASETS: Registry[Callable[[DataOptions], DataParts]] = Registry("data set")
 
+_MINI = "cifar10-lt-mini"
+_MINI_FILE = Path(__file__).parent / "mini" / "cifar10_lt_mini.npz"
 
-@DATASETS.register(MINI)
-def _mini(options: DataOptions) -> DataParts:
-    return read_mini()
+
+@DATASETS.register(_MINI)
+def read_mini(options: DataOptions) -> DataParts:
+    """The sample in the package; see ``mini/README.md`` for how it was cut.
+
+    804 training images of CIFAR-10 at imbalance ratio 25, and 40 test images of each class.
+    """
+    return dataclasses.replace(read_npz(_MINI_FILE), name=_MINI)
 
 
 @DATASETS.register("cifar10")
 @DATASETS.register("cifar100")
-def _cifar(options: DataOptions) -> DataParts:
-    return read_torchvision(options.dataset, Path(options.data_dir))
+def read_cifar(options: DataOptions) -> DataParts:
+    """CIFAR-10 or CIFAR-100, downloaded to ``options.data_dir`` where it is not there yet.
+
+    The archives hold pickles; torchvision reads them only after their md5 sums have been found to
+    be those of the published files.
+
+    Raises:
+        RequestError: the archive is not there and cannot be downloaded, or is damaged.
+    """
+    name, folder = options.dataset, Path(options.data_dir)
+    kind = getattr(torchvision.datasets, name.upper())
+    try:
+        parts = [kind(str(folder), train=train, download=True) for train in (True, False)]
+    except Exception as error:
+        # urllib, tarfile and torchvision's checks raise a dozen types between them.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RequestError(
+            f"{name} is not in {folder} and could not be downloaded ({reason}): put "
+            f"{name.replace('cifar', 'cifar-')}-python.tar.gz there, or name its folder with "
+            "--data-dir"
+        ) from error
+    train, test = (
+        ImageSet(torch.from_numpy(part.data), torch.tensor(part.targets, dtype=torch.int64))
+        for part in parts
+    )
+    return DataParts(name, train, None, test, tuple(parts[0].classes))
 
 
 def load_data(options: DataOptions) -> ImageData:
@@ -45,21 +74,13 @@ def load_data(options: DataOptions) -> ImageData:
             ratio that the data cannot have.
     """
     parts = _read(options)
-    if options.imbalance_ratio is not None and options.imbalance_ratio != 1:
-        parts = dataclasses.replace(parts, train=_long_tailed(parts, options))
-    if options.image_size is not None:
-        parts = _resized(parts, options.image_size)
+    ratio, size = options.imbalance_ratio, options.image_size
+    if ratio is not None and ratio != 1:
+        parts = dataclasses.replace(parts, train=_long_tailed(parts, ratio, options))
+    if size is not None:
+        parts = parts.with_each(lambda part: _resized(part, size))
     mean, std = channel_statistics(parts.train)
-    return ImageData(
-        name=parts.name,
-        train=parts.train,
-        validation=parts.validation,
-        test=parts.test,
-        class_names=parts.class_names,
-        multi_label=parts.train.multi_label,
-        mean=mean,
-        std=std,
-    )
+    return ImageData(**vars(parts), mean=mean, std=std)
 
 
 def _read(options: DataOptions) -> DataParts:
@@ -80,9 +101,7 @@ def _read(options: DataOptions) -> DataParts:
     )
 
 
-def _long_tailed(parts: DataParts, options: DataOptions) -> ImageSet:
-    ratio = options.imbalance_ratio
-    assert ratio is not None
+def _long_tailed(parts: DataParts, ratio: float, options: DataOptions) -> ImageSet:
     train = parts.train
     if train.multi_label:
         raise RequestError(
@@ -101,14 +120,7 @@ def _long_tailed(parts: DataParts, options: DataOptions) -> ImageSet:
     return train.subset(long_tail_indices(train.labels.numpy(), counts, options.data_seed))
 
 
-def _resized(parts: DataParts, size: int) -> DataParts:
-    def resized(part: ImageSet | None) -> ImageSet | None:
-        if part is None or not isinstance(part.images, torch.Tensor):
-            return part
-        return ImageSet(resize_square(part.images, size), part.labels)
-
-    train = resized(parts.train)
-    assert train is not None
-    return dataclasses.replace(
-        parts, train=train, validation=resized(parts.validation), test=resized(parts.test)
-    )
+def _resized(part: ImageSet, size: int) -> ImageSet:
+    if not isinstance(part.images, torch.Tensor):
+        return part  # a folder's images are resized as they are decoded
+    return ImageSet(resize_square(part.images, size), part.labels)

@@ -64,7 +64,6 @@ def test_data_describe_themselves():
         validation=None,
         test=part.subset([0, 1]),
         class_names=("finch", "tit", "owl"),
-        multi_label=False,
         mean=(0.5,) * 3,
         std=(0.2,) * 3,
     )
@@ -84,7 +83,7 @@ def test_data_describe_themselves():
 
 def test_data_move_as_a_whole():
     part = some_set()
-    data = ImageData("x", part, part, None, ("a", "b", "c"), False, (0.5,) * 3, (0.2,) * 3)
+    data = ImageData("x", part, part, None, ("a", "b", "c"), (0.5,) * 3, (0.2,) * 3)
     moved = data.to("meta")
     assert moved.train.images.device.type == "meta"
     assert moved.validation.labels.device.type == "meta"
