@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,8 @@ class IndexStream:
             raise RequestError("no images to train on: this part of the data is empty")
         if not 0 <= exponent <= 1:
             raise RequestError(f"sampling exponent {exponent:g}: it must be from 0 to 1")
-        self._epochs: dict[int, Tensor] = {}
+        # An epoch is drawn once: a slice reaches into two at most as a rule.
+        self._epoch = lru_cache(maxsize=2)(self._draw)
         if exponent == 1:
             return
         if labels.ndim != 1:
@@ -64,12 +67,6 @@ class IndexStream:
             first = epoch * size
             pieces.append(self._epoch(epoch)[max(start - first, 0) : stop - first])
         return torch.cat(pieces)
-
-    def _epoch(self, epoch: int) -> Tensor:
-        if epoch not in self._epochs:
-            self._epochs = {e: p for e, p in self._epochs.items() if e == epoch - 1}
-            self._epochs[epoch] = self._draw(epoch)
-        return self._epochs[epoch]
 
     def _draw(self, epoch: int) -> Tensor:
         random = generator(self.seed, "order", epoch)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from ssfnas.data.decoding import FolderImages
 from ssfnas.data.imageset import ImageSet
 from ssfnas.data.loading import decoded_batches
 from ssfnas.data.sampling import IndexStream
-from ssfnas.data.views import Parameters, Views, normalize_, to_float
+from ssfnas.data.views import Views, normalize_, to_float
 from ssfnas.errors import RequestError
 from ssfnas.seeding import derive_seed, generator
 
@@ -38,17 +40,23 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """Which rows of a global batch a process makes, and how it mixes them."""
+class _Plan:
+    """What a process makes of a global batch.
 
-    rows: (
-        Tensor  # of the global batch; own rows first, then their partners' where those are others'
-    )
-    own: int
-    partner: Tensor | None  # for each own row, the place of its partner in `rows`
-    share: float  # of the row itself
+    Attributes:
+        rows: of the global batch; own rows first, then their partners' where those are others'.
+        indices: the positions of their images.
+        partner: for each own row, the place of its partner in ``rows``; None: nothing is mixed.
+        share: of the row itself in the mixture.
+    """
+
+    rows: Tensor
+    indices: Tensor
+    partner: Tensor | None
+    share: float
 
 
+@dataclass(eq=False, repr=False)
 class ImageStream:
     """An endless stream of batches of random views.
 
@@ -79,60 +87,48 @@ class ImageStream:
             :class:`IndexStream` refuses.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        indices: Tensor,
-        batch_size: int,
-        views: Views,
-        *,
-        seed: int,
-        device: torch.device | str,
-        num_classes: int | None = None,
-        sampling_exponent: float = 1.0,
-        mixup: float = 0.0,
-        rank: int = 0,
-        world_size: int = 1,
-        workers: int = 0,
-        dtype: torch.dtype = torch.float32,
-        chunk: int | None = None,
-    ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise RequestError(
-                f"batch size {batch_size} with {world_size} processes: it must be a multiple of "
-                "their number"
-            )
-        if not 0 <= mixup < float("inf"):
-            raise RequestError(f"mixup {mixup:g}: its alpha must be 0 (none) or more")
-        if mixup and not images.multi_label and num_classes is None:
-            raise ValueError("mixup makes soft labels: give num_classes")
-        self.images = images
-        self.batch_size = batch_size
-        self.views = views
-        self.seed = seed
-        self.device = torch.device(device)
-        self.num_classes = num_classes
-        self.mixup = mixup
-        self.rank = rank
-        self.world_size = world_size
-        self.workers = workers
-        self.dtype = dtype
-        self._order = IndexStream(images.labels, indices, seed, sampling_exponent)
-        self._labels = images.labels.to(self.device)
-        self._batches = self._batches_at_a_time(chunk)
-        self._position = 0
-        self._made: list[Batch] = []
-        self._made_from = 0
-        self._decoder: Generator[Tensor, None, None] | None = None
-        self._decoder_next = -1
+    images: ImageSet
+    indices: Tensor
+    batch_size: int
+    views: Views
+    _: KW_ONLY
+    seed: int
+    device: torch.device | str
+    num_classes: int | None = None
+    sampling_exponent: float = 1.0
+    mixup: float = 0.0
+    rank: int = 0
+    world_size: int = 1
+    workers: int = 0
+    dtype: torch.dtype = torch.float32
+    chunk: int | None = None
 
-    def _batches_at_a_time(self, chunk: int | None) -> int:
-        if chunk is None:
-            height, width = self.images.image_size
-            values = self.views.count * self.images.in_channels * height * width
-            fit = _CHUNK_BYTES // (values * self.dtype.itemsize)
-            chunk = min(_CHUNK_CUDA if self.device.type == "cuda" else _CHUNK_CPU, fit)
-        return max(1, chunk // (self.batch_size // self.world_size))
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % self.world_size:
+            raise RequestError(
+                f"batch size {self.batch_size} with {self.world_size} processes: it must be a "
+                "multiple of their number"
+            )
+        if not 0 <= self.mixup < float("inf"):
+            raise RequestError(f"mixup {self.mixup:g}: its alpha must be 0 (none) or more")
+        if self.mixup and not self.images.multi_label and self.num_classes is None:
+            raise ValueError("mixup makes soft labels: give num_classes")
+        self._device = torch.device(self.device)
+        self._order = IndexStream(
+            self.images.labels, self.indices, self.seed, self.sampling_exponent
+        )
+        self._labels = self.images.labels.to(self._device)
+        self._own = self.batch_size // self.world_size
+        self._batches = max(1, (self.chunk or self._fitting_chunk()) // self._own)
+        self._position = 0
+        self._made: Iterator[Batch] = iter(())
+        self._decoder: Generator[Tensor, None, None] | None = None
+
+    def _fitting_chunk(self) -> int:
+        height, width = self.images.image_size
+        values = self.views.count * self.images.in_channels * height * width
+        most = _CHUNK_CUDA if self._device.type == "cuda" else _CHUNK_CPU
+        return min(most, _CHUNK_BYTES // (values * self.dtype.itemsize))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -161,7 +157,7 @@ class ImageStream:
                     f"on with {value}"
                 )
         self._position = int(state["position"])
-        self._made = []
+        self._made = iter(())
         self.close()
 
     def close(self) -> None:
@@ -176,90 +172,73 @@ class ImageStream:
         Raises:
             RequestError: an image that cannot be decoded.
         """
-        place = self._position - self._made_from
-        if not 0 <= place < len(self._made):
+        batch = next(self._made, None)  # at the end, the memory of those is free for what comes
+        if batch is None:
             first = self._position // self._batches * self._batches
-            self._made = []  # its memory is free for what comes
-            self._made = self._make(range(first, first + self._batches))
-            self._made_from = first
-            place = self._position - first
+            made = self._make(range(first, first + self._batches))
+            self._made = islice(made, self._position - first, None)
+            batch = next(self._made)
         self._position += 1
-        return self._made[place]
+        return batch
 
-    def _indices(self, number: int) -> Tensor:
-        """Image positions of a global batch."""
-        return self._order.slice(number * self.batch_size, (number + 1) * self.batch_size)
-
-    def _rows(self, number: int) -> _Rows:
-        own = self.batch_size // self.world_size
-        rows = torch.arange(own) + self.rank * own
+    def _plan(self, number: int) -> _Plan:
+        indices = self._order.slice(number * self.batch_size, (number + 1) * self.batch_size)
+        rows = torch.arange(self._own) + self.rank * self._own
         if not self.mixup:
-            return _Rows(rows, own, None, 1.0)
+            return _Plan(rows, indices[rows], None, 1.0)
         random = np.random.default_rng(derive_seed(self.seed, "mixup", number))
         share = float(random.beta(self.mixup, self.mixup))
         partner = torch.from_numpy(random.permutation(self.batch_size))[rows]
-        if self.world_size == 1:
-            return _Rows(rows, own, partner, share)
-        return _Rows(torch.cat([rows, partner]), own, torch.arange(own) + own, share)
-
-    def _made_indices(self, number: int) -> Tensor:
-        """Image positions of the rows of a batch that this process makes."""
-        return self._indices(number)[self._rows(number).rows]
-
-    def _pixels(self, numbers: range, indices: Tensor) -> Tensor:
-        """Images of the rows of those batches: uint8 [n, H, W, C], on the device."""
-        images = self.images.images
-        if not isinstance(images, FolderImages):
-            return self.images.gather(indices).to(self.device)
-        if self._decoder is None or self._decoder_next != numbers.start:
-            self.close()
-            self._decoder = decoded_batches(
-                images,
-                self._made_indices,
-                numbers.start,
-                workers=self.workers,
-                pin=self.device.type == "cuda",
-            )
-        decoded = [next(self._decoder).to(self.device, non_blocking=True) for _ in numbers]
-        self._decoder_next = numbers.stop
-        return torch.cat(decoded)
+        if self.world_size > 1:
+            rows, partner = torch.cat([rows, partner]), torch.arange(self._own) + self._own
+        return _Plan(rows, indices[rows], partner, share)
 
     def _make(self, numbers: range) -> list[Batch]:
-        plans = [self._rows(number) for number in numbers]
-        indices = [
-            self._indices(number)[plan.rows] for number, plan in zip(numbers, plans, strict=True)
+        plans = [self._plan(number) for number in numbers]
+        drawn = [
+            self.views.draw(self.batch_size, generator(self.seed, "views", number))
+            for number in numbers
         ]
-        drawn = [self._draw(number, plan.rows) for number, plan in zip(numbers, plans, strict=True)]
-        parameters = {key: torch.cat([each[key] for each in drawn]) for key in drawn[0]}
-        pixels = self._pixels(numbers, torch.cat(indices))
-        views = self.views.apply(pixels, parameters, dtype=self.dtype)
-        sizes = [len(plan.rows) for plan in plans]
-        by_batch = list(zip(*(view.split(sizes) for view in views), strict=True))
+        parameters = {
+            key: torch.cat([one[key][plan.rows] for one, plan in zip(drawn, plans, strict=True)])
+            for key in drawn[0]
+        }
+        views = self.views.apply(self._pixels(numbers.start, plans), parameters, dtype=self.dtype)
+        by_batch = zip(*(view.split(len(plans[0].rows)) for view in views), strict=True)
         return [
-            self._batch(plan, own_views, positions.to(self.device))
-            for plan, own_views, positions in zip(plans, by_batch, indices, strict=True)
+            self._batch(plan, own_views) for plan, own_views in zip(plans, by_batch, strict=True)
         ]
 
-    def _draw(self, number: int, rows: Tensor) -> Parameters:
-        drawn = self.views.draw(self.batch_size, generator(self.seed, "views", number))
-        return {key: value[rows] for key, value in drawn.items()}
+    def _pixels(self, start: int, plans: list[_Plan]) -> Tensor:
+        """Images of the rows of batch ``start`` and on: uint8 [n, H, W, C], on the device."""
+        images = self.images.images
+        if not isinstance(images, FolderImages):
+            indices = torch.cat([plan.indices for plan in plans])
+            return self.images.gather(indices).to(self._device)
+        if self._decoder is None:
+            self._decoder = decoded_batches(
+                images,
+                lambda number: self._plan(number).indices,
+                start,
+                workers=self.workers,
+                pin=self._device.type == "cuda",
+            )
+        return torch.cat([next(self._decoder).to(self._device, non_blocking=True) for _ in plans])
 
-    def _batch(self, plan: _Rows, views: tuple[Tensor, ...], indices: Tensor) -> Batch:
-        labels = self._labels[indices]
-        own = indices[: plan.own]
+    def _batch(self, plan: _Plan, views: tuple[Tensor, ...]) -> Batch:
+        indices = plan.indices.to(self._device)
+        own, labels = indices[: self._own], self._labels[indices]
         if plan.partner is None:
             return Batch(views, labels, own)
-        exact = torch.float64 if self.dtype == torch.float64 else torch.float32
-        if labels.ndim == 1:
-            assert self.num_classes is not None
-            labels = torch.nn.functional.one_hot(labels, self.num_classes)
-        labels = labels.to(exact)
-        partner = plan.partner.to(self.device)
-        mixed = [
-            value[: plan.own] * plan.share + value[partner] * (1 - plan.share)
+        if self.num_classes is not None and labels.ndim == 1:
+            labels = one_hot(labels, self.num_classes)
+        labels = labels.to(torch.promote_types(self.dtype, torch.float32))
+        partner = plan.partner.to(self._device)
+        *mixed, soft = (
+            value[: self._own] * plan.share + value[partner] * (1 - plan.share)
             for value in (*views, labels)
-        ]
-        return Batch(tuple(mixed[:-1]), mixed[-1], own)
+        )
+        return Batch(tuple(mixed), soft, own)
 
 
 def iterate(
@@ -282,7 +261,7 @@ def iterate(
     Yields:
         normalized images [n, C, H, W] and their labels, as in ``images``.
     """
-    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    exact = torch.promote_types(dtype, torch.float32)
     for positions in torch.arange(len(images)).split(batch_size):
         pixels = to_float(images.gather(positions).to(device), exact)
         labels = images.labels[positions.to(images.labels.device)].to(device)
