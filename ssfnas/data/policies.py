@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 
 import torch
 from torch import Tensor
+from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
 from ssfnas.data.policy_operations import NAMES, OPERATIONS, SIGNED
 from ssfnas.data.views import VIEWS, CropFlip, Parameters, to_float
 
 _IDENTITY = NAMES.index("identity")
 
-# The 25 sub-policies that AutoAugment found on CIFAR-10 (Cubuk et al., 2019): twice an
-# operation, its probability in tenths, and the number of its magnitude.
-CIFAR10_POLICY = (
-    (("invert", 1, 7), ("contrast", 2, 6)),
-    (("rotate", 7, 2), ("translate_x", 3, 9)),
-    (("sharpness", 8, 1), ("sharpness", 9, 3)),
-    (("shear_y", 5, 8), ("translate_y", 7, 9)),
-    (("auto_contrast", 5, 8), ("equalize", 9, 2)),
-    (("shear_y", 2, 7), ("posterize", 3, 7)),
-    (("color", 4, 3), ("brightness", 6, 7)),
-    (("sharpness", 3, 9), ("brightness", 7, 9)),
-    (("equalize", 6, 5), ("equalize", 5, 1)),
-    (("contrast", 6, 7), ("sharpness", 6, 5)),
-    (("color", 7, 7), ("translate_x", 5, 8)),
-    (("equalize", 3, 7), ("auto_contrast", 4, 8)),
-    (("translate_y", 4, 3), ("sharpness", 2, 6)),
-    (("brightness", 9, 6), ("color", 2, 8)),
-    (("solarize", 5, 2), ("invert", 0, 3)),
-    (("equalize", 2, 0), ("auto_contrast", 6, 0)),
-    (("equalize", 2, 8), ("equalize", 6, 4)),
-    (("color", 9, 9), ("equalize", 6, 6)),
-    (("auto_contrast", 8, 4), ("solarize", 2, 8)),
-    (("brightness", 1, 3), ("color", 7, 0)),
-    (("solarize", 4, 5), ("auto_contrast", 9, 3)),
-    (("translate_y", 9, 9), ("translate_y", 7, 9)),
-    (("auto_contrast", 9, 2), ("solarize", 8, 3)),
-    (("equalize", 8, 8), ("invert", 1, 3)),
-    (("translate_y", 7, 9), ("auto_contrast", 9, 1)),
+CIFAR10_POLICY = tuple(
+    tuple(
+        (re.sub(r"\B[A-Z]", r"_\g<0>", name).lower(), round(10 * probability), level or 0)
+        for name, probability, level in pair
+    )
+    for pair in AutoAugment(AutoAugmentPolicy.CIFAR10).policies
 )
-
-_TRIVIAL_OPERATIONS = NAMES[:-1]  # all but invert
+"""The 25 sub-policies that AutoAugment found on CIFAR-10 (Cubuk et al., 2019): twice an operation,
+its probability in tenths, and the number of its magnitude (0 where it has none)."""
 
 
 class PolicyViews(CropFlip):
@@ -69,13 +49,9 @@ class PolicyViews(CropFlip):
     def pixels(self, images: Tensor, parameters: Parameters, dtype: torch.dtype) -> list[Tensor]:
         """The cropped images after every slot's operations."""
         images = self.crop(images, parameters)
-        slots = zip(
-            parameters["operation"].unbind(1), parameters["magnitude"].unbind(1), strict=True
-        )
-        for operation, magnitude in slots:
-            for number in torch.unique(operation).tolist():
-                if number == _IDENTITY:
-                    continue
+        slots = (parameters[key].unbind(1) for key in ("operation", "magnitude"))
+        for operation, magnitude in zip(*slots, strict=True):
+            for number in torch.unique(operation[operation != _IDENTITY]).tolist():
                 rows = torch.nonzero(operation == number)[:, 0]
                 place = rows.to(images.device)
                 changed = OPERATIONS[NAMES[number]](images[place], magnitude[rows])
@@ -107,10 +83,7 @@ def magnitudes(
         "translate_x": translate[0] * level,
         "translate_y": translate[1] * level,
         "rotate": rotate * level,
-        "brightness": blend * level,
-        "color": blend * level,
-        "contrast": blend * level,
-        "sharpness": blend * level,
+        **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), blend * level),
         "posterize": 8 - (bits * level).round(),
         "solarize": 255 * (1 - level),
     }
@@ -128,24 +101,15 @@ class AutoAugmentViews(PolicyViews):
     def draw_operations(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Two operations an image."""
         height, width = self.image_size
-        table = magnitudes(
-            10,
-            shear=0.3,
-            translate=(150 / 331 * width, 150 / 331 * height),
-            rotate=30,
-            blend=0.9,
-            bits=4,
-        )
+        translate = (150 / 331 * width, 150 / 331 * height)
+        table = magnitudes(10, shear=0.3, translate=translate, rotate=30, blend=0.9, bits=4)
         pairs = torch.tensor(
             [[(NAMES.index(o), p, level) for o, p, level in pair] for pair in CIFAR10_POLICY]
         )
         chosen = pairs[torch.randint(len(pairs), (n,), generator=generator)]  # [n, 2, 3]
         operation, tenths, level = chosen.unbind(2)
         happens = torch.rand((n, 2), generator=generator) < tenths / 10
-        return (
-            torch.where(happens, operation, torch.full_like(operation, _IDENTITY)),
-            table[operation, level],
-        )
+        return torch.where(happens, operation, _IDENTITY), table[operation, level]
 
 
 @VIEWS.register("trivialaugment")
@@ -158,6 +122,7 @@ class TrivialAugmentViews(PolicyViews):
     def draw_operations(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One operation an image."""
         table = magnitudes(31, shear=0.99, translate=(32, 32), rotate=135, blend=0.99, bits=6)
-        operation = torch.randint(len(_TRIVIAL_OPERATIONS), (n, 1), generator=generator)
+        # All operations but the last one, invert.
+        operation = torch.randint(len(NAMES) - 1, (n, 1), generator=generator)
         level = torch.randint(31, (n, 1), generator=generator)
         return operation, table[operation, level]

@@ -30,42 +30,42 @@ def identity(images: Tensor, magnitude: Tensor) -> Tensor:
 
 def shear_x(images: Tensor, magnitude: Tensor) -> Tensor:
     """Each row moved left by ``magnitude`` times its distance from the top edge."""
-    one, zero = torch.ones_like(magnitude), torch.zeros_like(magnitude)
     # About the corner: in coordinates from the center that moves the image by half its height.
-    shift = magnitude * images.shape[1] / 2
-    return _affine(images, [one, magnitude, shift, zero, one, zero])
+    return _affine(images, b=magnitude, c=magnitude * images.shape[1] / 2)
 
 
 def shear_y(images: Tensor, magnitude: Tensor) -> Tensor:
     """Each column moved up by ``magnitude`` times its distance from the left edge."""
-    one, zero = torch.ones_like(magnitude), torch.zeros_like(magnitude)
-    shift = magnitude * images.shape[2] / 2
-    return _affine(images, [one, zero, zero, magnitude, one, shift])
+    return _affine(images, d=magnitude, f=magnitude * images.shape[2] / 2)
 
 
 def translate_x(images: Tensor, magnitude: Tensor) -> Tensor:
     """Moved right by whole pixels (``magnitude`` truncated)."""
-    one, zero = torch.ones_like(magnitude), torch.zeros_like(magnitude)
-    return _affine(images, [one, zero, -magnitude.trunc(), zero, one, zero])
+    return _affine(images, c=-magnitude.trunc())
 
 
 def translate_y(images: Tensor, magnitude: Tensor) -> Tensor:
     """Moved down by whole pixels (``magnitude`` truncated)."""
-    one, zero = torch.ones_like(magnitude), torch.zeros_like(magnitude)
-    return _affine(images, [one, zero, zero, zero, one, -magnitude.trunc()])
+    return _affine(images, f=-magnitude.trunc())
 
 
 def rotate(images: Tensor, magnitude: Tensor) -> Tensor:
     """Turned counter-clockwise about the center by ``magnitude`` degrees."""
     angle = magnitude * (math.pi / 180)
-    cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    return _affine(images, [cosine, -sine, zero, sine, cosine, zero])
+    cosine, sine = angle.cos(), angle.sin()
+    return _affine(images, a=cosine, b=-sine, d=sine, e=cosine)
 
 
-def _affine(images: Tensor, matrix: list[Tensor]) -> Tensor:
-    """The nearest pixel at ``(a x + b y + c, d x + e y + f)``, x and y from the image's center."""
+def _affine(images: Tensor, **changed: Tensor) -> Tensor:
+    """The nearest pixel at ``(a x + b y + c, d x + e y + f)``, x and y from the image's center.
+
+    Coefficients that are not given are those of the identity: a = e = 1, the others 0.
+    """
     n, height, width, _ = images.shape
-    a, b, c, d, e, f = torch.stack(matrix).to(images.device, torch.float32)[:, :, None, None]
+    zero = torch.zeros(n, dtype=torch.float64)
+    matrix = {"a": zero + 1, "b": zero, "c": zero, "d": zero, "e": zero + 1, "f": zero, **changed}
+    coefficients = torch.stack(list(matrix.values())).to(images.device, torch.float32)
+    a, b, c, d, e, f = coefficients[..., None, None]  # each [n, 1, 1]
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
     column = torch.round(a * x + b * y + c + (width - 1) / 2).long()  # [n, H, W]
@@ -74,6 +74,11 @@ def _affine(images: Tensor, matrix: list[Tensor]) -> Tensor:
     image = torch.arange(n, device=images.device)[:, None, None]
     moved = images[image, row.clamp_(0, height - 1), column.clamp_(0, width - 1)]
     return moved.masked_fill_(~inside[..., None], FILL)
+
+
+def _on_pixels(values: Tensor, images: Tensor) -> Tensor:
+    """Values [..., n] of the images as float32 [..., n, 1, 1, 1], where the images are."""
+    return values.to(images.device, torch.float32)[..., None, None, None]
 
 
 def brightness(images: Tensor, magnitude: Tensor) -> Tensor:
@@ -114,8 +119,7 @@ def _gray(images: Tensor) -> Tensor:
 
 def _blend(images: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
     """``(1 + m) images - m other``, cut to whole levels."""
-    of_image = (1 + magnitude).to(images.device, torch.float32)[:, None, None, None]
-    of_other = (-magnitude).to(images.device, torch.float32)[:, None, None, None]
+    of_image, of_other = _on_pixels(torch.stack([1 + magnitude, -magnitude]), images)
     return (images * of_image + other * of_other).clamp_(0, 255).to(torch.uint8)
 
 
@@ -127,8 +131,7 @@ def posterize(images: Tensor, magnitude: Tensor) -> Tensor:
 
 def solarize(images: Tensor, magnitude: Tensor) -> Tensor:
     """Levels of ``magnitude`` and more inverted."""
-    threshold = magnitude.to(images.device, torch.float32)[:, None, None, None]
-    return torch.where(images >= threshold, 255 - images, images)
+    return torch.where(images >= _on_pixels(magnitude, images), 255 - images, images)
 
 
 def auto_contrast(images: Tensor, magnitude: Tensor) -> Tensor:
@@ -150,23 +153,13 @@ def invert(images: Tensor, magnitude: Tensor) -> Tensor:
     return 255 - images
 
 
+_MOVING = (shear_x, shear_y, translate_x, translate_y, rotate)
+_BLENDING = (brightness, color, contrast, sharpness)
+_OTHERS = (posterize, solarize, auto_contrast, equalize, invert)
+
 OPERATIONS: dict[str, Operation] = {
-    "identity": identity,
-    "shear_x": shear_x,
-    "shear_y": shear_y,
-    "translate_x": translate_x,
-    "translate_y": translate_y,
-    "rotate": rotate,
-    "brightness": brightness,
-    "color": color,
-    "contrast": contrast,
-    "sharpness": sharpness,
-    "posterize": posterize,
-    "solarize": solarize,
-    "auto_contrast": auto_contrast,
-    "equalize": equalize,
-    "invert": invert,
+    operation.__name__: operation for operation in (identity, *_MOVING, *_BLENDING, *_OTHERS)
 }
 NAMES = tuple(OPERATIONS)
-SIGNED = frozenset(NAMES[1:10])
+SIGNED = frozenset(operation.__name__ for operation in _MOVING + _BLENDING)
 """Operations whose magnitude is negated half of the time."""

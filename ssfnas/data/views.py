@@ -8,6 +8,8 @@ result depends neither on how images are grouped nor on how many processes share
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from ssfnas.registry import Registry
 Parameters = dict[str, Tensor]
 
 
+@dataclass(kw_only=True, eq=False)
 class Views(ABC):
     """One or more random views of each image, normalized to mean 0 and deviation 1 a channel.
 
@@ -35,27 +38,21 @@ class Views(ABC):
         count: views of an image.
     """
 
-    count: int = 1
+    count: ClassVar[int] = 1
 
-    def __init__(
-        self,
-        *,
-        image_size: tuple[int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        cutout: int = 0,
-    ) -> None:
-        if len(mean) not in (1, 3) or len(std) != len(mean):
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
             raise RequestError(
-                f"{len(mean)} means and {len(std)} deviations: views are made of gray (1) or RGB "
-                "(3) images"
+                f"{len(self.mean)} means and {len(self.std)} deviations: views are made of gray "
+                "(1) or RGB (3) images"
             )
-        if cutout < 0:
-            raise RequestError(f"cutout {cutout}: it must be a side in pixels, or 0 for none")
-        self.image_size = (int(image_size[0]), int(image_size[1]))
-        self.mean = tuple(mean)
-        self.std = tuple(std)
-        self.cutout = cutout
+        if self.cutout < 0:
+            raise RequestError(f"cutout {self.cutout}: it must be a side in pixels, or 0 for none")
 
     @abstractmethod
     def draw_parameters(self, n: int, generator: torch.Generator) -> Parameters:
@@ -99,8 +96,7 @@ class Views(ABC):
                 f"images {images.dtype} {list(images.shape)}: these views are of uint8 "
                 f"[n, {', '.join(str(size) for size in expected)}]"
             )
-        exact = torch.float64 if dtype == torch.float64 else torch.float32
-        views = self.pixels(images, parameters, exact)
+        views = self.pixels(images, parameters, torch.promote_types(dtype, torch.float32))
         for number, view in enumerate(views):
             normalize_(view, self.mean, self.std)
             if self.cutout:
@@ -124,9 +120,7 @@ def to_float(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 def normalize_(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Subtract ``mean`` and divide by ``std`` a channel of [n, C, H, W], in place."""
-    shape = (len(mean), 1, 1)
-    center = torch.tensor(mean, dtype=pixels.dtype).view(shape).to(pixels.device)
-    scale = torch.tensor(std, dtype=pixels.dtype).view(shape).to(pixels.device)
+    center, scale = torch.tensor([mean, std], dtype=pixels.dtype)[..., None, None].to(pixels.device)
     return pixels.sub_(center).div_(scale)
 
 
