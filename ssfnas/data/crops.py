@@ -66,16 +66,11 @@ def draw_resized_crops(
     top = (uniform[2].gather(1, first)[:, 0] * (height - box_height + 1)).long()
     left = (uniform[3].gather(1, first)[:, 0] * (width - box_width + 1)).long()
     boxes = torch.stack([top, left, box_height, box_width], 1)
-    central_height = min(height, max(1, round(width / ratio[0])))
-    central_width = min(width, max(1, round(height * ratio[1])))
-    central = torch.tensor(
-        [
-            (height - central_height) // 2,
-            (width - central_width) // 2,
-            central_height,
-            central_width,
-        ]
+    largest = (
+        min(height, max(1, round(width / ratio[0]))),
+        min(width, max(1, round(height * ratio[1]))),
     )
+    central = torch.tensor([(height - largest[0]) // 2, (width - largest[1]) // 2, *largest])
     return torch.where(fits.any(1)[:, None], boxes, central)
 
 
@@ -100,9 +95,8 @@ def resized_crops(pixels: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
     rows, columns = (
         axis.to(pixels.dtype).to(pixels.device, non_blocking=True) for axis in (rows, columns)
     )
-    grid = torch.stack(
-        torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), dim=3
-    )  # [n, H, W, 2]
+    # [n, H, W, 2], x before y
+    grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), dim=3)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

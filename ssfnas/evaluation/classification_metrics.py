@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
@@ -29,22 +30,18 @@ def class_groups(class_counts: Sequence[int], thirds: bool = False) -> dict[str,
         thirds: a third of the classes each by size, earlier groups and lower classes first where
             that leaves a choice; else more than 100, 20 to 100, and fewer than 20 images.
     """
-    names = ("many", "medium", "few")
     if thirds:
-        order = sorted(range(len(class_counts)), key=lambda c: (-class_counts[c], c))
-        base, extra = divmod(len(order), 3)
-        sizes = [base + (number < extra) for number in range(3)]
-        starts = [sum(sizes[:number]) for number in range(3)]
-        groups = {
-            name: sorted(order[start : start + size])
-            for name, start, size in zip(names, starts, sizes, strict=True)
-        }
+        order = sorted(range(len(class_counts)), key=lambda c: -class_counts[c])
+        groups = [sorted(third.tolist()) for third in np.array_split(order, 3)]
     else:
-        groups = {name: [] for name in names}
+        groups = [[], [], []]
         for c, count in enumerate(class_counts):
-            place = 0 if count > MANY_ABOVE else 2 if count < FEW_BELOW else 1
-            groups[names[place]].append(c)
-    return {name: classes for name, classes in groups.items() if classes}
+            groups[0 if count > MANY_ABOVE else 2 if count < FEW_BELOW else 1].append(c)
+    return {
+        name: classes
+        for name, classes in zip(("many", "medium", "few"), groups, strict=True)
+        if classes
+    }
 
 
 def evaluate_predictions(
@@ -105,11 +102,12 @@ def _single_label(
     ]
     present = [value for value in per_class if value is not None]
     probabilities = logits.softmax(1)
+    f1 = multiclass_f1_score(predicted, labels, num_classes, average=None)
     groups = class_groups(class_counts, thirds)
     result: dict[str, Any] = {
         "top1": float(right.mean()),
         "balanced_accuracy": math.fsum(present) / len(present),
-        "macro_f1": float(_macro_f1(predicted, labels, num_classes)),
+        "macro_f1": float(f1[sizes > 0].double().mean()),
         "worst_class": min(present),
         "g_mean": math.prod(value ** (1 / len(present)) for value in present),
         "ece": float(
@@ -124,12 +122,6 @@ def _single_label(
             result[name] = math.fsum(measured) / len(measured)
     members = labels[:, None] == torch.arange(num_classes, device=labels.device)
     return {**result, **_areas(probabilities, members), "per_class": per_class, "groups": groups}
-
-
-def _macro_f1(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Mean F1 of the classes that there are test images of."""
-    scores = multiclass_f1_score(predicted, labels, num_classes, average=None)
-    return scores[torch.bincount(labels, minlength=num_classes) > 0].double().mean()
 
 
 def _areas(scores: Tensor, members: Tensor) -> dict[str, Any]:

@@ -76,16 +76,14 @@ class FeatureMonitor:
 
     def measure(self, net: nn.Module) -> dict[str, float]:
         """Top-1 and balanced accuracy, with and without prior-corrected votes."""
-        values: dict[str, float] = {}
-        bank = pooled_features(net, self.bank, self.data, device=self.device, dtype=self.dtype)
-        queries = pooled_features(
-            net, self.queries, self.data, device=self.device, dtype=self.dtype
+        bank, queries = (
+            pooled_features(net, images, self.data, device=self.device, dtype=self.dtype)
+            for images in (self.bank, self.queries)
         )
-        for corrected in (False, True):
+        values: dict[str, float] = {}
+        for name, corrected in (("knn", False), ("knn_corrected", True)):
             result = knn_accuracy(
                 *bank, *queries, self.data.num_classes, prior_correction=corrected
             )
-            name = "knn_corrected" if corrected else "knn"
-            values[f"{name}/top1"] = result["top1"]
-            values[f"{name}/balanced"] = result["balanced"]
+            values |= {f"{name}/{measure}": value for measure, value in result.items()}
         return values
