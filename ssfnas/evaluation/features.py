@@ -14,7 +14,7 @@ from ssfnas.data import ImageData, ImageSet, iterate
 @torch.no_grad()
 def over_images(
     net: nn.Module,
-    compute: Callable[[Tensor], Tensor],
+    compute: Callable[[nn.Module, Tensor], Tensor],
     images: ImageSet,
     data: ImageData,
     *,
@@ -26,7 +26,7 @@ def over_images(
 
     Args:
         net: the network.
-        compute: images [n, C, H, W] on ``device`` -> [n, ...].
+        compute: ``net``, images [n, C, H, W] on ``device`` -> [n, ...].
         images: N of them, in order.
         data: whose statistics normalize.
         batch_size: images a call.
@@ -43,7 +43,7 @@ def over_images(
         for x, y in iterate(
             images, batch_size, mean=data.mean, std=data.std, device=device, dtype=dtype
         ):
-            results.append(compute(x))
+            results.append(compute(net, x))
             labels.append(y)
     finally:
         net.train(training)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
@@ -38,10 +36,7 @@ def pooled_features(
     """
     # A CPU is fastest while a batch's activations fit its cache.
     batch_size = 256 if device.type == "cuda" else 32
-    compute = partial(pooled, net)
-    return over_images(
-        net, compute, images, data, batch_size=batch_size, device=device, dtype=dtype
-    )
+    return over_images(net, pooled, images, data, batch_size=batch_size, device=device, dtype=dtype)
 
 
 class FeatureMonitor:

@@ -29,18 +29,15 @@ def build_network(
 
     Args:
         config: ``model``, ``channels``, ``layers``, ``auxiliary``, ``loss`` and ``seed`` count.
-        genotype: what ``derived`` is derived from.
+        genotype: what ``derived`` is derived from, and for it never None.
         num_classes, in_channels, image_size: of the data; pixels (height, width).
 
     Raises:
-        RequestError: no genotype for ``derived``, an unknown timm model, or one that cannot take
-            images of this size.
+        RequestError: an unknown timm model, one with a genotype, or one that cannot take images of
+            this size.
     """
     if config.model == "derived":
-        if genotype is None:
-            raise RequestError(
-                "--genotype is missing: give a file, a run directory or a cell's name"
-            )
+        assert genotype is not None
         net: nn.Module = DerivedNetwork(
             genotype,
             num_classes,
@@ -75,9 +72,9 @@ def _timm_model(
             f"--model '{config.model}' is not known{hint}: it is derived, or timm:NAME with a "
             "model of timm such as timm:resnet18"
         )
-    if genotype_given := config.genotype:
+    if config.genotype:
         raise RequestError(
-            f"--genotype '{genotype_given}' has no effect with --model {config.model}"
+            f"--genotype '{config.genotype}' has no effect with --model {config.model}"
         )
     problem: Exception | None = None
     # Some models take the size as an argument, some would refuse it.

@@ -41,7 +41,7 @@ def predict(
         logits [N, classes] and labels, both on ``device``; logits at least float32.
     """
 
-    def compute(x: Tensor) -> Tensor:
+    def compute(net: nn.Module, x: Tensor) -> Tensor:
         with autocast(precision, device):
             output = logits_of(net(x))
         return at_least_float32(output)

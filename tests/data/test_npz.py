@@ -177,15 +177,7 @@ def test_a_changed_byte_is_told_or_harmless(tmp_path_factory, position, value, c
     loads_or_refuses(path)
 
 
-KEYS = [
-    "train_images",
-    "train_labels",
-    "test_images",
-    "test_labels",
-    "val_images",
-    "val_labels",
-    "class_names",
-]
+KEYS = [*arrays(), "val_images", "val_labels", "class_names"]
 SHAPES = st.one_of(
     hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4),
     st.sampled_from([(4, 3, 3), (4, 3, 3, 1), (4, 3, 3, 3), (4,), (4, 1), (4, 2)]),
