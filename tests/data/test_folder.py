@@ -218,30 +218,21 @@ def test_images_left_in_their_files_are_the_same(tmp_path, image_size):
     assert not resident.train.lazy
 
 
+def stream(images, views, batch_size=4, **settings):
+    made = make_views(views, image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3)
+    indices = torch.arange(len(images))
+    return ImageStream(images, indices, batch_size, made, seed=1, device="cpu", **settings)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streams_of_files_are_those_of_memory(tmp_path, workers):
     lazy, resident = lazy_and_resident(some_folder(tmp_path, train=(9, 6)))
-    views = make_views("barlow_twins", image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3)
     state = torch.get_rng_state()
-
-    def stream(images, workers):
-        return ImageStream(
-            images,
-            torch.arange(15),
-            4,
-            views,
-            seed=1,
-            device="cpu",
-            num_classes=2,
-            mixup=0.5,
-            world_size=2,
-            rank=1,
-            workers=workers,
-            dtype=torch.float64,
-            chunk=4,
-        )
-
-    ours, theirs = stream(lazy.train, workers), stream(resident.train, 0)
+    settings = {"mixup": 0.5, "num_classes": 2, "world_size": 2, "rank": 1, "chunk": 4}
+    ours, theirs = (
+        stream(part.train, "barlow_twins", dtype=torch.float64, workers=workers, **settings)
+        for part in (lazy, resident)
+    )
 
     def same(batches):
         for _ in range(batches):
@@ -263,10 +254,8 @@ def test_streams_of_files_are_those_of_memory(tmp_path, workers):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupting_is_left_to_the_parent(tmp_path, number):
     lazy, resident = lazy_and_resident(some_folder(tmp_path))
-    views = make_views("crop_flip", image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3)
     ours, theirs = (
-        ImageStream(part.train, torch.arange(8), 4, views, seed=0, device="cpu", workers=1, chunk=4)
-        for part in (lazy, resident)
+        stream(part.train, "crop_flip", workers=1, chunk=4) for part in (lazy, resident)
     )
     before = set(multiprocessing.active_children())
     batches = [ours.next()]
@@ -287,10 +276,7 @@ def test_an_image_damaged_later_is_named(tmp_path, workers):
     lazy, _ = lazy_and_resident(some_folder(tmp_path))
     path = lazy.train.images.paths[2]
     path.write_bytes(path.read_bytes()[:60])
-    views = make_views("none", image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3)
-    batches = ImageStream(
-        lazy.train, torch.arange(8), 8, views, seed=0, device="cpu", workers=workers
-    )
+    batches = stream(lazy.train, "none", 8, workers=workers)
     with pytest.raises(RequestError) as caught:
         batches.next()
     batches.close()
