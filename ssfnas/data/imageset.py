@@ -193,6 +193,7 @@ def channel_statistics(part: ImageSet) -> tuple[tuple[float, ...], tuple[float, 
     positions = torch.arange(count)
     if part.lazy and count > _LAZY_SAMPLE:
         positions = torch.linspace(0, count - 1, _LAZY_SAMPLE, dtype=torch.float64).round().long()
+    # One count a value and channel: integers, so the result does not depend on any order.
     histograms = torch.zeros((part.in_channels, 256), dtype=torch.int64)
     for chunk in positions.split(_LAZY_CHUNK if part.lazy else _CHUNK):
         pixels = part.gather(chunk).reshape(-1, part.in_channels)
