@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ssfnas.atomic_files import write_atomically
-from ssfnas.errors import RequestError, did_you_mean
+from ssfnas.errors import RequestError, did_you_mean, shown
 from ssfnas.layers.cells import CELL_TYPES
 from ssfnas.layers.operations import OPERATIONS
 from ssfnas.spaces import genotype_text
-from ssfnas.spaces.published import PUBLISHED_CELLS
 
 Edge = tuple[str, int, int]
 
 SPACE = "darts"
 FORMAT = 1
-_FIELDS = ("format", "space", "normal", "normal_concat", "reduce", "reduce_concat")
+_FIELDS = ("format", "space", *genotype_text.FIELDS)
 _MOST_NODES = 100
 _LARGEST_FILE = 2**20
 
@@ -54,12 +54,14 @@ class Genotype:
             raise RequestError(
                 f"genotype of the space {self.space!r}: only cells of '{SPACE}' can be read"
             )
-        for cell in CELL_TYPES:
-            edges = tuple(_edge(cell, edge) for edge in _sequence(cell, getattr(self, cell)))
-            name = f"{cell}_concat"
-            concat = _concat(name, _sequence(name, getattr(self, name)))
-            object.__setattr__(self, cell, edges)
-            object.__setattr__(self, name, concat)
+        for name, values in self._parts().items():
+            if not isinstance(values, (list, tuple, range)):
+                raise RequestError(f"genotype: {name} is {shown(values)}: it has to be a list")
+            # Before anything walks through it: range(10**12) is quickly written, and has no len().
+            if values[_MOST_NODES**2 :]:
+                raise RequestError(f"genotype: {name} is too long for one cell")
+            checked = _checked_edges if name in CELL_TYPES else _checked_concat
+            object.__setattr__(self, name, checked(name, values))
 
     def edges(self, cell: str) -> tuple[Edge, ...]:
         """The edges of ``"normal"`` or ``"reduce"``."""
@@ -74,9 +76,8 @@ class Genotype:
     @property
     def nodes(self) -> int:
         """Intermediate nodes of a cell, up to the last that any edge or concat names."""
-        named = [to for cell in CELL_TYPES for _, _, to in self.edges(cell)]
-        named += [node for cell in CELL_TYPES for node in self.concat(cell)]
-        return max(named, default=1) - 1
+        ends = [to for _, _, to in (*self.normal, *self.reduce)]
+        return max([*ends, *self.normal_concat, *self.reduce_concat], default=1) - 1
 
     def check(self, operations: Iterable[str] | None = None) -> None:
         """See that a network can be built of it.
@@ -87,19 +88,15 @@ class Genotype:
         Raises:
             RequestError: an operation is not known, or a cell is empty.
         """
-        allowed = None if operations is None else tuple(operations)
+        allowed = OPERATIONS.names() if operations is None else list(operations)
         for cell in CELL_TYPES:
             for name, start, to in self.edges(cell):
-                if name not in OPERATIONS:
-                    try:
-                        OPERATIONS.get(name)
-                    except RequestError as error:
-                        raise RequestError(f"{cell} cell, edge {start} -> {to}: {error}") from None
-                if allowed is not None and name not in allowed:
-                    raise RequestError(
-                        f"{cell} cell, edge {start} -> {to}: operation '{name}' is not one of "
-                        f"{', '.join(allowed)}"
-                    )
+                try:
+                    OPERATIONS.get(name)
+                    if name not in allowed:
+                        raise RequestError(f"operation '{name}' is not one of {', '.join(allowed)}")
+                except RequestError as error:
+                    raise RequestError(f"{cell} cell, edge {start} -> {to}: {error}") from None
         self.pruned()
 
     def pruned(self) -> Genotype:
@@ -112,33 +109,26 @@ class Genotype:
         """
         parts: dict[str, Any] = {}
         for cell in CELL_TYPES:
-            present = {0, 1}
-            kept: list[Edge] = []
-            edges = [edge for edge in self.edges(cell) if edge[0] != "none"]
-            for node in sorted({to for _, _, to in edges}):
-                if any(to == node and start in present for _, start, to in edges):
-                    present.add(node)
-            kept = [edge for edge in edges if edge[1] in present]
+            kept, present = reached([edge for edge in self.edges(cell) if edge[0] != "none"])
             concat = tuple(node for node in self.concat(cell) if node in present)
             if not concat:
                 raise RequestError(
                     f"the {cell} cell is empty: no node of its concat {list(self.concat(cell))} is "
                     "reached from the inputs"
                 )
-            parts[cell], parts[f"{cell}_concat"] = tuple(kept), concat
+            parts |= {cell: kept, f"{cell}_concat": concat}
         return Genotype(**parts, space=self.space)
 
     def to_json(self) -> str:
         """``genotype.json``: edges as [operation, from, to], one a line."""
-        lines = ["{", f'  "format": {FORMAT},', f'  "space": {json.dumps(self.space)}']
+        fields = {"format": str(FORMAT), "space": json.dumps(self.space)}
         for name, values in self._parts().items():
-            lines[-1] += ","
-            if name.endswith("_concat") or not values:
-                lines.append(f'  "{name}": {json.dumps(list(values))}')
-            else:
-                edges = ",\n".join(f"    {json.dumps(list(edge))}" for edge in values)
-                lines.append(f'  "{name}": [\n{edges}\n  ]')
-        return "\n".join([*lines, "}", ""])
+            fields[name] = json.dumps(values)
+            if name in CELL_TYPES and values:
+                edges = ",\n".join(f"    {json.dumps(edge)}" for edge in values)
+                fields[name] = f"[\n{edges}\n  ]"
+        body = ",\n".join(f'  "{name}": {value}' for name, value in fields.items())
+        return f"{{\n{body}\n}}\n"
 
     @staticmethod
     def from_json(text: str) -> Genotype:
@@ -149,25 +139,20 @@ class Genotype:
         """
         try:
             value = json.loads(text, object_pairs_hook=_without_duplicates)
-        except RecursionError:
-            raise RequestError("genotype: nested too deeply to be one") from None
-        except RequestError:
-            raise
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"genotype: not JSON: {error}") from None
         if not isinstance(value, dict):
             raise RequestError("genotype: the JSON has to be one object {...}")
-        found = value.get("format", "missing")
+        found = value.pop("format", "missing")
         if type(found) is not int or found != FORMAT:
             raise RequestError(
                 f"genotype: format is {found!r:.60}: this version reads format {FORMAT}"
             )
         fields = ", ".join(_FIELDS)
-        if missing := [name for name in _FIELDS if name not in value]:
+        if missing := [name for name in _FIELDS[1:] if name not in value]:
             raise RequestError(f"genotype: {', '.join(missing)} missing: it has {fields}")
         if unknown := [name for name in value if name not in _FIELDS]:
             raise RequestError(f"genotype: field {unknown[0]!r:.60} is unknown: it has {fields}")
-        del value["format"]
         return Genotype(**value)
 
     def to_text(self, style: str | None = None) -> str:
@@ -202,9 +187,9 @@ class Genotype:
         """
         if isinstance(path_or_name, str) and path_or_name in PUBLISHED:
             return PUBLISHED[path_or_name]
-        text, path = _read(Path(path_or_name), str(path_or_name))
+        path, text = _read(str(path_or_name))
+        is_json = path.suffix == ".json" and "Genotype" not in text
         try:
-            is_json = path.suffix == ".json" and "Genotype" not in text
             if is_json or text.lstrip().startswith("{"):
                 return Genotype.from_json(text)
             return Genotype.from_text(text)
@@ -222,7 +207,18 @@ class Genotype:
         write_atomically(path, text.encode())
 
     def _parts(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for cell in CELL_TYPES for key in (cell, f"{cell}_concat")}
+        return {name: getattr(self, name) for name in genotype_text.FIELDS}
+
+
+def reached(edges: Iterable[Edge]) -> tuple[tuple[Edge, ...], set[int]]:
+    """The edges that start from a state which the inputs reach, and those states, 0 and 1 too."""
+    edges = tuple(edges)
+    present = {0, 1}
+    # An edge leads to a later node, so one walk in the order of nodes finds all.
+    for _, start, to in sorted(edges, key=lambda edge: edge[2]):
+        if start in present:
+            present.add(to)
+    return tuple(edge for edge in edges if edge[1] in present), present
 
 
 def _cell_type(cell: str) -> str:
@@ -231,97 +227,81 @@ def _cell_type(cell: str) -> str:
     return cell
 
 
-def _sequence(name: str, values: Any) -> Sequence[Any]:
-    if not isinstance(values, (list, tuple, range)):
-        raise RequestError(f"genotype: {name} is {_shown(values)}: it has to be a list")
-    # Before anything walks through it: range(10**12) is quickly written.
-    if len(values) > _MOST_NODES**2:
-        raise RequestError(f"genotype: {name} has {len(values)} entries: too many for one cell")
-    return values
+def _checked_edges(cell: str, edges: Iterable[Any]) -> tuple[Edge, ...]:
+    for edge in edges:
+        where = f"genotype, {cell} cell: edge {shown(edge)}"
+        if not isinstance(edge, (list, tuple)) or len(edge) != 3:
+            raise RequestError(f"{where} has to be [operation, from, to]")
+        name, start, to = edge
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise RequestError(f"{where}: the operation has to be a name")
+        if type(start) is not int or type(to) is not int:
+            raise RequestError(f"{where}: from and to have to be whole numbers")
+        if not 0 <= start < to or not 2 <= to < _MOST_NODES + 2:
+            raise RequestError(
+                f"genotype, {cell} cell: edge {shown(name)} from {shown(start)} to {shown(to)} "
+                "has to lead from a state (0, 1: the inputs; 2 ...: the nodes) to a later node, at "
+                f"most {_MOST_NODES + 1}; entries are [operation, from, to], in a text "
+                "(operation, to, from) or (operation, from)"
+            )
+    return tuple((name, start, to) for name, start, to in edges)
 
 
-def _edge(cell: str, edge: Any) -> Edge:
-    where = f"genotype, {cell} cell: edge {_shown(edge)}"
-    if not isinstance(edge, (list, tuple)) or len(edge) != 3:
-        raise RequestError(f"{where} has to be [operation, from, to]")
-    name, start, to = edge
-    if not isinstance(name, str) or not name or not name.isprintable():
-        raise RequestError(f"{where}: the operation has to be a name")
-    if type(start) is not int or type(to) is not int:
-        raise RequestError(f"{where}: from and to have to be whole numbers")
-    if not 0 <= start < to or not 2 <= to < _MOST_NODES + 2:
-        raise RequestError(
-            f"{where}: it has to lead from a state (0, 1: the inputs; 2 ...: the nodes) to a later "
-            f"node, at most {_MOST_NODES + 1}; entries are [operation, from, to]"
-        )
-    return name, start, to
-
-
-def _concat(name: str, values: Sequence[Any]) -> tuple[int, ...]:
-    for position, node in enumerate(values):
+def _checked_concat(name: str, nodes: Iterable[Any]) -> tuple[int, ...]:
+    seen: list[int] = []
+    for node in nodes:
         if type(node) is not int or not 2 <= node < _MOST_NODES + 2:
             raise RequestError(
-                f"genotype: {name} lists {_shown(node)}: it names nodes, from 2 to "
-                f"{_MOST_NODES + 1}"
+                f"genotype: {name} lists {shown(node)}: it names nodes, from 2 to {_MOST_NODES + 1}"
             )
-        if node in values[:position]:
+        if node in seen:
             raise RequestError(f"genotype: {name} lists node {node} twice: once is enough")
-    return tuple(values)
+        seen.append(node)
+    return tuple(seen)
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _read(path: Path, name: str) -> tuple[str, Path]:
-    """The text of the file that ``name`` means, and the file."""
+def _read(name: str) -> tuple[Path, str]:
+    """The file that ``name`` means, and its text."""
+    path = Path(name)
     try:
         if path.is_dir():
-            path = path / "genotype.json"
+            path /= "genotype.json"
             if not path.is_file():
                 raise RequestError(
                     f"{name} holds no genotype.json: let its search finish, or derive one with "
                     f"python -m ssfnas.derive --run {name}"
                 )
         if not path.is_file():
-            raise RequestError(_absent(path, name))
+            is_path = path.suffix or len(path.parts) > 1
+            problem = (
+                f"genotype {name}: there is no such file or directory"
+                if is_path
+                else f"no genotype '{name}'{did_you_mean(name, PUBLISHED)}"
+            )
+            raise RequestError(
+                f"{problem}: give a genotype's file, a run's directory, or one of "
+                f"{', '.join(PUBLISHED)}"
+            )
         if path.stat().st_size > _LARGEST_FILE:
             raise RequestError(f"{path} is no genotype: it is larger than {_LARGEST_FILE} bytes")
-        return path.read_text(encoding="utf-8"), path
+        return path, path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise RequestError(f"{path} is no genotype: it is not a text in UTF-8") from None
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _absent(path: Path, name: str) -> str:
-    """What to say where ``name`` is no file, as what it was likely meant for: a file or a cell."""
-    known = ", ".join(PUBLISHED)
-    if path.suffix or len(path.parts) > 1:
-        return (
-            f"genotype {name}: there is no such file or directory: give a genotype's file, a run's "
-            f"directory, or one of {known}"
-        )
-    return (
-        f"no genotype '{name}'{did_you_mean(name, PUBLISHED)}: it is a file, a run's directory, or "
-        f"one of {known}"
-    )
-
-
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise RequestError("genotype: the JSON names a field twice")
+        raise ValueError("it names a field twice")
     return fields
 
 
-def _published(normal: str, reduce: str) -> Genotype:
-    cells = [
-        tuple((name, int(start), int(to)) for name, start, to in map(str.split, cell.split("; ")))
-        for cell in (normal, reduce)
-    ]
-    return Genotype(cells[0], (2, 3, 4, 5), cells[1], (2, 3, 4, 5))
+def _published() -> dict[str, Genotype]:
+    text = (resources.files("ssfnas.spaces") / "published.txt").read_text(encoding="utf-8")
+    _, *entries = text.split("\n\n")
+    return {entry.split(" = ")[0]: Genotype.from_text(entry) for entry in entries}
 
 
-PUBLISHED = {name: _published(*cells) for name, cells in PUBLISHED_CELLS.items()}
+PUBLISHED = _published()

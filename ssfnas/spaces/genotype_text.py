@@ -15,20 +15,14 @@ from typing import Any
 
 from ssfnas.errors import RequestError
 
-_FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
-_LONGEST_RANGE = 1000
+FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 _START = re.compile(r"\bGenotype\s*\(")
 
 
 def write(parts: Mapping[str, Any], style: str | None) -> str:
-    """One line.
+    """One line in a style, for edges (operation, from, to) and concats by field.
 
-    Args:
-        parts: edges (operation, from, to) and concats, by field.
-        style: ``"darts"`` or ``"fairdarts"``; None: darts where it can say this genotype.
-
-    Raises:
-        RequestError: an unknown style, or darts cannot say it.
+    See :meth:`ssfnas.spaces.Genotype.to_text`.
     """
     lonely = {cell: _lonely_node(parts[cell]) for cell in ("normal", "reduce")}
     if style is None:
@@ -39,8 +33,8 @@ def write(parts: Mapping[str, Any], style: str | None) -> str:
     for name, values in parts.items():
         shown: Any
         if name.endswith("_concat"):
-            joined = values and list(values) == list(range(values[0], values[-1] + 1))
-            shown = range(values[0], values[-1] + 1) if joined else list(values)
+            nodes = range(values[0], values[-1] + 1) if values else ()
+            shown = nodes if tuple(nodes) == values else list(values)
         elif style == "fairdarts":
             shown = [(op, to, start) for op, start, to in values]
         elif lonely[name] is None:
@@ -62,7 +56,7 @@ def _lonely_node(edges: Sequence[tuple[str, int, int]]) -> int | None:
 
 
 def read(text: str) -> dict[str, Any]:
-    """The four fields; edges as (operation, from, to).
+    """The four fields as they stand in the text, but edges as (operation, from, to).
 
     Raises:
         RequestError: no genotype, several, or something in it that is no plain value.
@@ -75,67 +69,50 @@ def read(text: str) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             call = ast.parse(text[starts[0] :].strip(), mode="eval").body
-        if not isinstance(call, ast.Call):
-            raise RequestError("genotype: Genotype(...) has to stand alone")
-        given = [*zip(_FIELDS, call.args, strict=False)]
-        given += [(str(keyword.arg), keyword.value) for keyword in call.keywords]
-        if len(call.args) > len(_FIELDS) or sorted(name for name, _ in given) != sorted(_FIELDS):
-            raise RequestError(
-                f"genotype: Genotype(...) has to have {', '.join(_FIELDS)}, once each"
-            )
-        values = {name: _value(name, node) for name, node in given}
-    except RequestError:
-        raise
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise RequestError(f"genotype: not a Python text: {reason}") from None
-    return {
-        name: value if name.endswith("_concat") else _edges(name, value)
-        for name, value in values.items()
-    }
+    if not isinstance(call, ast.Call):
+        raise RequestError("genotype: Genotype(...) has to stand alone")
+    given = [*zip(FIELDS, call.args, strict=False)]
+    given += [(str(keyword.arg), keyword.value) for keyword in call.keywords]
+    if len(call.args) > len(FIELDS) or sorted(name for name, _ in given) != sorted(FIELDS):
+        raise RequestError(f"genotype: Genotype(...) has to have {', '.join(FIELDS)}, once each")
+    return {name: _value(name, node) for name, node in given}
 
 
 def _value(name: str, node: ast.expr) -> Any:
-    """A literal, ``range(...)`` of whole numbers, or a list of that."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-        if node.func.id in ("list", "tuple") and len(node.args) == 1:
-            return _value(name, node.args[0])
-        numbers = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-        bounds = [number for number in numbers if type(number) is int]
-        if node.func.id == "range" and len(bounds) == len(node.args) and 1 <= len(bounds) <= 3:
-            values = range(*bounds)
-            # len() fails on the longest ranges, which are quickly written.
-            if values[_LONGEST_RANGE:]:
-                raise RequestError(f"genotype: {name} is {values}: too long for one cell")
-            return list(values)
+    """What a field is given: a literal, ``range(...)``, or a list or tuple of that."""
     try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError):
+        match node:
+            case ast.Call(ast.Name("list" | "tuple"), [inner], []):
+                return _value(name, inner)
+            case ast.Call(ast.Name("range"), bounds, []):
+                return range(*map(ast.literal_eval, bounds))
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, RecursionError, MemoryError):
         raise RequestError(
-            f"genotype: {name} has to be a list of names and numbers, or range(...); "
-            "nothing else is read"
+            f"genotype: {name} has to be a list of names and numbers, or range(...), whose step "
+            "must not be zero; nothing else is read"
         ) from None
+    return value if name.endswith("_concat") else _edges(name, value)
 
 
 def _edges(cell: str, edges: Any) -> Any:
+    """Either style's edges as (operation, from, to); whether they make sense is not seen here."""
     if not isinstance(edges, (list, tuple)):
         return edges
-    where = f"genotype, {cell} cell"
     lengths = {len(edge) if isinstance(edge, (list, tuple)) else 0 for edge in edges}
     if lengths == {3}:
-        for op, to, start in edges:
-            if type(to) is not int or type(start) is not int or not 0 <= start < to:
-                raise RequestError(
-                    f"{where}: edge {(op, to, start)!r:.60} has to be (operation, to, from), with "
-                    "whole numbers and to > from"
-                )
         return [(op, start, to) for op, to, start in edges]
     if not lengths <= {2}:
         raise RequestError(
-            f"{where}: edges have to be all (operation, from), or all (operation, to, from)"
+            f"genotype, {cell} cell: edges have to be all (operation, from), or all (operation, "
+            "to, from)"
         )
     if len(edges) % 2:
         raise RequestError(
-            f"{where}: {len(edges)} edges (operation, from): there have to be two for each node"
+            f"genotype, {cell} cell: {len(edges)} edges (operation, from): there have to be two "
+            "for each node"
         )
     return [(op, start, 2 + position // 2) for position, (op, start) in enumerate(edges)]
