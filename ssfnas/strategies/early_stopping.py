@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ssfnas.config import SearchConfig
@@ -24,19 +24,22 @@ class StopDecision:
 
 
 class Stopper(Protocol):
-    """A rule that is asked after each epoch."""
+    """A rule that is asked after each epoch. As it stands here it remembers nothing."""
 
     def update(self, epoch: int, value: float) -> StopDecision | None:
         """Take the value measured after ``epoch`` (from 1) and say whether to stop."""
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
+        return
 
 
-class SkipStopper:
+@dataclass
+class SkipStopper(Stopper):
     """Stops when the normal cell would have too many skip connections (DARTS+, arXiv 1909.06035).
 
     The alphas of the epoch that reached the number are used, as in the source.
@@ -46,8 +49,8 @@ class SkipStopper:
         after: epochs before which nothing stops.
     """
 
-    def __init__(self, max_skips: int, after: int) -> None:
-        self.max_skips, self.after = max_skips, after
+    max_skips: int
+    after: int
 
     def update(self, epoch: int, value: float) -> StopDecision | None:
         """``value`` is the number of skip connections in the derived normal cell."""
@@ -59,15 +62,9 @@ class SkipStopper:
             epoch,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing is remembered."""
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing is remembered."""
-
-
-class HessianStopper:
+@dataclass
+class HessianStopper(Stopper):
     """Stops when the Hessian's top eigenvalue grows (RobustDARTS, arXiv 1909.09656).
 
     With m(e) the mean over the last ``window`` epochs up to e: stop after epoch e when
@@ -79,9 +76,10 @@ class HessianStopper:
         after: epochs before which nothing stops.
     """
 
-    def __init__(self, window: int, factor: float, after: int) -> None:
-        self.window, self.factor, self.after = window, factor, after
-        self.values: list[float] = []
+    window: int
+    factor: float
+    after: int
+    values: list[float] = field(default_factory=list, init=False)
 
     def update(self, epoch: int, value: float) -> StopDecision | None:
         """``value`` is the eigenvalue after ``epoch``."""
