@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ssfnas.declarations.derivations import DERIVATIONS
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.layers.cells import CELL_TYPES, cell_edges, nodes_of
 from ssfnas.spaces import Genotype
-from ssfnas.spaces.genotype import Edge
+from ssfnas.spaces.genotype import Edge, reached
 
 Table = dict[tuple[int, int], list[tuple[float, str]]]
 """Edge (from, to) -> (weight, operation) from the strongest on, ``none`` left out."""
@@ -77,17 +78,18 @@ def derive(
         NumericalError: a weight is NaN or infinite.
     """
     DERIVATIONS.get(rule)
-    parts: dict[str, tuple[Edge, ...]] = {}
-    concats: dict[str, tuple[int, ...]] = {}
+    parts: dict[str, Any] = {}
     for cell in CELL_TYPES:
         table, nodes = _table(cell, weights, operations)
         # In the weights' own precision: 0.9 in fp32 is less than 0.9.
         smallest = float(torch.as_tensor(threshold, dtype=weights[cell].dtype))
         given = {**options, "threshold": smallest}
-        parts[cell], concats[cell] = _reached(DERIVATIONS.build(rule, given, table, nodes))
-        if not parts[cell]:
+        edges = DERIVATIONS.build(rule, given, table, nodes)
+        kept, present = reached(sorted(edges, key=lambda edge: edge[2]))
+        if not kept:
             raise RequestError(_empty(cell, table, rule, threshold))
-    return Genotype(parts["normal"], concats["normal"], parts["reduce"], concats["reduce"])
+        parts |= {cell: kept, f"{cell}_concat": tuple(sorted(present - {0, 1}))}
+    return Genotype(**parts)
 
 
 def limit(
@@ -116,46 +118,31 @@ def limit(
             strength.update({(cell, name, start, to): weight for weight, name in entries})
     current = genotype.pruned()
     while not fits(current):
-        ranked = [
+        ranked = sorted(
             (strength[(cell, *edge)], -order, -position, cell, position)
             for order, cell in enumerate(CELL_TYPES)
             for position, edge in enumerate(current.edges(cell))
-        ]
-        for *_, cell, position in sorted(ranked):
-            smaller = _without(current, cell, position)
-            if smaller is not None:
-                current = smaller
-                break
-        else:
+        )
+        smaller = (_without(current, cell, position) for *_, cell, position in ranked)
+        found = next(filter(None, smaller), None)
+        if found is None:
             raise RequestError(
                 "the limits of parameters and multiply-adds cannot be kept: the network is too "
                 "large with a single operation in each cell; raise --max-params and --max-flops, "
                 "or give fewer --channels or --layers"
             )
+        current = found
     return current
 
 
 def _without(genotype: Genotype, cell: str, position: int) -> Genotype | None:
     """The genotype without one edge, or None where that empties the cell."""
     edges = genotype.edges(cell)
-    kept, concat = _reached([*edges[:position], *edges[position + 1 :]])
-    if not kept:
+    kept: dict[str, Any] = {cell: edges[:position] + edges[position + 1 :]}
+    try:
+        return replace(genotype, **kept).pruned()
+    except RequestError:
         return None
-    parts = {name: genotype.edges(name) for name in CELL_TYPES} | {cell: kept}
-    concats = {name: genotype.concat(name) for name in CELL_TYPES} | {cell: concat}
-    return Genotype(parts["normal"], concats["normal"], parts["reduce"], concats["reduce"])
-
-
-def _reached(edges: Sequence[Edge]) -> tuple[tuple[Edge, ...], tuple[int, ...]]:
-    """The edges that the inputs reach, and the nodes that have any of them."""
-    present = {0, 1}
-    kept: list[Edge] = []
-    for to in sorted({to for _, _, to in edges}):
-        arriving = [edge for edge in edges if edge[2] == to and edge[1] in present]
-        if arriving:
-            present.add(to)
-            kept += arriving
-    return tuple(kept), tuple(sorted(present - {0, 1}))
 
 
 def _table(
