@@ -24,13 +24,10 @@ def hessian_vector_product(
         [P].
     """
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    parts = torch.autograd.grad(flat @ vector, parameters, retain_graph=True, allow_unused=True)
-    return torch.cat(
-        [
-            torch.zeros_like(parameter).reshape(-1) if part is None else part.reshape(-1)
-            for part, parameter in zip(parts, parameters, strict=True)
-        ]
+    parts = torch.autograd.grad(
+        flat @ vector, parameters, retain_graph=True, materialize_grads=True
     )
+    return torch.cat([part.reshape(-1) for part in parts])
 
 
 def hessian_top_eigenvalue(
@@ -66,16 +63,15 @@ def hessian_top_eigenvalue(
     used = [(g, p) for g, p in zip(gradients, parameters, strict=True) if g is not None]
     if not any(gradient.requires_grad for gradient, _ in used):
         return 0.0
-    kept = [gradient for gradient, _ in used]
-    names = [parameter for _, parameter in used]
-    size = sum(parameter.numel() for parameter in names)
-    first = torch.randn(size, generator=generator, dtype=torch.float64).to(names[0])
+    kept, variables = zip(*used, strict=True)
+    size = sum(variable.numel() for variable in variables)
+    first = torch.randn(size, generator=generator, dtype=torch.float64).to(variables[0])
     basis: list[Tensor] = [first / first.norm()]
     diagonal: list[float] = []
     beside: list[float] = []
     eigenvalue = float("nan")
     for _ in range(min(iterations, size)):
-        product = hessian_vector_product(kept, names, basis[-1])
+        product = hessian_vector_product(kept, variables, basis[-1])
         if not bool(torch.isfinite(product).all()):
             raise NumericalError("a Hessian-vector product is not finite")
         diagonal.append(float(product @ basis[-1]))
@@ -94,8 +90,8 @@ def hessian_top_eigenvalue(
 
 
 def _dominant(diagonal: Sequence[float], beside: Sequence[float]) -> float:
-    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    for i, value in enumerate(beside):
-        matrix[i, i + 1] = matrix[i + 1, i] = value
+    """Of the symmetric tridiagonal matrix, the eigenvalue of largest magnitude."""
+    upper = torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + upper + upper.T
     values = torch.linalg.eigvalsh(matrix)
     return float(values[values.abs().argmax()])
