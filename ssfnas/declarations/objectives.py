@@ -39,12 +39,10 @@ class JointOptions:
 
 _SEARCH = "ssfnas.objectives.search"
 
-OBJECTIVES.add("supervised", Objective(f"{_SEARCH}:supervised"))
+OBJECTIVES.add("supervised", Objective(f"{_SEARCH}:Supervised"))
+OBJECTIVES.add("ssl", Objective(f"{_SEARCH}:SelfSupervised", (TwinsOptions,), compares_images=True))
 OBJECTIVES.add(
-    "ssl", Objective(f"{_SEARCH}:self_supervised", (TwinsOptions,), compares_images=True)
-)
-OBJECTIVES.add(
-    "joint", Objective(f"{_SEARCH}:joint", (TwinsOptions, JointOptions), compares_images=True)
+    "joint", Objective(f"{_SEARCH}:Joint", (TwinsOptions, JointOptions), compares_images=True)
 )
 
 

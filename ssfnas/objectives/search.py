@@ -55,11 +55,12 @@ class Supervised(SearchObjective):
 
     Args:
         multi_label: whether images have several labels.
+        facts: what other objectives are built of.
     """
 
     views = "crop_flip"
 
-    def __init__(self, multi_label: bool) -> None:
+    def __init__(self, *, multi_label: bool, **facts: Any) -> None:
         super().__init__()
         self.criterion: nn.Module = MultiLabelLoss() if multi_label else CrossEntropy()
 
@@ -81,17 +82,20 @@ class SelfSupervised(SearchObjective):
         lambd: weight of the off-diagonal terms.
         group: processes whose batches are one batch.
         generator: of the projector's initial draws.
+        facts: what other objectives are built of.
     """
 
     views = "barlow_twins"
 
     def __init__(
         self,
+        *,
         num_features: int,
         projector: Sequence[int],
         lambd: float,
         group: dist.ProcessGroup | None,
         generator: torch.Generator | None,
+        **facts: Any,
     ) -> None:
         super().__init__()
         self.projector = Projector(num_features, projector, group=group, generator=generator)
@@ -116,23 +120,13 @@ class Joint(SelfSupervised):
     """Mean cross-entropy of both views + mu * Barlow Twins / D.
 
     Args:
-        num_features, projector, lambd, group, generator: see :class:`SelfSupervised`.
         mu: weight of Barlow Twins.
         multi_label: whether images have several labels.
+        facts: see :class:`SelfSupervised`.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        projector: Sequence[int],
-        lambd: float,
-        group: dist.ProcessGroup | None,
-        generator: torch.Generator | None,
-        *,
-        mu: float,
-        multi_label: bool,
-    ) -> None:
-        super().__init__(num_features, projector, lambd, group, generator)
+    def __init__(self, *, mu: float, multi_label: bool, **facts: Any) -> None:
+        super().__init__(**facts)
         self.mu = mu
         self.classification: nn.Module = MultiLabelLoss() if multi_label else CrossEntropy()
 
@@ -152,39 +146,6 @@ class Joint(SelfSupervised):
             "cross_entropy": entropy.detach(),
             "barlow_twins": twins.detach(),
         }
-
-
-def supervised(*, multi_label: bool, **facts: Any) -> SearchObjective:
-    """Labels alone."""
-    return Supervised(multi_label)
-
-
-def self_supervised(
-    *,
-    num_features: int,
-    projector: Sequence[int],
-    lambd: float,
-    group: dist.ProcessGroup | None,
-    generator: torch.Generator | None,
-    **facts: Any,
-) -> SearchObjective:
-    """Barlow Twins alone."""
-    return SelfSupervised(num_features, projector, lambd, group, generator)
-
-
-def joint(
-    *,
-    num_features: int,
-    projector: Sequence[int],
-    lambd: float,
-    mu: float,
-    multi_label: bool,
-    group: dist.ProcessGroup | None,
-    generator: torch.Generator | None,
-    **facts: Any,
-) -> SearchObjective:
-    """Both."""
-    return Joint(num_features, projector, lambd, group, generator, mu=mu, multi_label=multi_label)
 
 
 def make_search_objective(
