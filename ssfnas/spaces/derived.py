@@ -11,9 +11,8 @@ from ssfnas.layers.initialization import initial_draws
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import make_operation
 from ssfnas.seeding import generator as seeded_generator
+from ssfnas.spaces.cell_network import CellNetwork, check_sizes, make_stem
 from ssfnas.spaces.genotype import Genotype
-
-LARGEST_WITHOUT_STRIDE = 64
 
 
 class DerivedCell(nn.Module):
@@ -98,27 +97,10 @@ class AuxiliaryHead(nn.Module):
             window = -(-5 * size // 8)
             corners = [x.narrow(dim, first, window) for first in (0, size - window)]
             x = torch.cat([corner.mean(dim, keepdim=True) for corner in corners], dim)
-        logits: Tensor = self.classifier(self.features(x).flatten(1))
-        return logits
+        return self.classifier(self.features(x).flatten(1))
 
 
-def _stem(in_channels: int, channels: int, image_size: int) -> nn.Sequential:
-    """3x3 convolution and BatchNorm; larger images are halved until at most 64 pixels are left."""
-    layers: list[nn.Module] = []
-    size, inputs = image_size, in_channels
-    while True:
-        stride = 2 if size > LARGEST_WITHOUT_STRIDE else 1
-        layers += [
-            nn.Conv2d(inputs, channels, 3, stride=stride, padding=1, bias=False),
-            BatchNorm2d(channels),
-        ]
-        size, inputs = -(-size // stride), channels
-        if size <= LARGEST_WITHOUT_STRIDE:
-            return nn.Sequential(*layers)
-        layers.append(nn.ReLU())
-
-
-class DerivedNetwork(nn.Module):
+class DerivedNetwork(CellNetwork):
     """The cells of a genotype, stacked.
 
     Args:
@@ -155,16 +137,14 @@ class DerivedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         longest = image_size if isinstance(image_size, int) else max(image_size)
-        sizes = {
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "channels": channels,
-            "layers": layers,
-            "image_size": longest,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise RequestError(f"{name} is {size}: a network needs at least 1")
+        check_sizes(
+            "network",
+            num_classes=num_classes,
+            in_channels=in_channels,
+            channels=channels,
+            layers=layers,
+            image_size=longest,
+        )
         genotype.check()
         self.genotype = genotype
         self.drop_path = _probability(drop_path)
@@ -173,7 +153,7 @@ class DerivedNetwork(nn.Module):
         pruned = genotype.pruned()
         with initial_draws(generator):
             width = 3 * channels
-            self.stem = _stem(in_channels, width, longest)
+            self.stem = make_stem(in_channels, width, longest)
             inputs = (width, width)
             self.cells = nn.ModuleList()
             self.auxiliary_head: AuxiliaryHead | None = None
@@ -247,19 +227,6 @@ class DerivedNetwork(nn.Module):
         """Images [N, in_channels, H, W] -> the last cell's output [N, num_features, h, w]."""
         return self._features(x, auxiliary=False)[0]
 
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features [N, num_features, h, w] -> logits [N, num_classes].
-
-        Args:
-            features: what :meth:`forward_features` gives.
-            pre_logits: stop at the pooled features [N, num_features].
-        """
-        pooled = features.mean(dim=(2, 3))
-        if pre_logits:
-            return pooled
-        logits: Tensor = self.classifier(pooled)
-        return logits
-
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Images [N, in_channels, H, W] -> logits [N, num_classes].
 
@@ -268,10 +235,6 @@ class DerivedNetwork(nn.Module):
         features, auxiliary = self._features(x, auxiliary=self.training)
         logits = self.forward_head(features)
         return logits if auxiliary is None else (logits, auxiliary)
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer, as timm's models name it."""
-        return self.classifier
 
 
 def _probability(value: float) -> float:

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ssfnas.declarations.strategies import FAIRDARTS_OPERATIONS
-from ssfnas.errors import RequestError
 from ssfnas.layers.cells import SearchCell, edge_count, plan_cells
 from ssfnas.layers.initialization import initial_draws
-from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import check_operations
+from ssfnas.spaces.cell_network import CellNetwork, check_sizes, make_stem
 from ssfnas.spaces.relaxations import RELAXATIONS, Relaxation
 
 
-class ReferenceSupernet(nn.Module):
+class ReferenceSupernet(CellNetwork):
     """All networks of the DARTS space at once (arXiv 1806.09055, section 2).
 
     Node j of a cell is s_j = sum over i < j, o of w(i, j, o) * o(s_i); cells of one type share
@@ -54,30 +53,24 @@ class ReferenceSupernet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        sizes = {
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "channels": channels,
-            "layers": layers,
-            "nodes": nodes,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise RequestError(f"{name} is {size}: a supernet needs at least 1")
+        check_sizes(
+            "supernet",
+            num_classes=num_classes,
+            in_channels=in_channels,
+            channels=channels,
+            layers=layers,
+            nodes=nodes,
+        )
         self.operations = tuple(operations)
         check_operations(self.operations)
         self.relaxation: Relaxation = RELAXATIONS.get(relaxation)()
         self.channels, self.layers, self.nodes = channels, layers, nodes
-        edges = edge_count(nodes)
-        self.alphas_normal, self.alphas_reduce = (
-            nn.Parameter(self.relaxation.init(edges, len(self.operations), generator))
-            for _ in range(2)
-        )
+        shape = edge_count(nodes), len(self.operations)
+        self.alphas_normal = nn.Parameter(self.relaxation.init(*shape, generator))
+        self.alphas_reduce = nn.Parameter(self.relaxation.init(*shape, generator))
         with initial_draws(generator):
             width = 3 * channels
-            self.stem = nn.Sequential(
-                nn.Conv2d(in_channels, width, 3, padding=1, bias=False), BatchNorm2d(width)
-            )
+            self.stem = make_stem(in_channels, width)
             inputs = (width, width)
             self.cells = nn.ModuleList()
             for plan in plan_cells(channels, layers):
@@ -111,23 +104,6 @@ class ReferenceSupernet(nn.Module):
             s0, s1 = s1, cell(s0, s1, weights[cell.kind])
         return s1
 
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features [N, num_features, h, w] -> logits [N, num_classes].
-
-        Args:
-            features: what :meth:`forward_features` gives.
-            pre_logits: stop at the pooled features [N, num_features].
-        """
-        pooled = features.mean(dim=(2, 3))
-        if pre_logits:
-            return pooled
-        logits: Tensor = self.classifier(pooled)
-        return logits
-
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] -> logits [N, num_classes]."""
         return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer, as timm's models name it."""
-        return self.classifier

@@ -1,0 +1,64 @@
+"""What supernets and derived networks have in common: stem, head, and the check of sizes."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ssfnas.errors import RequestError
+from ssfnas.layers.normalization import BatchNorm2d
+
+LARGEST_WITHOUT_STRIDE = 64
+
+
+class CellNetwork(nn.Module):
+    """A stem, cells, and a linear classifier of their pooled output; methods are named as timm's.
+
+    Attributes:
+        num_features: channels of :meth:`forward_features`.
+    """
+
+    classifier: nn.Linear
+    num_features: int
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images [N, in_channels, H, W] -> the last cell's output [N, num_features, h, w]."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features [N, num_features, h, w] -> logits [N, num_classes].
+
+        Args:
+            features: what :meth:`forward_features` gives.
+            pre_logits: stop at the pooled features [N, num_features].
+        """
+        pooled = features.mean(dim=(2, 3))
+        return pooled if pre_logits else self.classifier(pooled)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.classifier
+
+
+def make_stem(
+    in_channels: int, channels: int, image_size: int = LARGEST_WITHOUT_STRIDE
+) -> nn.Sequential:
+    """3x3 convolution and BatchNorm; larger images are halved until at most 64 pixels are left."""
+    layers: list[nn.Module] = []
+    size, inputs = image_size, in_channels
+    while True:
+        stride = 2 if size > LARGEST_WITHOUT_STRIDE else 1
+        layers += [
+            nn.Conv2d(inputs, channels, 3, stride=stride, padding=1, bias=False),
+            BatchNorm2d(channels),
+        ]
+        size, inputs = -(-size // stride), channels
+        if size <= LARGEST_WITHOUT_STRIDE:
+            return nn.Sequential(*layers)
+        layers.append(nn.ReLU())
+
+
+def check_sizes(kind: str, **sizes: int) -> None:
+    """Raise :class:`RequestError` where a number of a network is below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise RequestError(f"{name} is {size}: a {kind} needs at least 1")
