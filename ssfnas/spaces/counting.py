@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ssfnas.spaces.derived import DerivedNetwork
+from ssfnas.spaces.reference import ReferenceSupernet
+
 
 def count_parameters(net: nn.Module, auxiliary: bool = False) -> int:
     """Parameters of ``net``; a supernet's alphas are not counted.
@@ -17,16 +20,12 @@ def count_parameters(net: nn.Module, auxiliary: bool = False) -> int:
         net: a supernet, a derived network, or any other module.
         auxiliary: count the auxiliary head, too.
     """
-    weights = getattr(net, "weights", None)
-    parameters = list(weights()) if callable(weights) else list(net.parameters())
-    head = getattr(net, "auxiliary_head", None)
-    left_out = {
-        id(parameter)
-        for parameter in (
-            head.parameters() if isinstance(head, nn.Module) and not auxiliary else ()
-        )
-    }
-    return sum(parameter.numel() for parameter in parameters if id(parameter) not in left_out)
+    parameters = set(net.parameters())
+    if isinstance(net, ReferenceSupernet):
+        parameters -= set(net.alphas())
+    if isinstance(net, DerivedNetwork) and net.auxiliary_head is not None and not auxiliary:
+        parameters -= set(net.auxiliary_head.parameters())
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def count_multiply_adds(
@@ -42,13 +41,11 @@ def count_multiply_adds(
         image_size: pixels a side, or (height, width).
         in_channels: of the image.
     """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    dtypes = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    image = torch.empty(
-        1, in_channels, height, width, device="meta", dtype=dtypes[0] if dtypes else None
-    )
+    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
+    image = torch.empty(1, in_channels, *size, device="meta", dtype=dtype)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _evaluation(net), counter:
         torch.func.functional_call(net, shapes, (image,))
