@@ -70,7 +70,7 @@ def _cell(
         return cell(s0, s1, weights)
     call = Call(*state)
     output = fused(call, cell.preprocess0(s0), cell.preprocess1(s1), weights)
-    updates += _tracked(call.updates)
+    updates += call.updates
     return output
 
 
@@ -78,38 +78,23 @@ def _state(norms: Sequence[BatchNorm2d]) -> tuple[bool, float, Any] | None:
     """Whether batches are normalized by their own statistics, epsilon and group, if all agree."""
     if not norms:
         return True, 1e-5, None
+    states = {
+        (norm.training, norm.track_running_stats, norm.eps, norm.momentum, id(norm.group))
+        for norm in norms
+    }
     first = norms[0]
-    wanted = first.training, first.track_running_stats, first.eps, first.momentum, first.group
-    training, _, eps, momentum, group = wanted
-    if momentum is None:
+    if len(states) > 1 or first.momentum is None:
         return None
-    for norm in norms:
-        if (
-            norm.training != training
-            or norm.track_running_stats != first.track_running_stats
-            or norm.eps != eps
-            or norm.momentum != momentum
-            or norm.group is not group
-        ):
-            return None
-    own = training or first.running_mean is None
-    return own, eps, group if training else None
-
-
-def _tracked(updates: Sequence[Update]) -> list[Update]:
-    """Updates that some BatchNorm keeps; none while statistics are frozen."""
-    return [
-        update
-        for update in updates
-        if any(norm.training and norm.track_running_stats for row in update.norms for norm in row)
-    ]
+    own = first.training or first.running_mean is None
+    return own, first.eps, first.group if first.training else None
 
 
 @torch.no_grad()
 def _fold(updates: Sequence[Update]) -> None:
     """running = (1 - momentum) running + momentum batch, with unbiased variances, for all at once.
 
-    Counts of batches go up by one, as PyTorch's do.
+    Counts of batches go up by one, as PyTorch's do. BatchNorms in evaluation, or whose statistics
+    are frozen, are left alone.
     """
     running: list[Tensor] = []
     batch: list[Tensor] = []
@@ -120,15 +105,16 @@ def _fold(updates: Sequence[Update]) -> None:
         rows = zip(update.norms, update.mean.unbind(), unbiased.unbind(), strict=True)
         for norms, mean, var in rows:
             for norm in norms:
+                if not (norm.training and norm.track_running_stats):
+                    continue
                 assert norm.momentum is not None
-                momentum = norm.momentum
-                for known, new in ((norm.running_mean, mean), (norm.running_var, var)):
-                    assert known is not None
-                    running.append(known)
-                    batch.append(new)
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
                 assert norm.num_batches_tracked is not None
+                momentum = norm.momentum
+                running += [norm.running_mean, norm.running_var]
+                batch += [mean.to(norm.running_mean.dtype), var.to(norm.running_var.dtype)]
                 counts.append(norm.num_batches_tracked)
     if running:
-        batch = [new.to(known.dtype) for known, new in zip(running, batch, strict=True)]
         torch._foreach_lerp_(running, batch, momentum)
         torch._foreach_add_(counts, 1)
