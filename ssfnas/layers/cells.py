@@ -7,6 +7,7 @@ and of the previous one), then 2, 3, ... (its intermediate nodes).
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,9 +36,7 @@ def nodes_of(edges: int) -> int:
     Raises:
         RequestError: no cell has so many.
     """
-    nodes = 0
-    while edge_count(nodes) < edges:
-        nodes += 1
+    nodes = (math.isqrt(9 + 8 * edges) - 3) // 2
     if edge_count(nodes) != edges or nodes == 0:
         raise RequestError(
             f"no cell has {edges} edges: they are 2, 5, 9, 14, ... for 1, 2, ... nodes"
@@ -102,11 +101,8 @@ class MixedEdge(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """[N, C, H, W] and weights [O] -> [N, C, ceil(H / stride), ceil(W / stride)]."""
-        terms = [
-            weight * operation(x)
-            for weight, operation in zip(weights.unbind(), self.operations, strict=True)
-        ]
-        return total(terms)
+        pairs = zip(weights.unbind(), self.operations, strict=True)
+        return total([weight * operation(x) for weight, operation in pairs])
 
 
 class SearchCell(nn.Module):
@@ -134,13 +130,11 @@ class SearchCell(nn.Module):
     def forward(self, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:
         """Both inputs [N, c, h, w] and weights [E, O] -> [N, nodes * channels, h', w']."""
         states = [self.preprocess0(s0), self.preprocess1(s1)]
-        edge = 0
+        edges = zip(self.edges, weights, strict=True)
         for _ in range(self.nodes):
-            terms = []
-            for state in states:
-                terms.append(self.edges[edge](state, weights[edge]))
-                edge += 1
-            states.append(total(terms))
+            # Takes the next edge for each state that there is: the order of cell_edges.
+            arriving = zip(states, edges, strict=False)
+            states.append(total([edge(state, weight) for state, (edge, weight) in arriving]))
         return torch.cat(states[2:], dim=1)
 
 

@@ -75,13 +75,8 @@ class _SynchronizedNormalization(torch.autograd.Function):
             grad_x = (grad_x * per_channel(scale, x)).to(x.dtype)
         if weight is None:
             return grad_x, None, None, None, None
-        return (
-            grad_x,
-            sum_grad_normalized.to(weight.dtype) if ctx.needs_input_grad[1] else None,
-            sum_grad.to(weight.dtype) if ctx.needs_input_grad[2] else None,
-            None,
-            None,
-        )
+        affine = sum_grad_normalized.to(weight.dtype), sum_grad.to(weight.dtype)
+        return grad_x, *affine, None, None
 
 
 class _Synchronizable(Grouped, _BatchNorm):
@@ -136,9 +131,7 @@ class _BatchNormAct2d(BatchNorm2d):
     """timm's BatchNorm that is followed by dropout and an activation."""
 
     def forward(self, input: Tensor) -> Tensor:
-        normalized = super().forward(input)
-        result: Tensor = self.act(self.drop(normalized))  # type: ignore[operator]
-        return result
+        return self.act(self.drop(super().forward(input)))  # type: ignore[operator]
 
 
 _OURS: dict[type[nn.Module], type[_Synchronizable]] = {

@@ -13,27 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssfnas.declarations.strategies import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
 from ssfnas.errors import RequestError
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.registry import Registry
-
-__all__ = [
-    "DARTS_OPERATIONS",
-    "FAIRDARTS_OPERATIONS",
-    "OPERATIONS",
-    "AvgPool",
-    "DilConv",
-    "FactorizedReduce",
-    "MaxPool",
-    "Operation",
-    "ReLUConvBN",
-    "SepConv",
-    "Zero",
-    "check_operations",
-    "make_operation",
-    "register_operation",
-]
 
 Builder = Callable[[int, int, bool], nn.Module]
 
@@ -117,17 +99,17 @@ def make_operation(name: str, channels: int, stride: int, *, searching: bool) ->
             breaks the contract of shapes.
     """
     operation = OPERATIONS.get(name)
-    if not operation.trusted:
+    if operation.trusted:
+        module = operation.build(channels, stride, not searching)
+    else:
         _try_out(name, operation)
-    module = _built(name, operation, channels, stride, not searching)
+        module = _built(name, operation, channels, stride, not searching)
     if operation.pool and searching:
         return nn.Sequential(module, BatchNorm2d(channels, affine=False))
     return module
 
 
 def _built(name: str, operation: Operation, channels: int, stride: int, affine: bool) -> nn.Module:
-    if operation.trusted:
-        return operation.build(channels, stride, affine)
     try:
         module = operation.build(channels, stride, affine)
     except Exception as error:
@@ -163,8 +145,8 @@ def _try_out(name: str, operation: Operation) -> None:
                     f"operation '{name}' with stride {stride} fails on an input of (2, {channels}, "
                     f"{size}, {size}) ({_brief(error)}): it has to give {wanted}"
                 ) from error
-            if not isinstance(output, Tensor) or output.shape != wanted:
-                found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            if found != wanted:
                 raise RequestError(
                     f"operation '{name}' with stride {stride} maps (2, {channels}, {size}, {size}) "
                     f"to {found}: it has to be {wanted}"
@@ -236,8 +218,7 @@ class FactorizedReduce(nn.Module):
         # Not slices, whose gradients would come back in NCHW.
         shifted = F.pad(x, (-1, 0, -1, 0))
         halves = torch.cat([self.even(_every_other(x)), self.odd(_every_other(shifted))], dim=1)
-        normalized: Tensor = self.norm(halves)
-        return normalized
+        return self.norm(halves)
 
 
 def _every_other(x: Tensor) -> Tensor:

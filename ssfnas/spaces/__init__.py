@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from ssfnas.declarations.strategies import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
 from ssfnas.layers.normalization import (
     BatchNorm1d,
     BatchNorm2d,
     frozen_statistics,
     synchronize_batchnorm,
 )
-from ssfnas.layers.operations import (
-    DARTS_OPERATIONS,
-    FAIRDARTS_OPERATIONS,
-    OPERATIONS,
-    register_operation,
-)
+from ssfnas.layers.operations import OPERATIONS, register_operation
 from ssfnas.registry import Registry
 from ssfnas.spaces.counting import count_multiply_adds, count_parameters
 from ssfnas.spaces.derived import DerivedNetwork
