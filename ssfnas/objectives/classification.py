@@ -25,8 +25,7 @@ def make_loss(name: str, class_counts: Sequence[float], **options: Any) -> nn.Mo
         RequestError: there is no such loss, or a class without images where that has no meaning.
         TypeError: no loss has such an option.
     """
-    module: nn.Module = LOSSES.build(name, options, class_counts)
-    return module
+    return LOSSES.build(name, options, class_counts)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

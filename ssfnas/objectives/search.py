@@ -174,7 +174,7 @@ def make_search_objective(
     Raises:
         RequestError: there is no such objective.
     """
-    module: SearchObjective = OBJECTIVES.build(
+    return OBJECTIVES.build(
         name,
         options,
         num_features=num_features,
@@ -183,4 +183,3 @@ def make_search_objective(
         group=group,
         generator=generator,
     )
-    return module

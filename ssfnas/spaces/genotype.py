@@ -65,13 +65,11 @@ class Genotype:
 
     def edges(self, cell: str) -> tuple[Edge, ...]:
         """The edges of ``"normal"`` or ``"reduce"``."""
-        edges: tuple[Edge, ...] = getattr(self, _cell_type(cell))
-        return edges
+        return getattr(self, _cell_type(cell))
 
     def concat(self, cell: str) -> tuple[int, ...]:
         """The output nodes of ``"normal"`` or ``"reduce"``."""
-        concat: tuple[int, ...] = getattr(self, f"{_cell_type(cell)}_concat")
-        return concat
+        return getattr(self, f"{_cell_type(cell)}_concat")
 
     @property
     def nodes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ FINITE_DIFFERENCE = 0.01
 
 
 @contextmanager
-def _without_gradients(parameters: Sequence[nn.Parameter]) -> Any:
+def _without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Let autograd compute nothing for these parameters."""
     before = [parameter.requires_grad for parameter in parameters]
     for parameter in parameters:
@@ -110,10 +110,9 @@ class BilevelOptimizer:
     def weight_step(self, batch: Any) -> Terms:
         """One update of the weights; no gradient of an alpha is computed."""
         with _without_gradients(self.alphas.parameters):
-            terms = self.loss(batch)
-            total = terms["loss"]
-            terms = self._detached(terms, "weight")
-            gradients = self.weights.gradients(total)
+            losses = self.loss(batch)
+            terms = self._detached(losses, "weight")
+            gradients = self.weights.gradients(losses["loss"])
         self._apply(self.weights, gradients, terms)
         return terms
 
@@ -122,13 +121,12 @@ class BilevelOptimizer:
 
     def _alpha_loss(self, terms: Terms) -> tuple[Terms, Tensor]:
         """Terms to report, and the task loss with the regularizer's added."""
-        total = terms["loss"]
-        named = {name: value for name, value in terms.items() if name != "loss"}
-        if self.regularizer is not None:
-            extra = self.regularizer()
-            total = total + extra["loss"]
-            named |= {name: value for name, value in extra.items() if name != "loss"}
-        return self._detached({"loss": total, "task": terms["loss"], **named}, "alpha"), total
+        task = terms["loss"]
+        extra = {} if self.regularizer is None else self.regularizer()
+        total = task + extra["loss"] if extra else task
+        reported = {"loss": total, "task": task}
+        reported |= {name: v for name, v in (terms | extra).items() if name != "loss"}
+        return self._detached(reported, "alpha"), total
 
     def _detached(self, terms: Terms, whose: str) -> Terms:
         """The terms to report; unless capturable, once they are known to be finite."""

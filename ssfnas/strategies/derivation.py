@@ -111,11 +111,12 @@ def limit(
     Raises:
         RequestError: not even the smallest genotype that can be reached fits.
     """
-    strength = {}
-    for cell in CELL_TYPES:
-        table, _ = _table(cell, weights, operations)
-        for (start, to), entries in table.items():
-            strength.update({(cell, name, start, to): weight for weight, name in entries})
+    strength = {
+        (cell, name, *edge): weight
+        for cell in CELL_TYPES
+        for edge, entries in _table(cell, weights, operations)[0].items()
+        for weight, name in entries
+    }
     current = genotype.pruned()
     while not fits(current):
         ranked = sorted(
