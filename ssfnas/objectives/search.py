@@ -33,6 +33,11 @@ class Network(Protocol):
         """The layer from pooled features to logits."""
 
 
+def pooled_features(net: Network, batch: Batch) -> list[Tensor]:
+    """Pooled features [N, F] of each view, which is a forward pass of its own."""
+    return [net.forward_head(net.forward_features(view), pre_logits=True) for view in batch.views]
+
+
 class SearchObjective(nn.Module):
     """An objective, with the parameters that only it needs.
 
@@ -108,11 +113,7 @@ class SelfSupervised(SearchObjective):
 
     def terms(self, net: Network, batch: Batch) -> dict[str, Tensor]:
         """``loss`` and ``barlow_twins``, the same."""
-        embeddings = []
-        for view in batch.views:
-            features = net.forward_features(view)
-            embeddings.append(self.projector(net.forward_head(features, pre_logits=True)))
-        loss = self.criterion(*embeddings)
+        loss = self.criterion(*map(self.projector, pooled_features(net, batch)))
         return {"loss": loss, "barlow_twins": loss.detach()}
 
 
@@ -132,15 +133,10 @@ class Joint(SelfSupervised):
 
     def terms(self, net: Network, batch: Batch) -> dict[str, Tensor]:
         """``loss``, ``cross_entropy`` and ``barlow_twins`` (without mu)."""
-        embeddings, costs = [], []
-        for view in batch.views:
-            features = net.forward_features(view)
-            pooled = net.forward_head(features, pre_logits=True)
-            embeddings.append(self.projector(pooled))
-            logits = net.get_classifier()(pooled)
-            costs.append(self.classification(logits, batch.labels))
-        entropy = torch.stack(costs).mean()
-        twins = self.criterion(*embeddings)
+        views = pooled_features(net, batch)
+        logits = map(net.get_classifier(), views)
+        entropy = torch.stack([self.classification(z, batch.labels) for z in logits]).mean()
+        twins = self.criterion(*map(self.projector, views))
         return {
             "loss": entropy + self.mu * twins,
             "cross_entropy": entropy.detach(),
