@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from benchmarks.cases import OPS, cases
-from benchmarks.timing import input_sets
-from benchmarks.variants import COMPILED, EAGER, check, variants
+from benchmarks.pages import COMPILED, EAGER
+from benchmarks.variants import check, expected, variants
 from ssfnas import ops
 
 CASES = [case for op in OPS for case in cases(op, cpu=not torch.cuda.is_available())]
@@ -25,14 +27,12 @@ def test_op(benchmark, case, variant):
     found = {each.name: each for each in variants(case, device, compiled=variant == COMPILED)}
     if variant not in found:
         pytest.skip(f"{variant}: {ops.backends().get(variant) or f'not on {device}'}")
-    chosen, sets = found[variant], input_sets(case, device)
-    check(case, chosen, sets[0])
-    place = 0
+    chosen, sets = found[variant], case.input_sets(device)
+    check(case, chosen, sets[0], expected(case, sets[0]))
+    inputs = itertools.cycle(sets)
 
     def call() -> None:
-        nonlocal place
-        chosen.run(sets[place % len(sets)])
-        place += 1
+        chosen.run(next(inputs))
         if device.type == "cuda":
             torch.cuda.synchronize()
 

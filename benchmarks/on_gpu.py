@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,18 +25,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.commandline import known
+
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST = 120  # seconds of a step
 OK, LEFT_OUT = "ok", "left out"
 _LINES = 3  # of a step in the summary
-_KERNELS = "(forward|backward|backward_input|backward_filter|merge_moments|scaled_sums)_kernel"
 # Of every step, where the caller has not set them.
 VARIABLES = {
     "PYTHONUNBUFFERED": "1",
     "TORCH_CUDA_ARCH_LIST": "9.0",
     "MAX_JOBS": str(os.cpu_count() or 1),
 }
-_CUDA_TOOLS = ("/usr/local/cuda/bin", "/opt/nvidia/nsight-compute")
+_PYTHON = "{python} -m"
 
 
 @dataclass(frozen=True)
@@ -44,129 +46,117 @@ class Step:
 
     Attributes:
         name: what one asks for it by.
-        command: words; ``{python}``, ``{out}`` (where results go), ``{runs}`` and ``{data}`` stand
-            for what they are on the machine.
+        command: as for a shell; ``{python}``, ``{out}`` (where results go), ``{runs}`` and
+            ``{data}`` stand for what they are on the machine. Without its program the step is left
+            out.
         seconds: most that it may take.
         headline: lines of its log that match are what the summary shows of it.
         variables: of its environment.
-        needs: the program that has to be there; without it the step is left out.
         unless: Python code; where it runs without an error, the step is not needed.
     """
 
     name: str
-    command: tuple[str, ...]
+    command: str
     seconds: int = LONGEST
     headline: str = r"passed|failed|error"
     variables: Mapping[str, str] = field(default_factory=dict)
-    needs: str | None = None
     unless: str | None = None
-
-
-def _module(name: str, *words: str) -> tuple[str, ...]:
-    return ("{python}", "-m", name, *words)
 
 
 def _smoke(part: str) -> Step:
     headline = "FAILED|STEP|launched step|gradient errs"
-    return Step(f"smoke-{part}", _module("benchmarks.smoke", part), headline=headline)
+    return Step(f"smoke-{part}", f"{_PYTHON} benchmarks.smoke {part}", headline=headline)
 
 
-def _tests(name: str, *folders: str) -> Step:
-    words = ["-m", "gpu", "-p", "no:cacheprovider", *(f"tests/{folder}" for folder in folders)]
+def _tests(name: str, folders: str) -> Step:
+    command = f"{_PYTHON} pytest -m gpu -p no:cacheprovider {folders}"
     if importlib.util.find_spec("xdist"):
-        words += ["-n", "12"]
+        command += " -n 12"
     if importlib.util.find_spec("pytest_timeout"):
-        words += ["--timeout", "60"]
-    return Step(f"tests-{name}", _module("pytest", *words), headline=r"^FAILED|passed|failed|error")
+        command += " --timeout 60"
+    return Step(f"tests-{name}", command, headline=r"^FAILED|passed|failed|error")
 
 
 def _sanitizer(tool: str) -> Step:
-    words = ("--tool", tool, "--error-exitcode", "9", *_module("benchmarks.smoke", "--small"))
+    smoke = f"{_PYTHON} benchmarks.smoke --small launches gradients ops"
     return Step(
         tool,
-        ("compute-sanitizer", *words, "launches", "gradients", "ops"),
+        f"compute-sanitizer --tool {tool} --error-exitcode 9 {smoke}",
         headline=r"ERROR SUMMARY|RACECHECK SUMMARY|Invalid|hazard",
         # PyTorch's cache of memory would hide reads beyond the end of a tensor.
         variables={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if tool == "memcheck" else {},
-        needs="compute-sanitizer",
     )
 
 
-def _search_step(objective: str, precision: str, *words: str) -> Step:
-    compiled = "-compiled" if words else ""
-    options = ("--objective", objective, "--precision", precision, "--results", "{out}")
+def _search_step(objective: str, precision: str, options: str = "--no-compile --profile") -> Step:
+    compiled = "" if "--no-compile" in options else "-compiled"
+    chosen = f"--objective {objective} --precision {precision}"
     return Step(
         f"search-step-{objective}-{precision}{compiled}",
-        _module("benchmarks.search_step", *options, *(words or ("--no-compile", "--profile"))),
+        f"{_PYTHON} benchmarks.search_step {chosen} --results {{out}} {options}",
         headline=r"^\| (reference|fast)|^TF32",
     )
 
 
 def _ops(op: str) -> Step:
-    words = (op, "--no-compile", "--results", "{out}")
-    return Step(f"bench-{op}", _module("benchmarks", *words), headline="WRONG|failed|K=35|D=8192")
+    command = f"{_PYTHON} benchmarks {op} --no-compile --results {{out}}"
+    return Step(f"bench-{op}", command, headline="WRONG|failed|K=35|D=8192")
 
 
-def _search(name: str, *words: str) -> Step:
-    options = ("--preset", "ssfnas", "--dataset", "{data}", "--device", "cuda")
-    out = ("--out", "{runs}/" + name, "--overwrite")
-    return Step(name, _module("ssfnas.search", *options, *words, *out), headline="epoch|graph|s$")
+def _search(name: str, options: str) -> Step:
+    place = f"--dataset {{data}} --device cuda {options} --out {{runs}}/{name} --overwrite"
+    return Step(name, f"{_PYTHON} ssfnas.search --preset ssfnas {place}", headline="epoch|graph|s$")
 
 
 STEPS = (
     Step(
         "build",
-        ("{python}", "setup.py", "-q", "build_ext", "--inplace"),
+        "{python} setup.py -q build_ext --inplace",
         headline="error",
         variables={"SSFNAS_FORCE_CUDA": "1"},
         unless="import torch; from ssfnas import _C; assert _C.cuda_architectures",
     ),
-    Step("env", _module("ssfnas.env"), 30, headline="^gpu|^backend"),
+    Step("env", f"{_PYTHON} ssfnas.env", 30, headline="^gpu|^backend"),
     _smoke("gradients"),
     _smoke("supervised-bf16"),
     _smoke("supervised-fp32"),
     _smoke("ops"),
-    _tests("ops", "native", "ops"),
-    _tests("kernels", "kernels"),
-    _tests("training", "training", "runtime", "pipeline"),
+    _tests("ops", "tests/native tests/ops"),
+    _tests("kernels", "tests/kernels"),
+    _tests("training", "tests/training tests/runtime tests/pipeline"),
     _smoke("ssl-bf16"),
     _search_step("supervised", "bf16"),
     _search_step("supervised", "fp32"),
     Step(
         "launches",
-        (
-            *("ncu", "--clock-control", "none", "--set", "detailed", "--launch-count", "24"),
-            *("--kernel-name", f"regex:{_KERNELS}", "--log-file", "{out}/launches-ncu.txt"),
-            *_module("benchmarks.smoke", "launches"),
-        ),
+        "ncu --clock-control none --set detailed --launch-count 24 --kernel-name 'regex:(forward|"
+        "backward|backward_input|backward_filter|merge_moments|scaled_sums)_kernel' "
+        f"--log-file {{out}}/launches-ncu.txt {_PYTHON} benchmarks.smoke launches",
         headline="launched",
-        needs="ncu",
     ),
     _sanitizer("memcheck"),
     _sanitizer("racecheck"),
-    _search("search-3", "--epochs", "3", "--derive", "darts"),
+    _search("search-3", "--epochs 3 --derive darts"),
     _search_step("ssl", "bf16"),
     _search_step("ssl", "fp32"),
     *(_ops(op) for op in ("mixed_norm_sum", "mixed_sum", "barlow_twins_loss")),
     _ops("candidate_operations"),
-    _search("search-50", "--precision", "bf16", "--derive", "darts"),
-    _search_step("supervised", "bf16", "--compile-unit", "edge", "--compile-seconds", "80"),
+    _search("search-50", "--precision bf16 --derive darts"),
+    _search_step("supervised", "bf16", "--compile-unit edge --compile-seconds 80"),
     Step(
         "retrain-2",
-        _module(
-            *("ssfnas.retrain", "--preset", "longtail", "--genotype", "{runs}/search-3"),
-            *("--dataset", "{data}", "--epochs", "2", "--device", "cuda"),
-            *("--out", "{runs}/retrain-2", "--overwrite"),
-        ),
+        f"{_PYTHON} ssfnas.retrain --preset longtail --genotype {{runs}}/search-3 "
+        "--dataset {data} --epochs 2 --device cuda --out {runs}/retrain-2 --overwrite",
         headline="epoch|balanced",
     ),
 )
 
 
-def tool(name: str) -> str | None:
+def program(name: str) -> str | None:
     """The path of a program, on PATH or where CUDA's tools are."""
-    places = [os.environ.get("PATH", ""), *_CUDA_TOOLS]
-    places += sorted(map(str, Path("/opt/nvidia/nsight-compute").glob("*")), reverse=True)
+    tools = Path("/opt/nvidia/nsight-compute")
+    places = [os.environ.get("PATH", ""), "/usr/local/cuda/bin", str(tools)]
+    places += sorted(map(str, tools.glob("*")), reverse=True)
     return shutil.which(name, path=os.pathsep.join(places))
 
 
@@ -176,21 +166,26 @@ def run_step(step: Step, words: Mapping[str, str], log: Path, seconds: float) ->
     Returns:
         ``"ok"``, or in two words what became of it, and the seconds it took.
     """
-    command = [word.format_map(words) for word in step.command]
+    name, *rest = (word.format_map(words) for word in shlex.split(step.command))
+    path = program(name)
     if seconds < 5:
-        log.write_text("no time was left for it\n")
-        return LEFT_OUT, 0.0
-    if step.needs is not None:
-        path = tool(step.needs)
-        if path is None:
-            log.write_text(f"{step.needs} is not installed\n")
-            return LEFT_OUT, 0.0
-        command[0] = path
-    if step.unless is not None:
-        check = [sys.executable, "-c", step.unless]
-        if subprocess.run(check, cwd=ROOT, capture_output=True).returncode == 0:
-            log.write_text("not needed\n")
-            return LEFT_OUT, 0.0
+        why = "no time was left for it"
+    elif path is None:
+        why = f"{name} is not installed"
+    elif step.unless is not None and _runs(step.unless):
+        why = "not needed"
+    else:
+        return _run([path, *rest], step, log, seconds)
+    log.write_text(f"{why}\n")
+    return LEFT_OUT, 0.0
+
+
+def _runs(code: str) -> bool:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+
+
+def _run(command: list[str], step: Step, log: Path, seconds: float) -> tuple[str, float]:
     start = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -243,12 +238,8 @@ def run(steps: Sequence[Step], out: Path, data: str, seconds: float) -> int:
         work = Path(folder)
         for name in ("logs", "pages", "runs"):
             (work / name).mkdir()
-        words = {
-            "python": sys.executable,
-            "out": str(work / "pages"),
-            "runs": str(work / "runs"),
-            "data": data,
-        }
+        words = {"python": sys.executable, "out": f"{work}/pages", "runs": f"{work}/runs"}
+        words["data"] = data
         for step in steps:
             log = work / "logs" / f"{step.name}.log"
             left = seconds - (time.monotonic() - begin)
@@ -266,25 +257,20 @@ def run(steps: Sequence[Step], out: Path, data: str, seconds: float) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the steps that are named; how many failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.on_gpu", description=__doc__)
-    names = [step.name for step in STEPS]
-    parser.add_argument("steps", nargs="*", metavar="STEP", help="in this order (all)")
-    parser.add_argument("--list", action="store_true", help="name all steps and their limits")
-    parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="folder to write to")
-    parser.add_argument("--seconds", type=float, default=540.0, help="most for all steps together")
-    parser.add_argument(
-        "--dataset",
-        default="cifar10-lt-mini",
-        help="of searches: long-tailed already, as an .npz file or a folder",
-    )
+    by_name = {step.name: step for step in STEPS}
+    add, one = parser.add_argument, known("step", list(by_name))
+    add("steps", nargs="*", metavar="STEP", type=one, help="in this order (all)")
+    add("--list", action="store_true", help="name all steps and their limits")
+    add("--out", type=Path, default=Path("gpu-results"), help="folder to write to")
+    add("--seconds", type=float, default=540.0, help="most for all steps together")
+    data = "of searches: long-tailed already, as an .npz file or a folder"
+    add("--dataset", default="cifar10-lt-mini", help=data)
     arguments = parser.parse_args(argv)
-    if unknown := [name for name in arguments.steps if name not in names]:
-        parser.error(f"unknown step '{unknown[0]}': it is one of {', '.join(names)}")
     if arguments.list:
         for step in STEPS:
-            print(f"{step.name:<30} {step.seconds:4d} s  {' '.join(step.command)}")
+            print(f"{step.name:<30} {step.seconds:4d} s  {step.command}")
         return 0
-    by_name = {step.name: step for step in STEPS}
-    chosen = [by_name[name] for name in arguments.steps or names]
+    chosen = [by_name[name] for name in arguments.steps or by_name]
     return run(chosen, arguments.out, arguments.dataset, arguments.seconds)
 
 

@@ -20,13 +20,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import report
+from benchmarks import commandline, pages
 from benchmarks.cases import OPS, cases
-from benchmarks.search_step import TRUTH, VARIANTS, check, error
-from benchmarks.step_page import FAST, GRAPHED
+from benchmarks.checks import error, one_line
+from benchmarks.pages import EAGER
+from benchmarks.search_step import check_step
 from benchmarks.step_runner import StepRunner
-from benchmarks.variants import EAGER, expected, variants
-from benchmarks.variants import check as check_op
+from benchmarks.step_variants import FAST, GRAPHED, TRUTH, VARIANTS, StepVariant
+from benchmarks.variants import check, expected, variants
 from ssfnas import ops
 from ssfnas.config import SearchConfig
 
@@ -42,82 +43,71 @@ def say(text: str) -> None:
     print(f"[{time.perf_counter() - _START:6.1f}] {text}", flush=True)
 
 
-class Failures:
-    """Counts what raised, after printing where."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def tried(self, name: str, function: Callable[[], object]) -> bool:
-        """Call the function; an error is printed and goes no further. Whether there was none."""
-        try:
-            function()
-            return True
-        except Exception as error:
-            self.count += 1
-            first = (str(error).splitlines() or [""])[0]
-            say(f"FAILED {name}: {type(error).__name__}: {first}")
-            traceback.print_exc(limit=-4)
-            return False
+def failed(name: str, function: Callable[[], object]) -> bool:
+    """Call the function; an error is printed with where it arose, and goes no further."""
+    try:
+        function()
+    except Exception as error:
+        say(f"FAILED {name}: {one_line(error)}")
+        traceback.print_exc(limit=-4)
+        return True
+    return False
 
 
 def check_ops(device: torch.device, small: bool) -> None:
     """Each backend of each function at the sizes of a search, against float64."""
-    failures = Failures()
+    wrong = 0
     for op in OPS:
         for case in cases(op, quick=small, cpu=device.type == "cpu"):
-            inputs = case.make(device, 0)
+            inputs = case.inputs(device)
             known = expected(case, inputs)
             for variant in variants(case, device, compiled=False):
-                if variant.name != EAGER:
-                    name = f"{case.name}: {variant.name}"
-                    compared = partial(check_op, case, variant, inputs, known)
-                    if failures.tried(name, compared):
-                        say(f"right: {name}")
-    if failures.count:
-        raise RuntimeError(f"{failures.count} results were wrong")
+                if variant.name == EAGER:
+                    continue
+                name = f"{case.name}: {variant.name}"
+                if failed(name, partial(check, case, variant, inputs, known)):
+                    wrong += 1
+                else:
+                    say(f"right: {name}")
+    if wrong:
+        raise RuntimeError(f"{wrong} results were wrong")
 
 
-def config_of(name: str, small: bool) -> SearchConfig:
-    """The search whose steps are looked at."""
+def runner_of(name: str, variant: StepVariant, device: torch.device, small: bool) -> StepRunner:
+    """Runs steps of the search that is meant by ``OBJECTIVE-PRECISION``."""
     objective, _, precision = name.partition("-")
     config = SearchConfig(objective=objective, precision=precision)
     if small:
         config.channels, config.layers, config.batch_size, config.projector = 4, 3, 8, [16, 16]
-    return config
+    return StepRunner(variant, config, device.type, min(16, config.batch_size))
 
 
 def check_gradients(device: torch.device, small: bool) -> None:
     """Losses and gradients of a step on a few images, against the reference in float64."""
-    failures = Failures()
-    for name in STEPS:
-        failures.tried(name, partial(_compare_gradients, name, device, small))
-    if failures.count:
-        raise RuntimeError(f"{failures.count} steps were wrong")
+    wrong = sum(failed(name, partial(_compare_gradients, name, device, small)) for name in STEPS)
+    if wrong:
+        raise RuntimeError(f"{wrong} steps were wrong")
 
 
 def _compare_gradients(name: str, device: torch.device, small: bool) -> None:
-    config = config_of(name, small)
-    kinds = [TRUTH, *(kind for kind in VARIANTS if kind.name in (EAGER, FAST))]
     truth, plain, fast = (
-        StepRunner(kind, config, device.type, min(16, config.batch_size)).gradients()
-        for kind in kinds
+        runner_of(name, variant, device, small).gradients()
+        for variant in (TRUTH, VARIANTS[EAGER], VARIANTS[FAST])
     )
     for result, exact in truth.items():
         mine, own = error(fast[result], exact), error(plain[result], exact)
         say(f"{name}: {result} errs by {mine:.1e}, the reference by {own:.1e}")
-    check(FAST, fast, plain, truth, config.precision)
+    check_step(FAST, fast, plain, truth, name.partition("-")[2])
 
 
 def run_steps(name: str, device: torch.device, small: bool) -> None:
     """Steps as a search makes them."""
-    config = config_of(name, small)
-    kind = next(v for v in VARIANTS if v.name == (GRAPHED if device.type == "cuda" else FAST))
-    runner = StepRunner(kind, config, device.type, 1)
-    say(f"{name}: built as '{kind.name}'")
+    on_gpu = device.type == "cuda"
+    runner = runner_of(name, VARIANTS[GRAPHED if on_gpu else FAST], device, small)
+    say(f"{name}: built as '{runner.variant.name}'")
     for number in range(5):
         say(f"{name}: step {number} takes {1e3 * runner.seconds():.0f} ms")
-    if device.type == "cuda":
+    if on_gpu:
         _compare_replays(name, runner)
     times = [1e3 * runner.seconds() for _ in range(3 if small else _ROUNDS)]
     say(f"STEP {name}: median {statistics.median(times):.2f} ms, best {min(times):.2f} ms")
@@ -130,7 +120,6 @@ def run_steps(name: str, device: torch.device, small: bool) -> None:
 
 def _compare_replays(name: str, runner: StepRunner) -> None:
     """From one state: a replay, another one, and the step launched kernel by kernel."""
-    bilevel = runner.trainer.bilevel
     places = list(_changed_by_a_step(runner))
     before = [place.detach().clone() for place in places]
 
@@ -141,9 +130,10 @@ def _compare_replays(name: str, runner: StepRunner) -> None:
         torch.cuda.synchronize()
         return [place.detach().double() for place in places]
 
-    assert runner.trainer.graphed is not None
-    first = after(runner.trainer.graphed)
-    for what, step in (("replay", runner.trainer.graphed), ("launched step", bilevel.step)):
+    replay = runner.trainer.graphed
+    assert replay is not None
+    first = after(replay)
+    for what, step in (("replay", replay), ("launched step", runner.trainer.bilevel.step)):
         apart = max(
             float((x - y).norm() / (y - z.double()).norm().clamp_min(1e-12))
             for x, y, z in zip(after(step), first, before, strict=True)
@@ -166,33 +156,28 @@ def launch_units(device: torch.device, small: bool) -> None:
     backend = "native" if ops.backends()["native"] is None else "torch"
     for case in cases("candidate_operations", quick=small, cpu=device.type == "cpu"):
         variant = next(v for v in variants(case, device, compiled=False) if v.name == backend)
-        variant.run(case.make(device, 0))
+        variant.run(case.inputs(device))
         say(f"launched: {case.name}: {backend}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the parts that are named; how many of them failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.smoke", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)} (all)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--small", action="store_true", help="sizes that a checker gets through")
+    add, names = parser.add_argument, f"{', '.join(PARTS)} (all)"
+    add("parts", nargs="*", metavar="part", type=commandline.known("part", PARTS), help=names)
+    add("--device", default="auto", type=commandline.device, help=", ".join(commandline.DEVICES))
+    add("--small", action="store_true", help="sizes that a checker gets through")
     arguments = parser.parse_args(argv)
-    if unknown := set(arguments.parts) - set(PARTS):
-        parser.error(f"unknown part '{min(unknown)}': it is one of {', '.join(PARTS)}")
-    kind = arguments.device
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(kind)
-    say(f"{report.device_name(device)}; {report.versions(device)}")
+    device = arguments.device
+    say(f"{pages.device_name(device)}; {pages.versions(device)}")
     say("; ".join(f"{name}: {reason or 'available'}" for name, reason in ops.backends().items()))
-    failures = Failures()
+    whole = {"ops": check_ops, "gradients": check_gradients, "launches": launch_units}
+    failures = 0
     for part in arguments.parts or PARTS:
-        action = {"ops": check_ops, "gradients": check_gradients, "launches": launch_units}.get(
-            part, partial(run_steps, part)
-        )
-        failures.tried(part, partial(action, device, arguments.small))
-    say(f"done: {failures.count} parts failed")
-    return failures.count
+        look = whole.get(part) or partial(run_steps, part)
+        failures += failed(part, partial(look, device, arguments.small))
+    say(f"done: {failures} parts failed")
+    return failures
 
 
 if __name__ == "__main__":

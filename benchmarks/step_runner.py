@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import dataclasses
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks import step_counts
-from benchmarks.step_compile import UNITS
-from benchmarks.timing import timed
+from benchmarks.step_variants import StepVariant
+from benchmarks.timing import peak_bytes, timed
 from ssfnas import ops
 from ssfnas.config import SearchConfig
 from ssfnas.data import Batch, load_data
@@ -28,27 +23,6 @@ from ssfnas.training.search_trainer import SearchTrainer
 
 # What a stream makes at a time is a part of this many images.
 _STREAMED = {"cpu": 512, "cuda": 4096}
-
-
-@dataclass(frozen=True)
-class StepVariant:
-    """One way to compute a search step.
-
-    Attributes:
-        name: for people.
-        supernet: which form of it.
-        backend: of ``ssfnas.ops``; None: as the environment has it.
-        exact: in float64, whatever the precision.
-        graphed: each step is one CUDA graph.
-        prepare: changes the search that was built; a function that a new process can import.
-    """
-
-    name: str
-    supernet: str
-    backend: str | None = None
-    exact: bool = False
-    graphed: bool = False
-    prepare: Callable[[SearchTrainer], None] | None = None
 
 
 class StepRunner:
@@ -69,9 +43,8 @@ class StepRunner:
             supernet=variant.supernet,
             knn=False,
             cuda_graph="on" if variant.graphed else "off",
+            precision="fp32" if variant.exact else config.precision,
         )
-        if variant.exact:
-            config = dataclasses.replace(config, precision="fp32")
         world = start_world(device)
         self.variant, self.device, self.checked_images = variant, world.device, checked_images
         self.trainer = SearchTrainer(config, load_data(config).to(world.device), world)
@@ -79,22 +52,18 @@ class StepRunner:
         with torch.no_grad():
             # Equal weights on all edges would hide that some are mixed up.
             for number, alpha in enumerate(self.trainer.net.alphas()):
-                drawn = torch.randn(
-                    alpha.shape, generator=generator(config.seed, "benchmark", number)
-                )
-                alpha.copy_(drawn)
+                rng = generator(config.seed, "benchmark", number)
+                alpha.copy_(torch.randn(alpha.shape, generator=rng))
         if variant.exact:
             self.trainer.net.double()
             self.trainer.objective.double()
-            batches = [_exact(batch) for batch in batches]
+            for place, batch in enumerate(batches):
+                views = tuple(view.double() for view in batch.views)
+                batches[place] = dataclasses.replace(batch, views=views)
         if variant.prepare is not None:
             variant.prepare(self.trainer)
         self.alpha_batch, self.weight_batch = batches
-        self._parts: tuple[Any, ...] = (
-            self.trainer.net,
-            self.trainer.objective,
-            self.trainer.bilevel,
-        )
+        self._parts = (self.trainer.net, self.trainer.objective, self.trainer.bilevel)
         self._initial = [copy.deepcopy(part.state_dict()) for part in self._parts]
 
     def step(self) -> None:
@@ -108,29 +77,25 @@ class StepRunner:
 
         What is returned is float64, whatever computed it.
         """
-        bilevel = self.trainer.bilevel
-        alpha_batch, weight_batch = (
-            _first(batch, self.checked_images) for batch in (self.alpha_batch, self.weight_batch)
-        )
+        bilevel, count = self.trainer.bilevel, self.checked_images
         found: dict[str, np.ndarray] = {}
-        updates = {
-            "alpha": partial(bilevel.alpha_step, alpha_batch),
-            "weight": partial(bilevel.weight_step, weight_batch),
-        }
-        for name, update in updates.items():
+        for name, update, batch in (
+            ("alpha", bilevel.alpha_step, self.alpha_batch),
+            ("weight", bilevel.weight_step, self.weight_batch),
+        ):
             taken: list[Tensor] = []
             # Called once with the gradients of an update, before they are clipped in place.
             for updater in (bilevel.weights, bilevel.alphas):
-                updater.average = lambda grads, taken=taken: taken.extend(  # type: ignore[assignment]
+                updater.average = lambda grads, taken=taken: taken.extend(
                     grad.detach().to("cpu", torch.float64, copy=True).flatten() for grad in grads
                 )
             with self._backend():
-                terms = update()
+                terms = update(_first(batch, count))
             found[f"{name} loss"] = terms["loss"].double().cpu().numpy()
             found[f"{name} gradient"] = torch.cat(taken).numpy()
             self._restore()
         for updater in (bilevel.weights, bilevel.alphas):
-            updater.average = lambda grads: None  # type: ignore[assignment]
+            updater.average = lambda grads: None
         return found
 
     def first_gradients(self) -> dict[str, np.ndarray]:
@@ -145,40 +110,28 @@ class StepRunner:
 
     def peak_bytes(self) -> int | None:
         """Most memory that a step takes beside what is there between steps; None: not known."""
-        if self.device.type == "cuda":
-            if self.variant.graphed:
-                return None  # a graph keeps the memory that its steps take
-            torch.cuda.synchronize(self.device)
-            before = torch.cuda.memory_allocated(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self.step()
-            torch.cuda.synchronize(self.device)
-            return torch.cuda.max_memory_allocated(self.device) - before
-        try:
-            # Memory that the C library keeps for later would hide what the step takes.
-            ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
-            before = _high_water_mark()
-            self.step()
-            return _high_water_mark() - before
-        except (OSError, AttributeError, KeyError):
-            return None
+        if self.variant.graphed:
+            return None  # a graph keeps the memory that its steps take
+        return peak_bytes(self.step, self.device)
 
     def calls(self) -> int | None:
         """Kernels launched on a GPU; operators called elsewhere; None: not known."""
         if self.device.type == "cuda":
             return step_counts.launches(self.step)
-        if self.variant.prepare in UNITS.values():
+        if self.variant.prepare is not None:
             # Counting what is dispatched makes PyTorch leave compiled code aside.
             return None
         return step_counts.operator_calls(self.step)
 
-    def multiply_adds(self) -> int:
-        """That a step needs; plain PyTorch, so that each is seen."""
+    def floor(self) -> step_counts.Floor:
+        """What a step needs; plain PyTorch, so that each product is seen."""
+        config, views = self.trainer.config, len(self.weight_batch.views)
+        batches = (self.alpha_batch, self.weight_batch)
         with ops.backend("torch"):
-            return step_counts.multiply_adds(
-                lambda: self.trainer.bilevel.step(self.alpha_batch, self.weight_batch)
-            )
+            products = step_counts.multiply_adds(partial(self.trainer.bilevel.step, *batches))
+        return step_counts.Floor(
+            step_counts.bytes_moved(config, self.trainer.data.image_size, views), products
+        )
 
     def data_seconds(self) -> float:
         """Of making both batches of a step, the mean over many."""
@@ -186,20 +139,14 @@ class StepRunner:
         calls = -(-_STREAMED[self.device.type] // stream.batch_size)
         stream.next()
         stream.load_state_dict({**stream.state_dict(), "position": 0})
-
-        def run() -> None:
-            for _ in range(calls):
-                stream.next()
-
-        return 2 * timed(run, self.device) / calls
+        return 2 * timed(lambda: [stream.next() for _ in range(calls)], self.device) / calls
 
     def spent(self) -> list[step_counts.Spent]:
         """Where the time of a step goes."""
         return step_counts.spent(self.step, self.device)
 
     def _backend(self) -> AbstractContextManager[None]:
-        name = self.variant.backend
-        return nullcontext() if name is None else ops.backend(name)
+        return ops.backend("reference") if self.variant.supernet == "reference" else nullcontext()
 
     def _restore(self) -> None:
         for part, state in zip(self._parts, self._initial, strict=True):
@@ -208,22 +155,7 @@ class StepRunner:
             self.trainer.graphed.reset()
 
 
-def _exact(batch: Batch) -> Batch:
-    return dataclasses.replace(batch, views=tuple(view.double() for view in batch.views))
-
-
 def _first(batch: Batch, count: int) -> Batch:
-    return dataclasses.replace(
-        batch,
-        views=tuple(view[:count] for view in batch.views),
-        labels=batch.labels[:count],
-        indices=batch.indices[:count],
+    return Batch(
+        tuple(view[:count] for view in batch.views), batch.labels[:count], batch.indices[:count]
     )
-
-
-def _high_water_mark() -> int:
-    """Most bytes that this process had resident since that was last reset."""
-    status: dict[str, Any] = dict(
-        line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
-    )
-    return int(status["VmHWM"].split()[0]) * 1024

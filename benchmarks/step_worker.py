@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.step_runner import StepRunner, StepVariant
-from ssfnas.config import SearchConfig
-
-
-class WorkerError(RuntimeError):
-    """A variant could not be built or run, ended by itself, or took too long."""
+from benchmarks.checks import WorkerError, one_line
+from benchmarks.step_runner import StepRunner
 
 
 class Worker:
     """A :class:`StepRunner` in another process.
 
     Args:
-        variant, config, device: see there.
         cache: folder for what torch.compile makes.
-        checked_images: see there.
+        what: arguments of the runner.
     """
 
-    def __init__(
-        self,
-        variant: StepVariant,
-        config: SearchConfig,
-        device: str,
-        cache: str,
-        checked_images: int,
-    ) -> None:
+    def __init__(self, cache: str, *what: Any) -> None:
         # A forked process could neither use CUDA nor threads that it has no part of.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve,
-            args=(theirs, cache, variant, config, device, checked_images),
-            daemon=True,
-        )
+        self._process = context.Process(target=_serve, args=(theirs, cache, what), daemon=True)
         self._process.start()
         theirs.close()
-        self._built = False
 
     def ask(self, question: str, seconds: float | None = None) -> Any:
         """The answer of the runner's method of that name.
@@ -53,16 +37,22 @@ class Worker:
             seconds: how long to wait; after that the process is ended.
 
         Raises:
-            WorkerError: see there; one line.
+            WorkerError: see there.
         """
-        if not self._built:
-            self._answer(None)
-            self._built = True
-        try:
+        with contextlib.suppress(OSError):  # what it failed with may wait to be read
             self._connection.send(question)
-        except OSError:
-            raise WorkerError(self._ended()) from None
-        return self._answer(seconds)
+        try:
+            if not self._connection.poll(seconds):
+                self.close()
+                raise WorkerError(f"not done after {seconds:.0f} s")
+            fine, answer = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode
+            raise WorkerError(f"its process ended with exit code {code}") from None
+        if not fine:
+            raise WorkerError(answer)
+        return answer
 
     def close(self) -> None:
         """End the process."""
@@ -70,30 +60,13 @@ class Worker:
         self._process.kill()
         self._process.join()
 
-    def _answer(self, seconds: float | None) -> Any:
-        if not self._connection.poll(seconds):
-            self.close()
-            raise WorkerError(f"not done after {seconds:.0f} s")
-        try:
-            fine, answer = self._connection.recv()
-        except (EOFError, OSError):
-            raise WorkerError(self._ended()) from None
-        if not fine:
-            raise WorkerError(answer)
-        return answer
 
-    def _ended(self) -> str:
-        self._process.join()
-        return f"its process ended with exit code {self._process.exitcode}"
-
-
-def _serve(connection: Connection, cache: str, *what: Any) -> None:
+def _serve(connection: Connection, cache: str, what: tuple[Any, ...]) -> None:
     # An interruption is the parent's to handle, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     try:
         runner = StepRunner(*what)
-        connection.send((True, None))
         while True:
             question = connection.recv()
             connection.send((True, getattr(runner, question)()))
@@ -101,5 +74,4 @@ def _serve(connection: Connection, cache: str, *what: Any) -> None:
         return
     except Exception as error:
         # Whatever it is, it is one row of a table.
-        lines = str(error).splitlines() or [""]
-        connection.send((False, f"{type(error).__name__}: {lines[0]}"))
+        connection.send((False, one_line(error)))

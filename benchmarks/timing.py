@@ -1,118 +1,72 @@
-"""Interleaved medians of how long each variant takes, on inputs that no cache still holds."""
+"""How long things take, all in turn in one run: what slows the machine slows each of them."""
 
 from __future__ import annotations
 
+import ctypes
+import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.cases import Case, Inputs
-from benchmarks.variants import Variant
+from benchmarks.checks import WrongResultError, one_line
 
-_MOST_SETS = 16
-_CPU_CACHE = 64 << 20
-_LONG = 1.0  # seconds: what a variant is timed for at a time, at the most
+Run = Callable[[], object]
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Median seconds of a call, and the memory it needs beside its inputs (None: not known).
+@dataclass
+class Row:
+    """What was measured of one variant: its line in a table.
 
-    ``replayed``: from a graph, so without the time that launching takes; always so on a CPU.
+    Attributes:
+        variant: its name.
+        note: why it was not timed.
+        seconds: the median.
+        peak_bytes: most memory beside what it is given; None: not known.
+        launched: timed with the launches of its kernels, since no graph can hold it.
     """
 
-    seconds: float
-    peak_bytes: int | None
-    replayed: bool = True
+    variant: str
+    note: str = ""
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    launched: bool = False
+
+    @property
+    def wrong(self) -> bool:
+        """Whether its results were."""
+        return self.note.startswith("WRONG")
+
+    def attempt(self, function: Callable[[], Any]) -> Any:
+        """What the function gives; an error becomes the note, and ends no other's measurements."""
+        try:
+            return function()
+        except WrongResultError as error:
+            self.note = f"WRONG: {error}"
+        except Exception as error:
+            self.note = f"failed: {one_line(error)}"
 
 
-def input_sets(case: Case, device: torch.device) -> list[Inputs]:
-    """As many sets of inputs as it takes to push each other out of the last cache."""
-    first = case.make(device, 0)
-    size = sum(x.numel() * x.element_size() for x in first)
-    count = min(_MOST_SETS, max(1, -(-3 * cache_bytes(device) // size)))
-    return [first, *(case.make(device, number) for number in range(1, count))]
+def time_in_turn(
+    runs: Iterable[tuple[Row, Run]], rounds: int, seconds_of: Callable[[Run], float]
+) -> None:
+    """Set the median seconds of each row; a first round more only warms up."""
+    taken: list[tuple[Row, Run, list[float]]] = [(row, run, []) for row, run in runs]
+    for _ in range(rounds + 1):
+        for row, run, seconds in taken:
+            if not row.note:
+                seconds.append(row.attempt(partial(seconds_of, run)))
+    for row, _, seconds in taken:
+        if not row.note:
+            row.seconds = statistics.median(seconds[1:])
 
 
-def cache_bytes(device: torch.device) -> int:
-    """Size of the last level of cache."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).L2_cache_size)
-    return _CPU_CACHE
-
-
-def measure(
-    chosen: Sequence[Variant], sets: Sequence[Inputs], device: torch.device, rounds: int
-) -> list[Timing]:
-    """Time all variants in turn, ``rounds`` times, each time over all sets of inputs.
-
-    Where a call is so long that it does not matter what caches held before, over fewer sets.
-    On CUDA a call is captured in a graph and replayed: device time, without that of launching;
-    what cannot be captured is launched.
-    """
-    peaks = [_peak(variant, sets[0], device) for variant in chosen]
-    if chosen:
-        longest = max(timed(partial(variant.run, sets[0]), device) for variant in chosen)
-        sets = sets[: max(1, round(_LONG / longest))]
-    graphs = [_graph(variant, sets) if device.type == "cuda" else None for variant in chosen]
-    runs = [graph or _calls(variant, sets) for graph, variant in zip(graphs, chosen, strict=True)]
-    times: list[list[float]] = [[] for _ in runs]
-    for number in range(rounds + 1):
-        for run, seconds in zip(runs, times, strict=True):
-            taken = timed(run, device) / len(sets)
-            if number > 0:
-                seconds.append(taken)
-    medians = [statistics.median(seconds) for seconds in times]
-    return [
-        Timing(median, peak, replayed=graph is not None or device.type != "cuda")
-        for median, peak, graph in zip(medians, peaks, graphs, strict=True)
-    ]
-
-
-def _peak(variant: Variant, inputs: Inputs, device: torch.device) -> int | None:
-    """Also warms the variant up: it is called twice."""
-    results = variant.run(inputs)
-    if device.type != "cuda":
-        return None
-    del results
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    results = variant.run(inputs)
-    torch.cuda.synchronize(device)
-    del results
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def _calls(variant: Variant, sets: Sequence[Inputs]) -> Callable[[], None]:
-    def run() -> None:
-        for inputs in sets:
-            variant.run(inputs)
-
-    return run
-
-
-def _graph(variant: Variant, sets: Sequence[Inputs]) -> Callable[[], None] | None:
-    graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        variant.run(sets[0])
-    torch.cuda.current_stream().wait_stream(stream)
-    try:
-        with torch.cuda.graph(graph):
-            for inputs in sets:
-                variant.run(inputs)
-    except RuntimeError:
-        return None
-    return graph.replay
-
-
-def timed(run: Callable[[], object], device: torch.device) -> float:
+def timed(run: Run, device: torch.device) -> float:
     """Seconds until the device has done what ``run`` asks of it."""
     if device.type != "cuda":
         start = time.perf_counter()
@@ -126,18 +80,76 @@ def timed(run: Callable[[], object], device: torch.device) -> float:
     return start_event.elapsed_time(end_event) / 1e3
 
 
-def copy_ceiling(device: torch.device, rounds: int) -> float:
-    """Bytes a second of a plain copy, read and written: what a memory-bound kernel can reach."""
-    size = max(64 << 20, 4 * cache_bytes(device)) // 4
-    source = torch.zeros(size, device=device)
-    target = torch.empty_like(source)
-    times = [timed(lambda: target.copy_(source), device) for _ in range(rounds + 1)]
-    return 2 * 4 * size / statistics.median(times[1:])
+def peak_bytes(run: Run, device: torch.device) -> int | None:
+    """Most memory that a call takes beside what is there before; None: not known.
+
+    On a CPU that of the process, which has to do nothing else.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        # Memory that the C library keeps for later would hide what the call takes.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _high_water_mark()
+        run()
+        return _high_water_mark() - before
+    except (OSError, AttributeError):
+        return None
 
 
-def matmul_ceiling(device: torch.device, rounds: int, dtype: torch.dtype = torch.float32) -> float:
-    """Operations a second of a matrix product; float32 without TF32."""
+def _high_water_mark() -> int:
+    """Most bytes that this process had resident since that was last reset."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    if found is None:
+        raise OSError("this system does not tell")
+    return int(found[1]) * 1024
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Size of the last level of cache."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    return 64 << 20
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the device reached in this run.
+
+    Attributes:
+        copy: bytes a second of a plain copy, read and written: the most of a memory-bound kernel.
+        matmul: operations a second of a matrix product; float32 without TF32.
+        dtype: of the matrix product.
+    """
+
+    copy: float
+    matmul: float
+    dtype: torch.dtype = torch.float32
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"Ceilings: copy {self.copy / 1e9:.0f} GB/s, {dtype} matrix product "
+            f"{self.matmul / 1e12:.2f} TFLOP/s."
+        )
+
+
+def ceilings(device: torch.device, rounds: int, dtype: torch.dtype = torch.float32) -> Ceilings:
+    """Measure them."""
+
+    def median(run: Run) -> float:
+        return statistics.median([timed(run, device) for _ in range(rounds + 1)][1:])
+
+    count = max(64 << 20, 4 * cache_bytes(device)) // 4
+    source, target = torch.zeros(count, device=device), torch.empty(count, device=device)
+    copying = median(lambda: target.copy_(source))
     size = 4096 if device.type == "cuda" else 768
     a, b, out = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(3))
-    times = [timed(lambda: torch.mm(a, b, out=out), device) for _ in range(rounds + 1)]
-    return 2 * size**3 / statistics.median(times[1:])
+    multiplying = median(lambda: torch.mm(a, b, out=out))
+    return Ceilings(2 * 4 * count / copying, 2 * size**3 / multiplying, dtype)

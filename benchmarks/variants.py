@@ -1,19 +1,19 @@
-"""Ways to compute a case, and whether each is right: a wrong one is not timed."""
+"""Ways to compute a case, and whether each is right."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from benchmarks.cases import Case, Inputs
+from benchmarks import checks
+from benchmarks.cases import Case, Inputs, Outputs
+from benchmarks.pages import COMPILED, EAGER
 from ssfnas import ops
 from ssfnas.ops.selection import has_op
-
-EAGER, COMPILED = "reference, eager", "reference, compiled"
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,7 @@ class Variant:
     run: Callable[[Inputs], list[Tensor]]
 
 
-class WrongResultError(RuntimeError):
-    """A variant's error is larger than its dtype explains."""
-
-
-def _with_gradients(
-    forward: Callable[[Inputs], Tensor | Sequence[Tensor]], inputs: Inputs
-) -> list[Tensor]:
+def _with_gradients(forward: Callable[[Inputs], Outputs], inputs: Inputs) -> list[Tensor]:
     found = forward(inputs)
     outs = [found] if isinstance(found, Tensor) else list(found)
     first = _rolled(inputs[0])
@@ -64,24 +58,27 @@ def _gradient(out: Tensor, first: Tensor) -> Tensor:
 
 def variants(case: Case, device: torch.device, *, compiled: bool = True) -> list[Variant]:
     """The reference in eager mode and compiled, and every backend that runs on this device."""
-    found = [Variant(EAGER, lambda inputs: _with_gradients(case.reference, inputs))]
+    reference = case.reference
+    found = [Variant(EAGER, lambda inputs: _with_gradients(reference, inputs))]
     if compiled:
         # Sizes are fixed, and each case is compiled for itself.
         torch.compiler.reset()
-        quick = torch.compile(case.reference, dynamic=False, fullgraph=True)
+        quick = torch.compile(reference, dynamic=False, fullgraph=True)
         found.append(Variant(COMPILED, lambda inputs: _with_gradients(quick, inputs)))
-    for name, reason in ops.backends().items():
-        if reason is not None or not has_op(name, case.op):
-            continue
-        if not (name == "triton" and device.type == "cpu"):
+    for name, unavailable in ops.backends().items():
+        # Triton's interpreter on a CPU is for tests.
+        interpreted = name == "triton" and device.type == "cpu"
+        if unavailable is None and has_op(name, case.op) and not interpreted:
             found.append(_of_backend(case, name))
     return found
 
 
 def _of_backend(case: Case, name: str) -> Variant:
+    function = case.function
+
     def run(inputs: Inputs) -> list[Tensor]:
         with ops.backend(name):
-            return _with_gradients(case.function, inputs)
+            return _with_gradients(function, inputs)
 
     return Variant(name, run)
 
@@ -93,12 +90,9 @@ def expected(case: Case, inputs: Inputs) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def check(
-    case: Case,
-    chosen: Variant,
-    inputs: Inputs,
-    known: tuple[list[Tensor], list[Tensor]] | None = None,
+    case: Case, chosen: Variant, inputs: Inputs, known: tuple[list[Tensor], list[Tensor]]
 ) -> None:
-    """Refuse a variant whose error exceeds twice that of the reference, plus rounding of its own.
+    """Refuse a variant whose error is larger than twice the reference's, plus rounding of its own.
 
     Truth is the reference in float64. Another order of summing n numbers may cost a random walk of
     roundings, sqrt(n), of which an eighth is granted.
@@ -106,24 +100,19 @@ def check(
     Args:
         case, chosen: what is computed, and how.
         inputs: of the case.
-        known: their :func:`expected` results, where they have been computed before.
+        known: their :func:`expected` results.
 
     Raises:
         WrongResultError: names the result (outputs from 0 on, then gradients) and both errors.
     """
-    truth, plain = expected(case, inputs) if known is None else known
-    found = chosen.run(inputs)
-    eps = torch.finfo(torch.float32).eps
-    for place, (x, y, t) in enumerate(zip(found, plain, truth, strict=True)):
-        mine, own = _error(x, t), _error(y, t)
-        summed = max(1, inputs[0].numel() // max(1, t.numel()))
-        tiny = eps * (16 + summed**0.5 / 8)
-        if not mine <= 2 * own + tiny:
-            raise WrongResultError(
-                f"{case.name}: {chosen.name}: result {place} has error {mine:.1e}, the reference "
-                f"in its dtype {own:.1e}"
-            )
+    truth, plain, found = (
+        {f"result {place}": x for place, x in enumerate(each)}
+        for each in (*known, chosen.run(inputs))
+    )
 
+    def granted(result: str) -> float:
+        summed = max(1, inputs[0].numel() // max(1, truth[result].numel()))
+        return float(torch.finfo(torch.float32).eps * (16 + summed**0.5 / 8))
 
-def _error(x: Tensor, truth: Tensor) -> float:
-    return float((x.double() - truth).norm() / truth.norm().clamp_min(1e-30))
+    name = f"{case.name}: {chosen.name}"
+    checks.check(name, found, plain, truth, granted, precision="its dtype")

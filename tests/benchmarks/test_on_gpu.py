@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 import tarfile
 import time
 from pathlib import Path
 
 import pytest
 
-
-@pytest.fixture(autouse=True)
-def _root_is_importable(monkeypatch, pytestconfig):
-    monkeypatch.syspath_prepend(str(pytestconfig.rootpath))
+from benchmarks import __main__ as ops
+from benchmarks import search_step, smoke
+from benchmarks.checks import WrongResultError
+from benchmarks.on_gpu import LONGEST, STEPS, Step, main, run
+from ssfnas import config
+from ssfnas.commandline import parse
 
 
 def step(name, code, **options):
-    from benchmarks.on_gpu import Step
-
-    return Step(name, ("{python}", "-c", code, "{out}", "{runs}", "{data}"), **options)
+    return Step(name, f"{{python}} -c {shlex.quote(code)} {{out}} {{runs}} {{data}}", **options)
 
 
 def results_of(out: Path) -> dict[str, str]:
@@ -39,13 +40,11 @@ print("and more")
 
 
 def test_a_step_that_fails_hides_nothing(tmp_path, capsys):
-    from benchmarks.on_gpu import run
-
     steps = [
         step("fails", "print('1 failed'); raise SystemExit(3)"),
         step("crashes", "import os; os.abort()"),
         step("works", PAGE),
-        step("nowhere", "", needs="no-such-program"),
+        Step("nowhere", "no-such-program {out}"),
         step("there", "raise SystemExit(1)", unless="import os"),
     ]
     assert run(steps, tmp_path / "out", "images.npz", 100) == 2
@@ -74,8 +73,6 @@ def test_a_step_that_fails_hides_nothing(tmp_path, capsys):
 
 
 def test_a_step_that_takes_too_long_is_ended_with_what_it_started(tmp_path):
-    from benchmarks.on_gpu import run
-
     pids = tmp_path / "pid"
     forever = f"""
 import subprocess, sys
@@ -100,23 +97,17 @@ child.wait()
 
 
 def test_all_steps_together_have_a_limit(tmp_path):
-    from benchmarks.on_gpu import run
-
     assert run([step("late", "print('passed')")], tmp_path, "", 1) == 0
     assert "no time was left for it" in (tmp_path / "summary.txt").read_text()
 
 
 def test_what_is_there_is_kept_after_each_step(tmp_path):
-    from benchmarks.on_gpu import run
-
     look = f"import tarfile; print(tarfile.open({str(tmp_path / 'results.tar.gz')!r}).getnames())"
     run([step("first", "print('passed')"), step("second", look, headline="logs")], tmp_path, "", 99)
     assert "results/logs/first.log" in (tmp_path / "summary.txt").read_text()
 
 
 def test_every_step_is_short_and_can_be_named(capsys):
-    from benchmarks.on_gpu import LONGEST, STEPS, main
-
     assert len({each.name for each in STEPS}) == len(STEPS)
     assert max(each.seconds for each in STEPS) <= LONGEST <= 120
     assert main(["--list"]) == 0
@@ -130,16 +121,10 @@ def test_every_step_is_short_and_can_be_named(capsys):
 
 def test_commands_of_steps_are_ones_that_there_are(tmp_path):
     """Flags are parsed by the commands themselves: a typing error would cost minutes of a GPU."""
-    from benchmarks import __main__ as ops
-    from benchmarks import search_step, smoke
-    from benchmarks.on_gpu import STEPS
-    from ssfnas import config
-    from ssfnas.commandline import parse
-
     parsed = 0
     for each in STEPS:
         words = [word.format(python="python", out=tmp_path, runs=tmp_path, data="images.npz")
-                 for word in each.command]  # fmt: skip
+                 for word in shlex.split(each.command)]  # fmt: skip
         module, *rest = words[words.index("-m") + 1 :] if "-m" in words else [""]
         if module == "benchmarks.search_step":
             search_step._arguments(rest)
@@ -158,9 +143,7 @@ def test_commands_of_steps_are_ones_that_there_are(tmp_path):
 
 @pytest.mark.parametrize("parts", [["ops", "launches"], ["gradients"], ["supervised-fp32"]])
 def test_the_first_look_works_without_a_gpu_too(parts, capsys):
-    from benchmarks.smoke import main
-
-    assert main([*parts, "--device", "cpu", "--small"]) == 0
+    assert smoke.main([*parts, "--device", "cpu", "--small"]) == 0
     told = capsys.readouterr().out
     assert told.rstrip().endswith("done: 0 parts failed")
     for part, line in [
@@ -173,17 +156,14 @@ def test_the_first_look_works_without_a_gpu_too(parts, capsys):
 
 
 def test_wrong_gradients_of_one_step_hide_no_other(capsys, monkeypatch):
-    from benchmarks import smoke
-    from benchmarks.variants import WrongResultError
-
-    right = smoke.check
+    right = smoke.check_step
 
     def check(variant, found, plain, truth, precision):
         if precision == "bf16":
             raise WrongResultError("a gradient is wrong")
         right(variant, found, plain, truth, precision)
 
-    monkeypatch.setattr(smoke, "check", check)
+    monkeypatch.setattr(smoke, "check_step", check)
     assert smoke.main(["gradients", "--device", "cpu", "--small"]) == 1
     told = capsys.readouterr().out
     assert told.count("FAILED ") == 2 + 1
@@ -193,8 +173,6 @@ def test_wrong_gradients_of_one_step_hide_no_other(capsys, monkeypatch):
 
 
 def test_the_first_look_goes_on_after_a_failure(capsys, monkeypatch):
-    from benchmarks import smoke
-
     def broken(device, small):
         raise ValueError("a kernel is wrong\nat length")
 

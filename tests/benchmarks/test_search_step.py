@@ -9,17 +9,23 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
+from benchmarks import search_step, step_variants
+from benchmarks.checks import WorkerError, WrongResultError
+from benchmarks.pages import EAGER
+from benchmarks.search_step import check_step, main
+from benchmarks.step_counts import bytes_moved, multiply_adds
+from benchmarks.step_page import HEADER
+from benchmarks.step_runner import StepRunner
+from benchmarks.step_variants import FAST, TRUTH, VARIANTS, StepVariant, compile_edges
+from benchmarks.step_worker import Worker
+from benchmarks.timing import Ceilings
 from ssfnas.config import SearchConfig
 
 TINY = ["--device", "cpu", "--channels", "4", "--layers", "1", "--batch-size", "4",
         "--projector", "8,8", "--rounds", "1"]  # fmt: skip
 UNCOMPILED = [*TINY, "--no-compile"]
-
-
-@pytest.fixture(autouse=True)
-def _root_is_importable(monkeypatch, pytestconfig):
-    monkeypatch.syspath_prepend(str(pytestconfig.rootpath))
 
 
 @pytest.fixture
@@ -32,12 +38,10 @@ def config():
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Variants run in the test's process, which saves the seconds that starting others takes."""
-    from benchmarks import search_step
-    from benchmarks.step_runner import StepRunner
 
     class Here:
-        def __init__(self, variant, config, device, cache, checked_images):
-            self.runner = StepRunner(variant, config, device, checked_images)
+        def __init__(self, cache, *what):
+            self.runner = StepRunner(*what)
 
         def ask(self, question, seconds=None):
             return getattr(self.runner, question)()
@@ -46,8 +50,7 @@ def in_this_process(monkeypatch):
             pass
 
     monkeypatch.setattr(search_step, "Worker", Here)
-    monkeypatch.setattr(search_step, "copy_ceiling", lambda *_: 1e9)
-    monkeypatch.setattr(search_step, "matmul_ceiling", lambda *_: 1e9)
+    monkeypatch.setattr(search_step, "ceilings", lambda *_: Ceilings(1e9, 1e9))
 
 
 def lines_of(page, start):
@@ -70,9 +73,6 @@ def spoil_much(trainer):
 
 
 def test_page(in_this_process, tmp_path):
-    from benchmarks.search_step import main
-    from benchmarks.step_page import HEADER
-
     assert main([*UNCOMPILED, "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     assert path.name.endswith("-search-step.md")
@@ -94,12 +94,8 @@ def test_page(in_this_process, tmp_path):
 
 
 def test_compiled_variant_is_timed_and_said_how(in_this_process, monkeypatch, tmp_path):
-    from benchmarks import step_compile
-    from benchmarks.search_step import main
-    from benchmarks.step_page import HEADER
-
-    uncompiling = functools.partial(step_compile.compile_edges, backend="eager")
-    monkeypatch.setitem(step_compile.UNITS, "edge", uncompiling)
+    uncompiling = functools.partial(compile_edges, backend="eager")
+    monkeypatch.setitem(step_variants.UNITS, "edge", uncompiling)
     argv = [*TINY, "--objective", "supervised"]
     assert main([*argv, "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
@@ -114,10 +110,6 @@ def test_compiled_variant_is_timed_and_said_how(in_this_process, monkeypatch, tm
 
 
 def test_compiling_that_takes_too_long_is_noted(in_this_process, monkeypatch, tmp_path):
-    from benchmarks import step_compile
-    from benchmarks.search_step import main
-    from benchmarks.step_worker import WorkerError
-
     def forward(*_):
         raise WorkerError("not done after 900 s")
 
@@ -125,7 +117,7 @@ def test_compiling_that_takes_too_long_is_noted(in_this_process, monkeypatch, tm
         for cell in trainer.net.cells:
             cell.forward = forward
 
-    monkeypatch.setitem(step_compile.UNITS, "cell", endless)
+    monkeypatch.setitem(step_variants.UNITS, "cell", endless)
     argv = [*TINY, "--compile-unit", "cell", "--objective", "supervised"]
     assert main([*argv, "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
@@ -139,17 +131,12 @@ def test_compiling_that_takes_too_long_is_noted(in_this_process, monkeypatch, tm
 
 
 def test_alike_edges_share_what_is_compiled(config):
-    from torch._dynamo.testing import CompileCounterWithBackend
-
-    from benchmarks.step_compile import compile_edges
-    from benchmarks.step_runner import StepRunner, StepVariant
-
     config = dataclasses.replace(
         config, layers=6, operations=["max_pool_3x3", "skip_connect", "dil_conv_3x3"]
     )
     torch.compiler.reset()
     counter = CompileCounterWithBackend("aot_eager")
-    plain = StepVariant("plain", "reference", backend="reference")
+    plain = StepVariant("plain", "reference")
     compiled = dataclasses.replace(plain, prepare=functools.partial(compile_edges, backend=counter))
     runner, usual = (StepRunner(variant, config, "cpu", 4) for variant in (compiled, plain))
     found, wanted = runner.gradients(), usual.gradients()
@@ -168,8 +155,6 @@ def test_alike_edges_share_what_is_compiled(config):
 
 
 def test_profile_says_where_the_time_of_a_step_goes(in_this_process, tmp_path):
-    from benchmarks.search_step import main
-
     argv = [*UNCOMPILED, "--objective", "supervised", "--precision", "bf16", "--profile"]
     assert main([*argv, "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
@@ -185,13 +170,10 @@ def test_profile_says_where_the_time_of_a_step_goes(in_this_process, tmp_path):
 
 
 def test_wrong_variant_is_refused(in_this_process, monkeypatch, tmp_path):
-    from benchmarks import search_step
-
-    eager, _, fast, *_ = search_step.VARIANTS
-    wrong = dataclasses.replace(fast, prepare=spoil)
-    monkeypatch.setattr(search_step, "VARIANTS", (eager, search_step.VARIANTS[1], wrong))
+    wrong = dataclasses.replace(VARIANTS[FAST], prepare=spoil)
+    monkeypatch.setitem(search_step.VARIANTS, FAST, wrong)
     argv = [*UNCOMPILED, "--objective", "supervised", "--results", str(tmp_path)]
-    assert search_step.main(argv) == 1
+    assert main(argv) == 1
     (path,) = tmp_path.iterdir()
     (row,) = lines_of(path.read_text(), "fast")
     assert row[1].startswith("WRONG: fast: ")
@@ -199,23 +181,17 @@ def test_wrong_variant_is_refused(in_this_process, monkeypatch, tmp_path):
 
 
 def test_variant_that_is_wrong_only_in_single_precision_is_refused(config):
-    from benchmarks.search_step import TRUTH, VARIANTS, WrongResultError, check
-    from benchmarks.step_runner import StepRunner
-
-    eager, _, fast, *_ = VARIANTS
-    wrong = dataclasses.replace(fast, prepare=spoil_much)
+    wrong = dataclasses.replace(VARIANTS[FAST], prepare=spoil_much)
     truth, plain, found = (
-        StepRunner(variant, config, "cpu", 4).gradients() for variant in (TRUTH, eager, wrong)
+        StepRunner(variant, config, "cpu", 4).gradients()
+        for variant in (TRUTH, VARIANTS[EAGER], wrong)
     )
-    check("reference", plain, plain, truth, "fp32")
+    check_step("reference", plain, plain, truth, "fp32")
     with pytest.raises(WrongResultError, match="the reference in fp32"):
-        check("fast", found, plain, truth, "fp32")
+        check_step("fast", found, plain, truth, "fp32")
 
 
 def test_gradients_are_those_of_both_updates(config):
-    from benchmarks.search_step import TRUTH
-    from benchmarks.step_runner import StepRunner
-
     runner = StepRunner(TRUTH, config, "cpu", 4)
     first, second = runner.gradients(), runner.gradients()
     for name in first:
@@ -229,10 +205,7 @@ def test_gradients_are_those_of_both_updates(config):
 
 
 def test_variant_out_of_time_is_ended(config, tmp_path):
-    from benchmarks.search_step import TRUTH
-    from benchmarks.step_worker import Worker, WorkerError
-
-    worker = Worker(TRUTH, config, "cpu", str(tmp_path), 4)
+    worker = Worker(str(tmp_path), TRUTH, config, "cpu", 4)
     try:
         with pytest.raises(WorkerError, match="not done after 0 s"):
             worker.ask("gradients", 1e-6)
@@ -243,8 +216,6 @@ def test_variant_out_of_time_is_ended(config, tmp_path):
 
 @pytest.mark.slow
 def test_each_variant_in_a_process_of_its_own(tmp_path):
-    from benchmarks.search_step import main
-
     assert main([*UNCOMPILED, "--objective", "ssl", "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     (eager,), (fast,) = (lines_of(path.read_text(), start) for start in ("reference, e", "fast"))
@@ -253,8 +224,6 @@ def test_each_variant_in_a_process_of_its_own(tmp_path):
 
 
 def test_grouped_convolutions_gradients_cost_as_much_as_itself():
-    from benchmarks.step_counts import multiply_adds
-
     convolution = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
     x = torch.zeros(2, 6, 5, 7)
     forward = 2 * 6 * 5 * 7 * 9
@@ -266,14 +235,10 @@ def test_grouped_convolutions_gradients_cost_as_much_as_itself():
 
 
 def test_bytes_are_those_of_the_published_search():
-    from benchmarks.step_floor import bytes_moved, edge_elements
-
-    config = SearchConfig(batch_size=128)
+    config = SearchConfig(batch_size=128, precision="bf16")
     # 2 cells at 16 x 32 x 32, 3 at 32 x 16 x 16, 3 at 64 x 8 x 8; 14 edges each.
     elements = 14 * (2 * 16 * 32 * 32 + 3 * 32 * 16 * 16 + 3 * 64 * 8 * 8)
-    assert edge_elements(config, 32, 32) == elements
-    found = bytes_moved(config, (32, 32), 2, torch.bfloat16)
-    assert found == 54 * 2 * elements * 128 * 2 * 2
+    assert bytes_moved(config, (32, 32), views=2) == 54 * 2 * elements * 128 * 2 * 2
 
 
 @pytest.mark.parametrize(
@@ -293,8 +258,6 @@ def test_bytes_are_those_of_the_published_search():
     ],
 )
 def test_bad_arguments_are_refused(argv, capsys):
-    from benchmarks.search_step import main
-
     with pytest.raises(SystemExit) as stop:
         main(["--device", "cpu", *argv])
     assert stop.value.code == 2
