@@ -53,6 +53,18 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(search_step, "ceilings", lambda *_: Ceilings(1e9, 1e9))
 
 
+@pytest.fixture
+def page_of(in_this_process, tmp_path):
+    """What the command writes: the name of the page, and its text."""
+
+    def run(*argv, code=0):
+        assert main([*argv, "--results", str(tmp_path)]) == code
+        (path,) = tmp_path.iterdir()
+        return path.name, path.read_text()
+
+    return run
+
+
 def lines_of(page, start):
     return [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -72,11 +84,9 @@ def spoil_much(trainer):
         trainer.net.alphas_reduce[1, 2] += 1
 
 
-def test_page(in_this_process, tmp_path):
-    assert main([*UNCOMPILED, "--results", str(tmp_path)]) == 0
-    (path,) = tmp_path.iterdir()
-    assert path.name.endswith("-search-step.md")
-    page = path.read_text()
+def test_page(page_of):
+    name, page = page_of(*UNCOMPILED)
+    assert name.endswith("-search-step.md")
     assert page.index("## supervised") < page.index("## ssl")
     assert page.count("Floor: ") == 1 + 2
     assert page.count("Views of both batches of a step: ") == 2
@@ -93,13 +103,10 @@ def test_page(in_this_process, tmp_path):
     assert not lines_of(page, "reference, compiled")
 
 
-def test_compiled_variant_is_timed_and_said_how(in_this_process, monkeypatch, tmp_path):
+def test_compiled_variant_is_timed_and_said_how(page_of, monkeypatch):
     uncompiling = functools.partial(compile_edges, backend="eager")
     monkeypatch.setitem(step_variants.UNITS, "edge", uncompiling)
-    argv = [*TINY, "--objective", "supervised"]
-    assert main([*argv, "--results", str(tmp_path)]) == 0
-    (path,) = tmp_path.iterdir()
-    page = path.read_text()
+    _, page = page_of(*TINY, "--objective", "supervised")
     assert "`reference, compiled` (edge by edge, " in page
     assert page.count("Compiling, warm-up included: ") == 1
     (row,) = lines_of(page, "reference, compiled")
@@ -109,7 +116,7 @@ def test_compiled_variant_is_timed_and_said_how(in_this_process, monkeypatch, tm
     assert found["calls"] == "-"
 
 
-def test_compiling_that_takes_too_long_is_noted(in_this_process, monkeypatch, tmp_path):
+def test_compiling_that_takes_too_long_is_noted(page_of, monkeypatch):
     def forward(*_):
         raise WorkerError("not done after 900 s")
 
@@ -118,10 +125,7 @@ def test_compiling_that_takes_too_long_is_noted(in_this_process, monkeypatch, tm
             cell.forward = forward
 
     monkeypatch.setitem(step_variants.UNITS, "cell", endless)
-    argv = [*TINY, "--compile-unit", "cell", "--objective", "supervised"]
-    assert main([*argv, "--results", str(tmp_path)]) == 0
-    (path,) = tmp_path.iterdir()
-    page = path.read_text()
+    _, page = page_of(*TINY, "--compile-unit", "cell", "--objective", "supervised")
     assert "`reference, compiled` (cell by cell) " in page
     assert "Compiling, " not in page
     (row,) = lines_of(page, "reference, compiled")
@@ -154,12 +158,11 @@ def test_alike_edges_share_what_is_compiled(config):
         torch.testing.assert_close(mine[1], other[1], rtol=1e-4, atol=1e-5, msg=mine[0])
 
 
-def test_profile_says_where_the_time_of_a_step_goes(in_this_process, tmp_path):
-    argv = [*UNCOMPILED, "--objective", "supervised", "--precision", "bf16", "--profile"]
-    assert main([*argv, "--results", str(tmp_path)]) == 0
-    (path,) = tmp_path.iterdir()
-    assert path.name.endswith("-search-step-bf16-supervised.md")
-    _, eager, fast = path.read_text().split("### Time of one step of ")
+def test_profile_says_where_the_time_of_a_step_goes(page_of):
+    options = ["--objective", "supervised", "--precision", "bf16", "--profile"]
+    name, page = page_of(*UNCOMPILED, *options)
+    assert name.endswith("-search-step-bf16-supervised.md")
+    _, eager, fast = page.split("### Time of one step of ")
     assert lines_of(eager, "aten::convolution_backward")
     assert lines_of(fast, "_CellFunctionBackward")
     for part in (eager, fast):
@@ -169,13 +172,11 @@ def test_profile_says_where_the_time_of_a_step_goes(in_this_process, tmp_path):
         assert shares[:15] == sorted(shares[:15], reverse=True)
 
 
-def test_wrong_variant_is_refused(in_this_process, monkeypatch, tmp_path):
+def test_wrong_variant_is_refused(page_of, monkeypatch):
     wrong = dataclasses.replace(VARIANTS[FAST], prepare=spoil)
     monkeypatch.setitem(search_step.VARIANTS, FAST, wrong)
-    argv = [*UNCOMPILED, "--objective", "supervised", "--results", str(tmp_path)]
-    assert main(argv) == 1
-    (path,) = tmp_path.iterdir()
-    (row,) = lines_of(path.read_text(), "fast")
+    _, page = page_of(*UNCOMPILED, "--objective", "supervised", code=1)
+    (row,) = lines_of(page, "fast")
     assert row[1].startswith("WRONG: fast: ")
     assert set(row[2:]) == {""}
 
