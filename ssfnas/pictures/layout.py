@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import combinations, pairwise
+from statistics import fmean
 
-_SWEEPS = 150
+_ORDER_SWEEPS = 12
+_PLACE_SWEEPS = 150
 # How much a line wants to be level, by how many of its two ends are flat.
 _PULLS = (1, 2, 8)
 
@@ -22,14 +24,14 @@ class Box:
     Attributes:
         column: counted from the left.
         height: what it takes, in inches.
-        flat: whether only a line passes here.
+        width: of what is seen of it, in inches; a box without is flat, a place that a line passes.
         left, right: the boxes in the neighboring columns that lines lead to.
         y: its middle, downwards; found by :func:`place`.
     """
 
     column: int
     height: float
-    flat: bool = False
+    width: float = 0.0
     left: list[Box] = field(default_factory=list)
     right: list[Box] = field(default_factory=list)
     y: float = 0.0
@@ -57,7 +59,7 @@ def place(boxes: Sequence[Box], gap: float) -> list[list[Box]]:
     columns = _ordered(columns)
     for column in columns:
         _spread(column, [0.0] * len(column), gap)
-    for sweep in range(_SWEEPS):
+    for sweep in range(_PLACE_SWEEPS):
         for column in columns if sweep % 2 == 0 else reversed(columns):
             _spread(column, [_wanted(box) for box in column], gap)
     top = min(box.y - box.height / 2 for box in boxes)
@@ -70,13 +72,8 @@ def crossings(columns: Sequence[Sequence[Box]]) -> int:
     """How many pairs of lines cross, with the boxes in the order given."""
     count = 0
     for first, second in pairwise(columns):
-        rank = {box: place for place, box in enumerate(second)}
-        ends = [(here, rank[box]) for here, start in enumerate(first) for box in start.right]
-        count += sum(
-            (a - c) * (b - d) < 0
-            for number, (a, b) in enumerate(ends)
-            for c, d in ends[number + 1 :]
-        )
+        lines = [(here, second.index(end)) for here, box in enumerate(first) for end in box.right]
+        count += sum((a - c) * (b - d) < 0 for (a, b), (c, d) in combinations(lines, 2))
     return count
 
 
@@ -84,9 +81,8 @@ def _ordered(columns: list[list[Box]]) -> list[list[Box]]:
     """The order with the fewest crossings that sweeps of barycenters and of swaps come upon."""
     best, fewest = columns, crossings(columns)
     current = columns
-    for sweep in range(12):
-        current = _sweep(current, forward=sweep % 2 == 0)
-        current = _swapped(current)
+    for sweep in range(_ORDER_SWEEPS):
+        current = _swapped(_sweep(current, forward=sweep % 2 == 0))
         count = crossings(current)
         if count < fewest:
             best, fewest = current, count
@@ -94,18 +90,14 @@ def _ordered(columns: list[list[Box]]) -> list[list[Box]]:
 
 
 def _sweep(columns: list[list[Box]], *, forward: bool) -> list[list[Box]]:
+    """Sort each column by the mean places of what its boxes are joined to in the one before."""
     columns = [list(column) for column in columns]
-    numbers = range(1, len(columns)) if forward else range(len(columns) - 2, -1, -1)
-    for number in numbers:
-        fixed = columns[number - 1 if forward else number + 1]
-        rank = {box: place for place, box in enumerate(fixed)}
-        own = {box: place for place, box in enumerate(columns[number])}
-
-        def barycenter(box: Box, rank: dict[Box, int] = rank, own: dict[Box, int] = own) -> float:
+    for fixed, column in pairwise(columns if forward else columns[::-1]):
+        barycenters = {}
+        for place, box in enumerate(column):
             ends = box.left if forward else box.right
-            return sum(rank[end] for end in ends) / len(ends) if ends else own[box]
-
-        columns[number].sort(key=barycenter)
+            barycenters[box] = fmean(map(fixed.index, ends)) if ends else place
+        column.sort(key=barycenters.__getitem__)
     return columns
 
 
@@ -118,12 +110,13 @@ def _swapped(columns: list[list[Box]]) -> list[list[Box]]:
         while improved and count:
             improved = False
             for place in range(len(column) - 1):
-                column[place : place + 2] = column[place + 1], column[place]
+                pair = column[place : place + 2]
+                column[place : place + 2] = reversed(pair)
                 swapped = crossings(around)
                 if swapped < count:
                     count, improved = swapped, True
                 else:
-                    column[place : place + 2] = column[place + 1], column[place]
+                    column[place : place + 2] = pair
     return columns
 
 
@@ -132,7 +125,7 @@ def _wanted(box: Box) -> float:
     ends = box.left + box.right
     if not ends:
         return box.y
-    pulls = [_PULLS[box.flat + end.flat] for end in ends]
+    pulls = [_PULLS[(box.width, end.width).count(0)] for end in ends]
     return sum(pull * end.y for pull, end in zip(pulls, ends, strict=True)) / sum(pulls)
 
 

@@ -6,17 +6,18 @@ Figures are made without pyplot, so drawing neither needs a display nor leaves a
 from __future__ import annotations
 
 import io
-import os
+import itertools
 import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 from matplotlib import style
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ssfnas.atomic_files import write_atomically
 from ssfnas.errors import RequestError
 
 INK = "#1d2733"
@@ -27,28 +28,19 @@ NODE = "#e6ebf1"
 WARNING = "#b4371f"
 
 # Middle tones: they can be told apart on white and on near-black alike.
-_KNOWN = {
-    "none": "#8b949e",
-    "skip_connect": "#2f9e62",
-    "max_pool_3x3": "#e08a1e",
-    "avg_pool_3x3": "#bf9b00",
+_OPERATIONS = {
     "sep_conv_3x3": "#2f7fd1",
-    "sep_conv_5x5": "#7a5fd0",
+    "max_pool_3x3": "#e08a1e",
+    "skip_connect": "#2f9e62",
     "dil_conv_3x3": "#d6456f",
+    "sep_conv_5x5": "#7a5fd0",
     "dil_conv_5x5": "#13a0a6",
+    "avg_pool_3x3": "#bf9b00",
+    "none": "#8b949e",
 }
-SERIES = (
-    "#2f7fd1",
-    "#e08a1e",
-    "#2f9e62",
-    "#d6456f",
-    "#7a5fd0",
-    "#13a0a6",
-    "#bf9b00",
-    "#8b949e",
-)
-_USERS = ("#a0522d", "#c04fc0", "#5c7f1f", "#4a6fa5", "#c2573f", "#6f6f8f")
-GROUP_COLORS = {"many": "#2f7fd1", "medium": "#2f9e62", "few": "#e08a1e", "all": "#2f7fd1"}
+_OTHER_OPERATIONS = ("#a0522d", "#c04fc0", "#5c7f1f", "#4a6fa5", "#c2573f", "#6f6f8f")
+SERIES = tuple(_OPERATIONS.values())
+GROUP_COLORS = {"many": "#2f7fd1", "medium": "#2f9e62", "few": "#e08a1e"}
 
 # The colors that a page replaces so that they follow its light or dark scheme.
 _VARIABLES = {
@@ -89,20 +81,14 @@ _SETTINGS: dict[str, object] = {
     "svg.fonttype": "path",
 }
 
+# Neither the day nor the version of matplotlib.
+_METADATA = {".svg": {"Date": None, "Creator": "ssfnas"}, ".png": {"Software": None}}
+
 
 def operation_colors(operations: Iterable[str]) -> dict[str, str]:
     """Operation -> color; users' operations get further colors in the order given."""
-    colors: dict[str, str] = {}
-    new = 0
-    for name in operations:
-        if name in colors:
-            continue
-        if name in _KNOWN:
-            colors[name] = _KNOWN[name]
-        else:
-            colors[name] = _USERS[new % len(_USERS)]
-            new += 1
-    return colors
+    others = itertools.cycle(_OTHER_OPERATIONS)
+    return {name: _OPERATIONS.get(name) or next(others) for name in dict.fromkeys(operations)}
 
 
 @contextmanager
@@ -114,24 +100,6 @@ def drawing(**settings: object) -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         with style.context(["default", {**_SETTINGS, **settings}]):
             yield
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, laid out without overlaps."""
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def plain_label(axes: Axes, title: str) -> None:
-    """Title an axes with a text that is shown as it is, dollar signs included."""
-    axes.set_title(title).set_parse_math(False)
-
-
-def figure_svg(figure: Figure) -> str:
-    """A standalone SVG document, white behind: the same figure gives the same text."""
-    stream = io.StringIO()
-    with drawing():
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": "ssfnas"})
-    return stream.getvalue()
 
 
 def inline_svg(figure: Figure, identity: str, description: str) -> str:
@@ -152,42 +120,25 @@ def inline_svg(figure: Figure, identity: str, description: str) -> str:
     text = re.sub(r'(href="#|url\(#)', rf"\1{identity}-", text)
     for color, variable in _VARIABLES.items():
         text = text.replace(color, f"var({variable})")
-    label = escape_attribute(description)
+    label = escape(description, {'"': "&quot;"})
     text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return re.sub(r"\n\s*\n+", "\n", text).strip()
 
 
-def escape_attribute(text: str) -> str:
-    """Text as it may stand between double quotes in HTML and XML."""
-    for mark, code in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        text = text.replace(mark, code)
-    return text
-
-
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure to a file, whole or not at all.
+    """Write a figure to a file, whole or not at all; the same figure gives the same bytes.
 
     Args:
         figure: what to draw.
-        path: ends in ``.svg`` or ``.png`` (144 dots an inch).
+        path: ends in ``.svg`` (white behind) or ``.png`` (144 dots an inch).
 
     Raises:
         RequestError: the ending is another, or the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix == ".svg":
-        data = figure_svg(figure).encode()
-    elif path.suffix == ".png":
-        stream = io.BytesIO()
-        with drawing():
-            figure.savefig(stream, format="png", dpi=144, metadata={"Software": None})
-        data = stream.getvalue()
-    else:
+    ending = Path(path).suffix
+    if ending not in _METADATA:
         raise RequestError(f"cannot draw to '{path}': the name has to end in .svg or .png")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise RequestError(f"cannot write {path}: {error.strerror}") from None
+    stream = io.BytesIO()
+    with drawing():
+        figure.savefig(stream, format=ending[1:], dpi=144, metadata=_METADATA[ending])
+    write_atomically(path, stream.getvalue())

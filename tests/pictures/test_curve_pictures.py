@@ -93,7 +93,8 @@ def test_bars_are_rounded_as_everybody_rounds():
 
 def test_class_bars_have_their_heights_groups_and_no_bar_without_a_value():
     values = [90.0, math.nan, 10.0]
-    figure = class_accuracy({"last": values}, ["cat", "dog", "gnu"], [500, 50, 5])
+    groups = {"many": [0], "medium": [1], "few": [2]}
+    figure = class_accuracy({"last": values}, ["cat", "dog", "gnu"], [500, 50, 5], groups=groups)
     sizes, bars = figure.axes
     assert [bar.get_height() for bar in sizes.patches] == [500, 50, 5]
     np.testing.assert_array_equal([bar.get_height() for bar in bars.patches], values)

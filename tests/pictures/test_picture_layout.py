@@ -11,7 +11,7 @@ GAP = 0.1
 def random_boxes(seed: int) -> list[Box]:
     draws = random.Random(seed)
     boxes = [
-        Box(column, draws.choice((0.05, 0.3, 0.8)))
+        Box(column, draws.choice((0.05, 0.3, 0.8)), width=1.0)
         for column in range(5)
         for _ in range(draws.randint(1, 7))
     ]
