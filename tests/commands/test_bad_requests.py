@@ -10,26 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_words import MAINS, SMALL
 from image_files import write_npz
 
-from ssfnas import derive, evaluate, report, retrain, search
+from ssfnas import search
 
-COMMANDS = {
-    "search": search.main,
-    "retrain": retrain.main,
-    "derive": derive.main,
-    "evaluate": evaluate.main,
-    "report": report.main,
-}
-TINY = [
-    "--channels", "2", "--layers", "3", "--nodes", "2", "--projector", "8,8", "--batch-size", "8",
-    "--steps", "1", "--device", "cpu", "--derive", "darts",
-]  # fmt: skip
+TINY = [*SMALL, "--derive", "darts"]
 
 
 def refused(capsys, command: str, *words: str) -> str:
     """Run a command that has to be refused; the one line it said."""
-    code = COMMANDS[command]([str(word) for word in words])
+    code = MAINS[command]([str(word) for word in words])
     said = capsys.readouterr().err.strip().splitlines()
     said = [line for line in said if ": warning: " not in line]
     assert code == 2, said
@@ -120,7 +111,7 @@ def test_a_class_without_images_and_labels_out_of_range(capsys, tmp_path):
 @pytest.mark.parametrize("words", [[], ["--strategy", "random"]], ids=["alphas", "random"])
 def test_classes_of_one_image_leave_none_for_the_alphas(capsys, tmp_path, words):
     data = write_npz(tmp_path / "single.npz", (1, 1, 1))
-    common = ["--dataset", data, "--out", tmp_path / "out", *TINY[:-2], *words]
+    common = ["--dataset", data, "--out", tmp_path / "out", *SMALL, *words]
     line = refused(capsys, "search", *common, *(["--samples", "1"] if words else []))
     assert "single" in line
     assert "alphas" in line
@@ -193,8 +184,8 @@ def test_a_refused_search_leaves_the_run_that_it_would_overwrite(
 ):
     held, plugin = tmp_path / "held", tmp_path / "my_rules.py"
     plugin.write_text("")
-    # Without the rule that TINY names, which a random search would refuse.
-    common = ["--dataset", small_npz, "--plugins", plugin, *TINY[:-2]]
+    # Without a rule of derivation, which a random search would refuse.
+    common = ["--dataset", small_npz, "--plugins", plugin, *SMALL]
     assert search.main([str(w) for w in [*common, "--derive", "darts", "--out", held]]) == 0
     before = contents(held)
     capsys.readouterr()

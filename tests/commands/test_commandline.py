@@ -10,17 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from command_words import CONFIGS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ssfnas.commandline import main, parse
-from ssfnas.config import (
-    DeriveConfig,
-    EvaluateConfig,
-    ReportConfig,
-    RetrainConfig,
-    SearchConfig,
-)
+from ssfnas.config import SearchConfig
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.options import option, option_values
 from ssfnas.presets import preset_names, preset_values
@@ -28,17 +23,9 @@ from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runtime.interruption import Interrupted
 from ssfnas.yaml_files import parse_yaml
 
-COMMANDS = {
-    "search": SearchConfig,
-    "derive": DeriveConfig,
-    "retrain": RetrainConfig,
-    "evaluate": EvaluateConfig,
-    "report": ReportConfig,
-}
-
 
 def config_of(*argv: str, command: str = "search", **options: Any) -> Any:
-    return parse(COMMANDS[command], argv, f"ssfnas.{command}", "", **options)
+    return parse(CONFIGS[command], argv, f"ssfnas.{command}", "", **options)
 
 
 def problem_of(*argv: str, command: str = "search", **options: Any) -> str:
@@ -312,7 +299,7 @@ class TestFiles:
 
 class TestPresets:
     def test_every_preset_parses_for_its_command(self):
-        by_command = {command: preset_names(command) for command in COMMANDS}
+        by_command = {command: preset_names(command) for command in CONFIGS}
         assert sorted(name for names in by_command.values() for name in names) == preset_names()
         for command, names in by_command.items():
             for name in names:
@@ -363,13 +350,13 @@ class TestPresets:
 
 
 class TestPrinting:
-    @pytest.mark.parametrize("command", COMMANDS)
+    @pytest.mark.parametrize("command", CONFIGS)
     def test_help_shows_every_flag_and_its_help(self, command, capsys):
         with pytest.raises(SystemExit) as caught:
             config_of("--help", command=command)
         assert caught.value.code == 0
         text = " ".join(capsys.readouterr().out.split())
-        for entry in dataclasses.fields(COMMANDS[command]):
+        for entry in dataclasses.fields(CONFIGS[command]):
             assert f"--{entry.name.replace('_', '-')} " in text
             assert "_" not in entry.name or f"--{entry.name}" not in text
         assert "%%" not in text
@@ -436,6 +423,8 @@ class TestPlugins:
         assert "--profile x" in problem_of("--profile", "x", "--plugins", "a.py")
 
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
 # Everything that might come out of a shell: real flags, near misses, good and bad values.
 _FLAGS = sorted(option.flag for option in option_values(SearchConfig).values())
 _words = st.one_of(
@@ -451,9 +440,7 @@ _words = st.one_of(
 )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(UNHURRIED, max_examples=150)
 @given(words=st.lists(_words, max_size=5).filter(lambda ws: not {"-h", "--help"} & set(ws)))
 @example(words=["--out", "\udcff"])
 @example(words=["--out", "null"])
@@ -479,9 +466,7 @@ _values = st.recursive(
 _keys = st.one_of(st.sampled_from([f[2:] for f in _FLAGS if f != "--resume"]), st.text(max_size=6))
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(UNHURRIED, max_examples=150)
 @given(values=st.dictionaries(_keys, _values, max_size=4))
 def test_any_yaml_parses_or_is_a_request_error(values, tmp_path):
     file = tmp_path / "any.yaml"
@@ -494,9 +479,7 @@ def test_any_yaml_parses_or_is_a_request_error(values, tmp_path):
         assert getattr(config, key.replace("-", "_")) == value
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(UNHURRIED, max_examples=100)
 @given(data=st.binary(max_size=40))
 def test_any_bytes_parse_or_are_a_request_error(data, tmp_path):
     file = tmp_path / "any.yaml"

@@ -7,19 +7,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from command_words import CONFIGS, MAINS
 
-from ssfnas import config, derive, evaluate, report, retrain, search
+from ssfnas import evaluate, report
 from ssfnas.commandline import parse
 from ssfnas.spaces import Genotype
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = {
-    "search": config.SearchConfig,
-    "derive": config.DeriveConfig,
-    "retrain": config.RetrainConfig,
-    "evaluate": config.EvaluateConfig,
-    "report": config.ReportConfig,
-}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -61,9 +55,8 @@ def test_an_operation_of_ones_own_is_searched_derived_retrained_and_drawn(tmp_pa
         "derive": [],
         "retrain": ["--steps", "1", "--channels", "2"],
     }
-    mains = {"search": search.main, "derive": derive.main, "retrain": retrain.main}
     for command, *words in mine:
-        assert mains[command]([*words, *short[command]]) == 0
+        assert MAINS[command]([*words, *short[command]]) == 0
     found = Genotype.load("runs/my-ops")
     used = {name for cell in ("normal", "reduce") for name, _, _ in found.edges(cell)}
     assert used <= {"conv_1x1", "sep_conv_3x3", "skip_connect"}

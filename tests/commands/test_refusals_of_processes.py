@@ -8,11 +8,7 @@ import subprocess
 import sys
 
 import pytest
-
-TINY = [
-    "--channels", "2", "--layers", "3", "--nodes", "2", "--projector", "8,8", "--batch-size", "8",
-    "--steps", "1", "--device", "cpu",
-]  # fmt: skip
+from command_words import SMALL
 
 
 def free_port() -> int:
@@ -57,7 +53,7 @@ def on_two_processes(command: str, *words: object) -> list[tuple[int, list[str]]
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_all_find_is_said_once(small_npz, tmp_path, command, words, expected):
-    settings = TINY if command == "search" else ["--device", "cpu"]
+    settings = SMALL if command == "search" else ["--device", "cpu"]
     common = ["--dataset", small_npz, "--out", tmp_path / "out", *settings]
     first, second = on_two_processes(command, *common, *words)
     assert [first[0], second[0]] == [2, 2]
@@ -68,7 +64,7 @@ def test_what_all_find_is_said_once(small_npz, tmp_path, command, words, expecte
 
 def test_a_folder_in_use_is_said_once(small_npz, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    first, second = on_two_processes("search", "--dataset", small_npz, "--out", tmp_path, *TINY)
+    first, second = on_two_processes("search", "--dataset", small_npz, "--out", tmp_path, *SMALL)
     assert [first[0], second[0]] == [2, 2]
     assert "not a run" in first[1][0]
     assert second[1] == []

@@ -50,7 +50,7 @@ def assert_close(found: Tensor, plain: Tensor, truth: Tensor, length: int = 1) -
     """
     assert found.shape == truth.shape
     allowed = 2 * error(plain, truth) + (
-        4 * math.sqrt(length) * torch.finfo(_accumulator(found.dtype)).eps
+        4 * math.sqrt(length) * torch.finfo(accumulator(found.dtype)).eps
     )
     if found.dtype == torch.bfloat16 and not found.is_cuda:
         # The interpreter cuts bfloat16 off where a GPU rounds to nearest.
@@ -58,10 +58,6 @@ def assert_close(found: Tensor, plain: Tensor, truth: Tensor, length: int = 1) -
     assert error(found, truth) <= allowed
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums over numbers of ``dtype``."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def accumulator(x: Tensor) -> torch.dtype:
-    """The dtype of sums over ``x``."""
-    return _accumulator(x.dtype)

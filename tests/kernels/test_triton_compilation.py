@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from compile_ahead import Compiled, compile_ahead
+from kernel_checks import accumulator
 from torch import Tensor
 
 from ssfnas import kernels
@@ -33,8 +34,9 @@ def check(compiled: list[Compiled], expected: set[str]) -> None:
         assert kernel.shared <= SHARED_LIMIT
 
 
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def both_passes_of_barlow_twins(z: Tensor, method: str) -> None:
+    loss, saved = kernels.barlow_twins_forward(z, z, 0.0051, 1e-5, method == "dual")
+    kernels.barlow_twins_backward(saved, 0.0051, loss)
 
 
 @ARCHITECTURES
@@ -125,13 +127,8 @@ def test_mixed_norm_sum(capability, shape, count, dtype, channels_last, monkeypa
 )
 def test_barlow_twins(capability, size, dtype, method, monkeypatch):
     z = tensor(*size, dtype=dtype)
-
-    def call() -> None:
-        loss, saved = kernels.barlow_twins_forward(z, z, 0.0051, 1e-5, method == "dual")
-        kernels.barlow_twins_backward(saved, 0.0051, loss)
-
     check(
-        compile_ahead(call, capability, monkeypatch),
+        compile_ahead(lambda: both_passes_of_barlow_twins(z, method), capability, monkeypatch),
         {"_statistics_kernel", "_loss_kernel", "_destandardize_kernel"}
         | (
             {"_gram_kernel", "_combine_kernel", "_dual_gradient_kernel"}
@@ -189,9 +186,5 @@ def test_norm_coefficients(capability, count, channels, dtype, monkeypatch):
 def test_sizes_that_become_constants(size, method, monkeypatch):
     """Triton makes an argument that is 1 a constant: such sizes get kernels of their own."""
     z = tensor(*size, dtype=torch.float32)
-
-    def call() -> None:
-        loss, saved = kernels.barlow_twins_forward(z, z, 0.0051, 1e-5, method == "dual")
-        kernels.barlow_twins_backward(saved, 0.0051, loss)
-
-    assert {kernel.name for kernel in compile_ahead(call, 90, monkeypatch)} >= {"_loss_kernel"}
+    found = compile_ahead(lambda: both_passes_of_barlow_twins(z, method), 90, monkeypatch)
+    assert {kernel.name for kernel in found} >= {"_loss_kernel"}

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from kernel_checks import error
+from kernel_checks import error, normal
 from torch import Tensor
 
 from ssfnas import kernels
@@ -15,14 +15,12 @@ from ssfnas.ops.selection import primitive
 from ssfnas.spaces import ReferenceSupernet, Supernet
 
 # Rows and channels: one and several blocks of each, none of them full.
-SIZES = [(1, 1), (3, 4), (16, 16), (35, 16), (17, 64), (5, 130)]
-DTYPES = [torch.float32, torch.float64]
+SIZES = pytest.mark.parametrize(
+    ("count", "channels"), [(1, 1), (3, 4), (16, 16), (35, 16), (17, 64), (5, 130)]
+)
 TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-13}
+DTYPES = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 EPS = 1e-5
-
-
-def draw(*shape: int, dtype: torch.dtype, device: str, rng: torch.Generator) -> Tensor:
-    return torch.randn(*shape, generator=rng, dtype=torch.float64).to(device, dtype)
 
 
 def assert_right(found: Tensor, truth: Tensor) -> None:
@@ -30,11 +28,11 @@ def assert_right(found: Tensor, truth: Tensor) -> None:
     assert error(found, truth.cpu()) < TOLERANCES[found.dtype]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("count", "channels"), SIZES)
+@DTYPES
+@SIZES
 def test_statistics(device, rng, count, channels, dtype):
     options = {"dtype": dtype, "device": device, "rng": rng}
-    mean, var = draw(count, channels, **options), draw(count, channels, **options).square()
+    mean, var = normal((count, channels), **options), normal((count, channels), **options).square()
     tables = [
         torch.full((4, count + 3, channels), 5.0, dtype=kind, device=where)
         for kind, where in ((dtype, device), (torch.float64, "cpu"))
@@ -46,11 +44,11 @@ def test_statistics(device, rng, count, channels, dtype):
     assert bool((tables[0][:, [0, 1, count + 2]] == 5).all())
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("count", "channels"), SIZES)
+@DTYPES
+@SIZES
 def test_nodes(device, rng, count, channels, dtype):
     options = {"dtype": dtype, "device": device, "rng": rng}
-    table, weights = draw(4, count + 9, channels, **options), draw(count + 5, **options)
+    table, weights = normal((4, count + 9, channels), **options), normal((count + 5,), **options)
     rows = torch.randperm(count + 9, generator=rng)[:count].to(device)
     places = torch.randperm(count + 5, generator=rng)[:count].to(device)
     found, b = kernels.node_coefficients(table, rows, weights, places)
@@ -61,15 +59,15 @@ def test_nodes(device, rng, count, channels, dtype):
     assert_right(b, true_b)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@DTYPES
 @pytest.mark.parametrize("each", [False, True], ids=["one gradient", "a gradient each"])
-@pytest.mark.parametrize(("count", "channels"), SIZES)
+@SIZES
 def test_gradients(device, rng, count, channels, each, dtype):
     options = {"dtype": dtype, "device": device, "rng": rng}
-    table = draw(3 * count + 4, channels, **options)
+    table = normal((3 * count + 4, channels), **options)
     rows = torch.randperm(3 * count + 4, generator=rng)[: 3 * count].view(3, count).to(device)
-    a, mean, rstd, s1 = (draw(count, channels, **options) for _ in range(4))
-    s0 = draw(count, channels, **options) if each else draw(channels, **options)
+    a, mean, rstd, s1 = (normal((count, channels), **options) for _ in range(4))
+    s0 = normal((count, channels), **options) if each else normal((channels,), **options)
     values = (a, mean, rstd, s0, s1)
     truth = table.double().cpu().clone()
     norm_coefficients.gradient_coefficients(
@@ -91,7 +89,7 @@ def test_a_supernet_of_triton_is_the_reference(device, rng, nodes):
     reference = ReferenceSupernet(**options, generator=rng).to(device, torch.float64)
     fast = Supernet(**options).to(device, torch.float64)
     fast.load_state_dict(copy.deepcopy(reference.state_dict()))
-    x = draw(2, 3, 4, 4, dtype=torch.float64, device=device, rng=rng)
+    x = normal((2, 3, 4, 4), torch.float64, device, rng)
     found = []
     for net, name in ((reference, "reference"), (fast, "triton")):
         with backend(name):

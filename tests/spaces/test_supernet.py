@@ -41,6 +41,14 @@ def images(size=8, count=3, channels=3, dtype=torch.float64):
     return torch.randn(count, channels, size, size, generator=generator, dtype=dtype)
 
 
+def evaluated(pair, x):
+    """The pair in evaluation, with running statistics that are neither 0 nor 1."""
+    for net in pair:
+        net(x)
+        net.eval()
+    return pair
+
+
 def loss_of(net: nn.Module, x: Tensor) -> Tensor:
     y = net(x)
     return (y * torch.arange(y.numel(), dtype=y.dtype).view_as(y).sin()).sum()
@@ -88,14 +96,8 @@ def assert_same(reference: nn.Module, fast: nn.Module, x: Tensor, tolerance=1e-1
 )
 def test_equals_the_reference(operations, relaxation, size, nodes, training):
     options = {"operations": operations, "relaxation": relaxation, "nodes": nodes}
-    pair = networks(**options)
-    x = images(size)
-    if not training:
-        for net in pair:
-            # Running statistics that are neither 0 nor 1.
-            net(x)
-            net.eval()
-    assert_same(*pair, x)
+    pair, x = networks(**options), images(size)
+    assert_same(*(pair if training else evaluated(pair, x)), x)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 17])
@@ -153,22 +155,14 @@ def test_checkpoints_interchange():
     assert_same(reference, fast, images())
 
 
-def test_frozen_weights_get_no_gradient_and_alphas_the_same():
+@pytest.mark.parametrize("kind", ["weights", "alphas"])
+def test_frozen_parameters_get_no_gradient_and_the_others_the_same(kind):
     pair = networks()
     for net in pair:
-        for weight in net.weights():
-            weight.requires_grad_(False)
+        for parameter in getattr(net, kind)():
+            parameter.requires_grad_(False)
     assert_same(*pair, images())
-    assert all(weight.grad is None for weight in pair[1].weights())
-
-
-def test_frozen_alphas_get_no_gradient_and_weights_the_same():
-    pair = networks()
-    for net in pair:
-        for alpha in net.alphas():
-            alpha.requires_grad_(False)
-    assert_same(*pair, images())
-    assert all(alpha.grad is None for alpha in pair[1].alphas())
+    assert all(parameter.grad is None for parameter in getattr(pair[1], kind)())
 
 
 def test_frozen_statistics_stay():
@@ -248,11 +242,7 @@ def gate():
 @pytest.mark.parametrize("training", [True, False])
 def test_operations_of_users_share_a_cell_with_fused_ones(gate, training):
     pair = networks(operations=gate, nodes=2)
-    if not training:
-        for net in pair:
-            net(images())
-            net.eval()
-    assert_same(*pair, images())
+    assert_same(*(pair if training else evaluated(pair, images())), images())
 
 
 def test_frozen_weights_of_users_operations(gate):

@@ -29,18 +29,24 @@ def optimizer(weights, alphas, loss, *, lr=0.1, momentum=0.9, decay=0.01, clip=0
     return BilevelOptimizer(*updaters, loss=loss, **options)
 
 
+def drawing(seed: int):
+    """A function from a shape to normal numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def ones(count: int):
+    return (nn.Parameter(torch.ones(2)) for _ in range(count))
+
+
 def supernet() -> ReferenceSupernet:
     generator = torch.Generator().manual_seed(0)
     return ReferenceSupernet(3, channels=2, layers=3, nodes=1, generator=generator).double()
 
 
 def batches(count: int):
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.tensor([0, 1, 2, 0])
-    return [
-        (torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64), labels)
-        for _ in range(count)
-    ]
+    draw, labels = drawing(1), torch.tensor([0, 1, 2, 0])
+    return [(draw(4, 3, 8, 8), labels) for _ in range(count)]
 
 
 def test_first_order_is_the_loop_of_the_paper():
@@ -98,11 +104,7 @@ class Quadratic:
     """L_alpha = |w - a|^2 / 2 + <c, a>, L_w = w'Aw / 2 + w'B a: everything in closed form."""
 
     def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(2)
-
-        def draw(*shape):
-            return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
+        draw = drawing(2)
         root = draw(3, 3)
         self.A, self.B, self.c = root @ root.T, draw(3, 2), draw(2)
         self.C = draw(3, 2)
@@ -137,11 +139,7 @@ def test_second_order_is_the_closed_form_on_a_quadratic(steps_before):
 
 
 def test_second_order_on_a_smooth_network_is_the_exact_derivative():
-    generator = torch.Generator().manual_seed(3)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
+    draw = drawing(3)
     w1, w2 = nn.Parameter(draw(4, 5) / 2), nn.Parameter(draw(5, 1) / 2)
     alpha = nn.Parameter(draw(5))
     data = {"alpha": (draw(8, 4), draw(8, 1)), "weight": (draw(8, 4), draw(8, 1))}
@@ -182,8 +180,7 @@ def test_unrolled_passes_leave_weights_and_statistics_alone():
 
 
 def test_a_parameter_without_part_in_the_loss_gets_a_zero_gradient():
-    used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    alpha = nn.Parameter(torch.ones(2))
+    used, unused, alpha = ones(3)
     bilevel = optimizer(
         [used, unused], [alpha], lambda _: {"loss": (used * alpha).sum()}, momentum=0.0
     )
@@ -196,7 +193,7 @@ def test_a_parameter_without_part_in_the_loss_gets_a_zero_gradient():
 @pytest.mark.parametrize("whose", ["alpha", "weight"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_stops_before_the_update(whose, value):
-    weight, alpha = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    weight, alpha = ones(2)
 
     def loss(batch):
         bad = torch.tensor(value if batch == whose else 0.0)
@@ -213,7 +210,7 @@ def test_what_is_not_finite_stops_before_the_update(whose, value):
 
 
 def test_what_cannot_be():
-    weight, alpha = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    weight, alpha = ones(2)
     with pytest.raises(ValueError, match="order is 3"):
         optimizer([weight], [alpha], lambda _: {}, order=3)
     with pytest.raises(ValueError, match="both a weight and an alpha"):
