@@ -31,8 +31,9 @@ DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
 # Compiled once for each instruction set; the fastest that the CPU has is taken at run time,
 # so that a wheel runs everywhere and is fast where it can be.
-CPU_SOURCES = tuple(
-    f"cpu/{name}.cpp" for name in ("mixed_sum", "mixed_norm_sum", "separable", "pools")
+CPU_SOURCES = (
+    *("cpu/mixed_sum.cpp", "cpu/mixed_norm_sum.cpp", "cpu/mixed_norm_sum_reductions.cpp"),
+    *("cpu/separable_forward.cpp", "cpu/separable_backward.cpp", "cpu/pools.cpp"),
 )
 BINDING_SOURCES = ("cpu/instruction_sets.cpp", "binding.cpp")
 CUDA_SOURCES = (

@@ -5,10 +5,6 @@
 // beyond the last channel are zero.
 #pragma once
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "vectors.h"
 #include "workspace.h"
 
@@ -24,41 +20,6 @@ constexpr int PIXELS = 4;  // a vector takes two registers or four, of 16
 constexpr int PRODUCTS = 4;
 constexpr bool MANY_REGISTERS = false;
 #endif
-
-SSFNAS_INLINE int this_thread() {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
-
-// Uninitialized memory for the length of a call that begins at a line of cache.
-template <class S>
-class AlignedWorkspace {
- public:
-  explicit AlignedWorkspace(int64_t size) : storage_((size + 1) * sizeof(S) + LINE) {
-    const uintptr_t start = reinterpret_cast<uintptr_t>(storage_.at(0));
-    values_ = reinterpret_cast<S*>((start + LINE - 1) / LINE * LINE);
-  }
-  S* at(int64_t i) const { return values_ + i; }
-
- private:
-  static constexpr int64_t LINE = 64;
-  Workspace<char> storage_;
-  S* values_;
-};
-
-// Hands out parts of a piece of scratch memory, each a whole number of vectors.
-template <class S>
-struct Parts {
-  S* next;
-  S* take(int64_t size) {
-    S* part = next;
-    next += size;
-    return part;
-  }
-};
 
 // The same value in all lanes; unlike an addition of zero, the subtraction is free.
 template <class V, class S>
@@ -118,6 +79,10 @@ struct Image {
   static Image of(S* values, int64_t height, int64_t width, int64_t border) {
     const int64_t pitch = (width + 2 * border) * lanes<S>;
     return {values, border, pitch, (height + 2 * border) * pitch};
+  }
+  static Image take(Parts<S>& parts, int64_t vectors, int64_t height, int64_t width,
+                    int64_t border) {
+    return of(parts.take(size(vectors, height, width, border)), height, width, border);
   }
   S* at(int64_t v, int64_t y, int64_t x) const {
     return values + v * plane + (y + border) * pitch + (x + border) * lanes<S>;
@@ -322,68 +287,6 @@ void add_products(const S* inputs, int64_t plane, const S* outputs, int64_t out_
         S* sum = sums + (first + i) * width + o;
         put(sum, get(sum) + total[i]);
       }
-    }
-  }
-}
-
-// --- means and sums of squares of deviations, merged in order
-
-// Mean and sum of squared deviations of `count` values a lane.
-template <class S>
-struct Moments {
-  Vector<S> mean, square;
-  int64_t count;
-};
-
-// Both together, by the formula of Chan, Golub and LeVeque.
-template <class S>
-SSFNAS_INLINE Moments<S> merged(const Moments<S>& a, const Moments<S>& b) {
-  if (a.count == 0) return b;
-  const int64_t count = a.count + b.count;
-  const S part = S(b.count) / S(count);
-  const Vector<S> shift = b.mean - a.mean;
-  return {a.mean + shift * part, a.square + b.square + shift * shift * (part * S(a.count)), count};
-}
-
-// Of pixels that lie next to each other.
-template <class S>
-SSFNAS_INLINE Moments<S> moments_of(const S* values, int64_t count) {
-  constexpr int L = lanes<S>;
-  Vector<S> sum[2] = {}, square[2] = {};
-  int64_t x = 0;
-  for (; x + 2 <= count; x += 2)
-    for (int u = 0; u < 2; ++u) sum[u] += get(values + (x + u) * L);
-  if (x < count) sum[0] += get(values + x * L);
-  const Vector<S> mean = (sum[0] + sum[1]) / S(count);
-  for (x = 0; x + 2 <= count; x += 2)
-    for (int u = 0; u < 2; ++u) {
-      const Vector<S> shift = get(values + (x + u) * L) - mean;
-      square[u] += shift * shift;
-    }
-  if (x < count) {
-    const Vector<S> shift = get(values + x * L) - mean;
-    square[0] += shift * shift;
-  }
-  return {mean, square[0] + square[1], count};
-}
-
-// Of each image and row of channels, [images][rows][width] with `each` values behind a number, to
-// those of all images, [rows][channels].
-template <class S>
-void merge_images(const S* means, const S* squares, int64_t images, int64_t rows, int64_t width,
-                  int64_t channels, int64_t each, S* mean, S* var) {
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t c = 0; c < channels; ++c) {
-      double center = 0, square = 0;
-      const int64_t at = row * width + c;
-      for (int64_t n = 0; n < images; ++n) center += means[n * rows * width + at];
-      center /= static_cast<double>(images);
-      for (int64_t n = 0; n < images; ++n) {
-        const double shift = means[n * rows * width + at] - center;
-        square += squares[n * rows * width + at] + shift * shift * static_cast<double>(each);
-      }
-      mean[row * channels + c] = static_cast<S>(center);
-      var[row * channels + c] = static_cast<S>(square / static_cast<double>(images * each));
     }
   }
 }

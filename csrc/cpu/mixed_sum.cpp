@@ -114,11 +114,13 @@ void backward(const MixedSumBackward& args, int threads) {
 }  // namespace
 
 void mixed_sum_forward(const MixedSumForward& args, int threads) {
-  SSFNAS_FOR_DTYPE(args.dtype, forward<T>(args, threads_for(args.length * args.count, threads)));
+  threads = threads_for(args.length * args.count, threads);
+  for_dtype(args.dtype, [&](auto value) { forward<decltype(value)>(args, threads); });
 }
 
 void mixed_sum_backward(const MixedSumBackward& args, int threads) {
-  SSFNAS_FOR_DTYPE(args.dtype, backward<T>(args, threads_for(args.length * args.count, threads)));
+  threads = threads_for(args.length * args.count, threads);
+  for_dtype(args.dtype, [&](auto value) { backward<decltype(value)>(args, threads); });
 }
 
 }  // namespace SSFNAS_ISA

@@ -1,7 +1,8 @@
 // 3x3 maxima and averages of one read, and both of their gradients, on CPUs.
 
-#include "instruction_sets.h"
 #include "depthwise.h"
+#include "instruction_sets.h"
+#include "moments.h"
 
 namespace ssfnas {
 namespace SSFNAS_ISA {
@@ -234,11 +235,11 @@ void backward(const PoolsBackward& args, int threads) {
 }  // namespace
 
 void pools_forward(const PoolsForward& args, int threads) {
-  SSFNAS_FOR_DTYPE(args.dtype, forward<T>(args, threads));
+  for_dtype(args.dtype, [&](auto value) { forward<decltype(value)>(args, threads); });
 }
 
 void pools_backward(const PoolsBackward& args, int threads) {
-  SSFNAS_FOR_DTYPE(args.dtype, backward<T>(args, threads));
+  for_dtype(args.dtype, [&](auto value) { backward<decltype(value)>(args, threads); });
 }
 
 }  // namespace SSFNAS_ISA

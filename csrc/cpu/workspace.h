@@ -1,6 +1,11 @@
 // What the primitives on CPUs share besides vectors: memory, threads, choice of the dtype.
 #pragma once
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "../primitives.h"
 #include "vectors.h"
 
 namespace ssfnas {
@@ -21,34 +26,60 @@ class Workspace {
   S* values_;
 };
 
+// Uninitialized memory for the length of a call that begins at a line of cache.
+template <class S>
+class AlignedWorkspace {
+ public:
+  explicit AlignedWorkspace(int64_t size) : storage_((size + 1) * sizeof(S) + LINE) {
+    const uintptr_t start = reinterpret_cast<uintptr_t>(storage_.at(0));
+    values_ = reinterpret_cast<S*>((start + LINE - 1) / LINE * LINE);
+  }
+  S* at(int64_t i) const { return values_ + i; }
+
+ private:
+  static constexpr int64_t LINE = 64;
+  Workspace<char> storage_;
+  S* values_;
+};
+
+// Hands out parts of a piece of scratch memory, each a whole number of vectors.
+template <class S>
+struct Parts {
+  S* next;
+  S* take(int64_t size) {
+    S* part = next;
+    next += size;
+    return part;
+  }
+};
+
 // Waking threads costs more than a small sum.
 SSFNAS_INLINE int threads_for(int64_t elements, int threads) {
   return elements < 32768 || threads < 1 ? 1 : threads;
 }
 
-#define SSFNAS_FOR_DTYPE(dtype, ...) \
-  switch (dtype) {                   \
-    case Dtype::float32: {           \
-      using T = float;               \
-      __VA_ARGS__;                   \
-      break;                         \
-    }                                \
-    case Dtype::float64: {           \
-      using T = double;              \
-      __VA_ARGS__;                   \
-      break;                         \
-    }                                \
-    case Dtype::bfloat16: {          \
-      using T = bfloat16;            \
-      __VA_ARGS__;                   \
-      break;                         \
-    }                                \
-    case Dtype::float16: {           \
-      using T = float16;             \
-      __VA_ARGS__;                   \
-      break;                         \
-    }                                \
+SSFNAS_INLINE int this_thread() {
+#ifdef _OPENMP
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+// Calls `function` with a value of the type that a dtype stands for.
+template <class Function>
+void for_dtype(Dtype dtype, Function function) {
+  switch (dtype) {
+    case Dtype::float32:
+      return function(float{});
+    case Dtype::float64:
+      return function(double{});
+    case Dtype::bfloat16:
+      return function(bfloat16{});
+    case Dtype::float16:
+      return function(float16{});
   }
+}
 
 }  // namespace SSFNAS_ISA
 }  // namespace ssfnas
