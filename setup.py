@@ -37,9 +37,10 @@ CPU_SOURCES = (
 )
 BINDING_SOURCES = ("cpu/instruction_sets.cpp", "binding.cpp")
 CUDA_SOURCES = (
-    *("cuda/mixed_sum.cu", "cuda/mixed_norm_sum.cu"),
+    *("cuda/mixed_sum.cu", "cuda/mixed_norm_sum.cu", "cuda/mixed_norm_sum_reductions.cu"),
     *("cuda/fused_forward.cu", "cuda/fused_backward.cu"),
-    *("cuda/depthwise.cu", "cuda/candidate_pools.cu"),
+    *("cuda/depthwise.cu", "cuda/depthwise_filters.cu", "cuda/scaled_sums.cu"),
+    "cuda/candidate_pools.cu",
 )
 X86_INSTRUCTION_SETS = {
     "baseline": [],

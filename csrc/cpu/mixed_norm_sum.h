@@ -13,10 +13,11 @@ namespace SSFNAS_ISA {
 constexpr int UNROLL = 4;        // vectors of independent sums
 constexpr int64_t BLOCK = 4096;  // elements of a tensor in a block, about: of half an L1
 
-// Factors of a run of values: one each, or one for all.
+// Factors of a run of values, from where a row of them has them: one each, or one for all.
 template <class T>
 struct Each {
   const Scalar<T>* values;
+  explicit Each(const Scalar<T>* from) : values(from) {}
   SSFNAS_INLINE Vector<T> at(const Each& e, int64_t i) { return load(e.values + i); }
   SSFNAS_INLINE Vector<T> at(const Each& e, int64_t i, int64_t n) { return load(e.values + i, n); }
 };
@@ -24,6 +25,7 @@ struct Each {
 template <class T>
 struct All {
   Scalar<T> value;
+  explicit All(const Scalar<T>* from) : value(*from) {}
   SSFNAS_INLINE Vector<T> at(const All& a, int64_t) { return everywhere<Vector<T>>(a.value); }
   SSFNAS_INLINE Vector<T> at(const All& a, int64_t, int64_t) {
     return everywhere<Vector<T>>(a.value);
@@ -33,23 +35,24 @@ struct All {
 // Rows of a block: runs of `width` values, the last one up to `end`.
 template <class T>
 struct RowsPart {
+  using Factor = Each<T>;
+  static constexpr int64_t channel = 0;  // the first
   int64_t block, offset, end, width;
 
   int64_t runs() const { return ceil_div(end - offset, width); }
   int64_t start(int64_t run) const { return offset + run * width; }
   int64_t length(int64_t run) const { return smaller(width, end - start(run)); }
-  Each<T> of(const Scalar<T>* row) const { return {row}; }
 };
 
 // One channel of a block: `count` spans of `size` values, `stride` apart, the first at `offset`.
 template <class T>
 struct SpansPart {
+  using Factor = All<T>;
   int64_t block, channel, offset, count, stride, size;
 
   int64_t runs() const { return count; }
   int64_t start(int64_t run) const { return offset + run * stride; }
   int64_t length(int64_t) const { return size; }
-  All<T> of(const Scalar<T>* row) const { return {row[channel]}; }
 };
 
 // Where channels lie next to each other: memory as rows of `width` values. A row holds several
@@ -119,15 +122,16 @@ struct Layout {
     blocks = by_rows ? rows.blocks : spans.blocks;
   }
 
-  // Calls `function(part)` for all parts of `count` tensors.
+  // Calls `function(part)` for all parts of `count` tensors. What it captures by value stays in
+  // registers of each thread, in spite of what it stores.
   template <class Function>
   void for_parts(int64_t count, int threads, Function function) const {
     threads = threads_for(extent.outer * extent.channels * extent.inner * count, threads);
     if (by_rows) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) firstprivate(function)
       for (int64_t block = 0; block < blocks; ++block) function(rows.part(block));
     } else {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) firstprivate(function)
       for (int64_t item = 0; item < blocks * width; ++item)
         function(spans.part(item / width, item % width));
     }

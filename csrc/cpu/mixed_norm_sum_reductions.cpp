@@ -65,8 +65,8 @@ SSFNAS_INLINE void sum_columns(Term term, const RowsPart<T>& part, const Scalar<
   for (int u = 0; u < U; ++u) store(sums + first + u * L, total[u]);
 }
 
-// The sums of a term over a part, into a block's row of them. `mean` is a row too, or null for terms
-// without one.
+// The sums of a term over a part, into a block's row of them. `mean` is a row too, or null for
+// terms without one.
 template <class T, class Term>
 void sum_part(Term term, const RowsPart<T>& part, const Scalar<T>* mean, Scalar<T>* sums) {
   constexpr int L = lanes<T>;
@@ -157,12 +157,14 @@ void reduce(const NormSumReduce& args, int threads) {
   // Sums of the gradient come first, then those with each input.
   const Workspace<S> partials((count + 1) * blocks * width);
   const Repeated<T> mean(args.mean, count, layout);
-  layout.for_parts(count, threads, [&](const auto& part) {
-    sum_part(Value<T>{grad}, part, nullptr, partials.at(part.block * width));
+  const auto sum = [grad, zs, count, width, blocks, mean = mean.row(0),
+                    sums = partials.at(0)](const auto part) {
+    sum_part(Value<T>{grad}, part, nullptr, sums + part.block * width);
     for (int64_t k = 0; k < count; ++k)
-      sum_part(Product<T>{grad, zs[k]}, part, mean.row(k),
-               partials.at(((k + 1) * blocks + part.block) * width));
-  });
+      sum_part(Product<T>{grad, zs[k]}, part, mean + k * width,
+               sums + ((k + 1) * blocks + part.block) * width);
+  };
+  layout.for_parts(count, threads, sum);
   const S* rstd = static_cast<const S*>(args.rstd);
   S* s0 = static_cast<S*>(args.s0);
   S* s1 = static_cast<S*>(args.s1);
@@ -192,15 +194,17 @@ void statistics(const NormStatistics& args, int threads) {
   const int64_t count = args.count, channels = layout.extent.channels;
   const int64_t width = layout.width, blocks = layout.blocks;
   const Workspace<S> means(count * blocks * width), squares(count * blocks * width);
-  layout.for_parts(count, threads, [&](const auto& part) {
+  const auto find = [zs, count, width, blocks, means = means.at(0),
+                     squares = squares.at(0)](const auto part) {
     for (int64_t k = 0; k < count; ++k) {
       if (zs[k] == nullptr) continue;
       const int64_t row = (k * blocks + part.block) * width;
-      sum_part(Value<T>{zs[k]}, part, nullptr, means.at(row));
-      divide(part, means.at(row));
-      sum_part(Square<T>{zs[k]}, part, means.at(row), squares.at(row));
+      sum_part(Value<T>{zs[k]}, part, nullptr, means + row);
+      divide(part, means + row);
+      sum_part(Square<T>{zs[k]}, part, means + row, squares + row);
     }
-  });
+  };
+  layout.for_parts(count, threads, find);
   const double all = static_cast<double>(layout.extent.outer) * layout.extent.inner;
   const auto values = [&](int64_t block, int64_t j) {
     return static_cast<double>(values_of(layout, block, j));

@@ -10,8 +10,6 @@ namespace ssfnas {
 namespace cuda {
 namespace {
 
-constexpr int MOST_COLUMNS = 8;
-
 // A 3x3 window of an image, cut off at its border.
 struct Window {
   int top, left;            // of the whole window, maybe outside
@@ -202,7 +200,7 @@ void pools_backward(const PoolsBackward& args, int device, void* stream) {
     };
     Backward<T> task{};
     task.tiling = best_tiling(args.images, args.height, args.width, args.channels, VEC,
-                              MOST_COLUMNS, 18.0, 1.0, bytes);
+                              MOST_COLUMNS, 18.0, bytes);
     task.x = static_cast<const T*>(args.x);
     task.d_largest = static_cast<const T*>(args.d_largest);
     task.d_average = static_cast<const T*>(args.d_average);

@@ -137,8 +137,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
   clear_ends(dz_rows, pixels, channels);
   if constexpr (FILTERS) {
     clear_ends(inner_rows, pixels, channels);
-    load_filter<VEC>(filter, static_cast<const S*>(units.filters.at[g]),
-                     units.filters.size[g] * units.filters.size[g], t);
+    load_filter<VEC>(filter, units.filters, g, t);
   }
   __syncthreads();
   S sums[CHUNK][CHUNK] = {};
@@ -266,14 +265,12 @@ bool fused_backward_fits(const SeparableUnits& units) {
 }
 
 int64_t fused_backward_partials(const SeparableUnits& units) {
-  int64_t most = 0;
-  for_each_width(units, [&](auto tag, auto vec) {
-    using T = typename decltype(tag)::type;
-    const Tiling t = backward_tiling<T, decltype(vec)::value, true>(units);
-    const int64_t parts = blocks_of_group(t, units.groups, FILTER_BLOCKS);
-    if (parts > most) most = parts;
+  const int64_t parts = most_of_widths(units, [&](auto tag, auto vec) {
+    const Tiling t =
+        backward_tiling<typename decltype(tag)::type, decltype(vec)::value, true>(units);
+    return blocks_of_group(t, units.groups, FILTER_BLOCKS);
   });
-  return most * units.groups * units.channels * units.channels;
+  return parts * units.groups * units.channels * units.channels;
 }
 
 void fused_backward(const FusedBackward& args, int device, void* stream) {

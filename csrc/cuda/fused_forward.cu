@@ -60,8 +60,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
   for (int g = first; g < last; ++g) {
     __syncthreads();
     if (g > first) moments.store(partials, row, (g - 1) * channels);
-    load_filter<VEC>(filter, static_cast<const S*>(units.filters.at[g]),
-                     units.filters.size[g] * units.filters.size[g], t);
+    load_filter<VEC>(filter, units.filters, g, t);
     load_transposed_mixing(matrix, static_cast<const S*>(mixing.at[g]), channels);
     __syncthreads();
     if (busy) {
@@ -117,13 +116,10 @@ bool fused_forward_fits(const SeparableUnits& units) {
 }
 
 int64_t fused_forward_partials(const SeparableUnits& units) {
-  int64_t most = 0;
-  for_each_width(units, [&](auto tag, auto vec) {
-    using T = typename decltype(tag)::type;
-    const int64_t tiles = forward_tiling<T, decltype(vec)::value>(units).tiles;
-    if (tiles > most) most = tiles;
+  const int64_t tiles = most_of_widths(units, [&](auto tag, auto vec) {
+    return forward_tiling<typename decltype(tag)::type, decltype(vec)::value>(units).tiles;
   });
-  return most * 2 * units.groups * units.channels;
+  return tiles * 2 * units.groups * units.channels;
 }
 
 void fused_forward(const FusedForward& args, int device, void* stream) {
@@ -150,7 +146,7 @@ void fused_forward(const FusedForward& args, int device, void* stream) {
                   inputs(given.pointwise, given.groups), static_cast<T*>(args.out),
                   static_cast<S*>(args.partials));
     check(cudaGetLastError(), "fused_forward");
-    merge_moments<S>(args.partials, args.mean, args.var, t, given.groups * given.channels, stream);
+    merge_tiles<S>(args.partials, args.mean, args.var, t, given.groups * given.channels, stream);
   });
 }
 

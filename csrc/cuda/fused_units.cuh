@@ -26,13 +26,5 @@ inline Limits fused_limits(int64_t channels, int vec) {
   return {columns, columns, FUSED_SHARED};
 }
 
-// Calls `function(Tag<T>, Number<VEC>)` for both ways to load, as far as sizes allow them.
-template <class Function>
-void for_each_width(const SeparableUnits& units, Function function) {
-  for (const bool wide : {false, true})
-    if (!wide || units.channels % full_of(units.dtype) == 0)
-      for_dtype(units.dtype, wide, function);
-}
-
 }  // namespace cuda
 }  // namespace ssfnas

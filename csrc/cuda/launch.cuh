@@ -12,6 +12,13 @@
 
 #include "cuda_primitives.h"
 
+// What has another meaning where kernels are run without a GPU, in tests.
+#ifndef SSFNAS_LAUNCH
+#define SSFNAS_LAUNCH(kernel, grid, threads, bytes, stream, ...) \
+  kernel<<<grid, threads, bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+#define SSFNAS_SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
 namespace ssfnas {
 namespace cuda {
 
@@ -93,6 +100,21 @@ __device__ inline void store(T* to, const Values<T, VEC>& values) {
     uint4 bits;
     memcpy(&bits, raw, 16);
     *reinterpret_cast<uint4*>(to) = bits;
+  }
+}
+
+// N coefficients, aligned like the vectors that they belong to.
+template <int N, class S>
+__device__ inline void load_coefficients(S (&to)[N], const S* from) {
+  if constexpr (N * sizeof(S) % 16 == 0) {
+#pragma unroll
+    for (int i = 0; i < N * static_cast<int>(sizeof(S)) / 16; ++i) {
+      const uint4 bits = reinterpret_cast<const uint4*>(from)[i];
+      memcpy(to + i * (16 / sizeof(S)), &bits, 16);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) to[i] = from[i];
   }
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda_candidates.h"
-#include "tiles.cuh"
+#include "filters.cuh"
 
 namespace ssfnas {
 namespace cuda {
@@ -81,6 +81,25 @@ inline bool wide_fits(const SeparableUnits& units) {
   return units.channels % full_of(units.dtype) == 0 &&
          aligned(units.xs, units.shared ? 1 : units.groups) && aligned(units.scale) &&
          aligned(units.shift);
+}
+
+// Calls `function(Tag<T>, Number<VEC>)` for both ways to load, as far as sizes allow them.
+template <class Function>
+void for_each_width(const SeparableUnits& units, Function function) {
+  for (const bool wide : {false, true})
+    if (!wide || units.channels % full_of(units.dtype) == 0)
+      for_dtype(units.dtype, wide, function);
+}
+
+// The most that `count(Tag<T>, Number<VEC>)` finds: how a call will load is not known before it.
+template <class Count>
+int64_t most_of_widths(const SeparableUnits& units, Count count) {
+  int64_t most = 0;
+  for_each_width(units, [&](auto tag, auto vec) {
+    const int64_t found = count(tag, vec);
+    if (found > most) most = found;
+  });
+  return most;
 }
 
 template <class T>

@@ -1,9 +1,10 @@
 // Mean and squared deviations of a tile's results, and of all tiles.
 //
 // Warps compute both around their own means, from registers; the warps of a tile and then the tiles
-// are merged by Chan's formula, in order.
+// are merged in order, by the formula in moments.cuh.
 #pragma once
 
+#include "moments.cuh"
 #include "tile_sums.cuh"
 
 namespace ssfnas {
@@ -117,53 +118,28 @@ class TileMoments {
   int live_;
 };
 
-// The sum of what the threads of a column have, in order, in each of them.
-__device__ inline double sum_of_parts(double value, double* memory) {
-  memory[threadIdx.x] = value;
-  __syncthreads();
-  double sum = 0;
-  for (int part = 0; part < FINISH_ROWS; ++part) sum += memory[part * WARP + threadIdx.x % WARP];
-  __syncthreads();
-  return sum;
-}
-
 // From partials [tiles, 2, columns], a tile's means and squares, mean and variance of each column.
 template <class S>
 __global__ void __launch_bounds__(WARP* FINISH_ROWS)
-    merge_moments_kernel(const S* partials, S* mean, S* var, const Tiling tiling, int64_t columns) {
+    merge_tiles_kernel(const S* partials, S* mean, S* var, const Tiling tiling, int64_t columns) {
   SSFNAS_SHARED_MEMORY(memory);
-  auto* room = reinterpret_cast<double*>(memory);
-  const int part = threadIdx.x / WARP;
   const int64_t column = static_cast<int64_t>(blockIdx.x) * WARP + threadIdx.x % WARP;
   const auto count = [&](int64_t tile) {
     const Corner corner(tiling, tile);
     return static_cast<double>(min(tiling.rows, tiling.height - corner.y) *
                                min(tiling.across, tiling.width - corner.x));
   };
-  const S* means = partials + column;
   const double all = static_cast<double>(tiling.tiles / (tiling.down * tiling.along)) *
                      tiling.height * tiling.width;
-  double sum = 0;
-  if (column < columns)
-    for (int64_t tile = part; tile < tiling.tiles; tile += FINISH_ROWS)
-      sum += count(tile) * means[tile * 2 * columns];
-  const double center = sum_of_parts(sum, room) / all;
-  sum = 0;
-  if (column < columns)
-    for (int64_t tile = part; tile < tiling.tiles; tile += FINISH_ROWS) {
-      const double shift = means[tile * 2 * columns] - center;
-      sum += means[(tile * 2 + 1) * columns] + count(tile) * shift * shift;
-    }
-  sum = sum_of_parts(sum, room);
-  if (part != 0 || column >= columns) return;
-  mean[column] = static_cast<S>(center);
-  var[column] = static_cast<S>(sum / all);
+  merge_moments<FINISH_ROWS>(column < columns, partials + column, partials + columns + column,
+                             2 * columns, tiling.tiles, count, all,
+                             reinterpret_cast<double*>(memory), mean + column, var + column);
 }
 
 template <class S>
-void merge_moments(const void* partials, void* mean, void* var, const Tiling& tiling,
-                   int64_t columns, void* stream) {
-  SSFNAS_LAUNCH(merge_moments_kernel<S>, dim3(blocks(ceil_div(columns, WARP))), WARP * FINISH_ROWS,
+void merge_tiles(const void* partials, void* mean, void* var, const Tiling& tiling,
+                 int64_t columns, void* stream) {
+  SSFNAS_LAUNCH(merge_tiles_kernel<S>, dim3(blocks(ceil_div(columns, WARP))), WARP * FINISH_ROWS,
                 WARP * FINISH_ROWS * sizeof(double), stream, static_cast<const S*>(partials),
                 static_cast<S*>(mean), static_cast<S*>(var), tiling, columns);
   check(cudaGetLastError(), "moments of tiles");

@@ -1,4 +1,4 @@
-// Tiles of images [N, H, W, C] in shared memory, and depthwise convolutions over them.
+// Tiles of images [N, H, W, C] in shared memory.
 //
 // A block has one tile of some channels; in it a thread has VEC channels of STRIP neighbors in a
 // row. Channels run fastest over threads, then rows: with an odd number of columns in shared memory
@@ -7,17 +7,11 @@
 
 #include "launch.cuh"
 
-// What has another meaning where kernels are run without a GPU, in tests.
-#ifndef SSFNAS_LAUNCH
-#define SSFNAS_LAUNCH(kernel, grid, threads, bytes, stream, ...) \
-  kernel<<<grid, threads, bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
-#define SSFNAS_SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
-#endif
-
 namespace ssfnas {
 namespace cuda {
 
 constexpr int STRIP = 4;
+constexpr int MOST_COLUMNS = 8;    // vectors of channels that are side by side in a block
 constexpr int SHARED = 48 * 1024;  // bytes a block may have without asking for more
 
 // How images are cut into tiles; those that a kernel writes, or sums over.
@@ -64,6 +58,10 @@ struct Lane {
     live = pack < t.packs;
   }
 };
+
+// What a thread has of a result: VEC channels of neighbors in a row.
+template <class T, int VEC>
+using Strip = Values<T, VEC>[STRIP];
 
 // A part of an image, as it lies in shared memory: pixels of `columns` vectors each.
 struct Box {
@@ -186,202 +184,6 @@ struct Unchanged {
   }
 };
 
-// N coefficients, aligned like the vectors that they belong to.
-template <int N, class S>
-__device__ inline void load_coefficients(S (&to)[N], const S* from) {
-  if constexpr (N * sizeof(S) % 16 == 0) {
-#pragma unroll
-    for (int i = 0; i < N * static_cast<int>(sizeof(S)) / 16; ++i) {
-      const uint4 bits = reinterpret_cast<const uint4*>(from)[i];
-      memcpy(to + i * (16 / sizeof(S)), &bits, 16);
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < N; ++i) to[i] = from[i];
-  }
-}
-
-// u = scale x + shift for a thread's channels, or x itself.
-template <class T, int VEC>
-struct Normalized {
-  Scalar<T> scale[VEC], shift[VEC];
-
-  __device__ Normalized(const Scalar<T>* scales, const Scalar<T>* shifts, int64_t row,
-                        const Lane<VEC>& lane) {
-#pragma unroll
-    for (int i = 0; i < VEC; ++i) scale[i] = 1, shift[i] = 0;
-    if (scales == nullptr || !lane.live) return;
-    load_coefficients(scale, scales + row + lane.channel);
-    load_coefficients(shift, shifts + row + lane.channel);
-  }
-  __device__ Values<T, VEC> operator()(Values<T, VEC> values) const {
-#pragma unroll
-    for (int i = 0; i < VEC; ++i) values.v[i] = scale[i] * values.v[i] + shift[i];
-    return values;
-  }
-};
-
-// relu(u); NaN stays NaN.
-template <class T, int VEC>
-struct Rectified {
-  Normalized<T, VEC> normalized;
-
-  __device__ Values<T, VEC> operator()(const Values<T, VEC>& x) const {
-    Values<T, VEC> values = normalized(x);
-#pragma unroll
-    for (int i = 0; i < VEC; ++i)
-      if (values.v[i] < 0) values.v[i] = 0;
-    return values;
-  }
-};
-
-// The depthwise filters of all groups; a kernel's argument.
-struct Filters {
-  const void* at[MAX_INPUTS];      // [C, size, size]
-  unsigned char size[MAX_INPUTS];
-  unsigned char dilation[MAX_INPUTS];
-  int count, stride;
-
-  __host__ __device__ int halo(int g) const { return dilation[g] * (size[g] / 2); }
-};
-
-// A block's channels of a filter into shared memory: [size * size, columns * VEC].
-template <int VEC, class S>
-__device__ inline void load_filter(S* to, const S* from, int taps, const Tiling& t) {
-  const int width = t.columns * VEC, first = blockIdx.y * width;
-  const auto get = [&](int i) {
-    const int tap = i / width, channel = first + i - tap * width;
-    return channel < t.channels ? from[static_cast<int64_t>(channel) * taps + tap] : S(0);
-  };
-  copy_by_threads<4, S>(taps * width, get, [&](int i, S value) { to[i] = value; });
-}
-
-// Where a thread reads: its pixel (y, x) is one of the tiled image, not of the box.
-template <class T, int VEC>
-struct View {
-  const T* box;              // at the thread's column
-  const Scalar<T>* filter;   // at the thread's column
-  int pitch, step;           // of rows in pixels, of pixels in values
-  int top, left;             // the box's first pixel
-  int y, x;
-
-  __device__ View(const T* memory, const Scalar<T>* filters, const Box& from, const Tiling& t,
-                  const Lane<VEC>& lane, const Corner& corner)
-      : box(memory + lane.column * VEC),
-        filter(filters + lane.column * VEC),
-        pitch(from.pitch()),
-        step(t.columns * VEC),
-        top(from.y),
-        left(from.x),
-        y(corner.y + lane.row),
-        x(corner.x + lane.strip * STRIP) {}
-};
-
-template <class T, int VEC>
-using Strip = Values<T, VEC>[STRIP];
-
-// Whether sizes and strides of filters are known to the compiler: not where speed does not count.
-template <class T, int VEC>
-constexpr bool UNROLLED = VEC > 1 && sizeof(T) <= 4;
-
-template <class T, int VEC>
-__device__ inline void add_product(Values<T, VEC>& to, const Scalar<T>* a, const Values<T, VEC>& b) {
-#pragma unroll
-  for (int i = 0; i < VEC; ++i) to.v[i] += a[i] * b.v[i];
-}
-
-// total_o += sum_k f_k box(o stride + k dilation - padding), or with the box's pixel that such a
-// pixel o comes from (TRANSPOSED).
-template <bool TRANSPOSED, int SIZE, int DILATION, int STRIDE, class T, int VEC>
-__device__ inline void add_filter(Strip<T, VEC>& total, const View<T, VEC>& view) {
-  constexpr int PADDING = DILATION * (SIZE / 2);
-  constexpr int FIRST = TRANSPOSED ? -(PADDING / STRIDE) : -PADDING;
-  constexpr int LAST =
-      TRANSPOSED ? (STRIP - 1 + PADDING) / STRIDE : (STRIP - 1) * STRIDE + PADDING;
-  const int column = (TRANSPOSED ? view.x / STRIDE : view.x * STRIDE) - view.left;
-#pragma unroll 1
-  for (int ky = 0; ky < SIZE; ++ky) {
-    const int offset = ky * DILATION - PADDING;
-    if (TRANSPOSED && (view.y - offset) % STRIDE != 0) continue;
-    const int row = (TRANSPOSED ? (view.y - offset) / STRIDE : view.y * STRIDE + offset) - view.top;
-    Scalar<T> filter[SIZE][VEC];
-#pragma unroll
-    for (int kx = 0; kx < SIZE; ++kx)
-      load_coefficients(filter[kx], view.filter + (ky * SIZE + kx) * view.step);
-    const T* from = view.box + (row * view.pitch + column) * view.step;
-#pragma unroll
-    for (int j = FIRST; j <= LAST; ++j) {
-      const Values<T, VEC> value = load<VEC>(from + j * view.step);
-#pragma unroll
-      for (int o = 0; o < STRIP; ++o)
-#pragma unroll
-        for (int kx = 0; kx < SIZE; ++kx) {
-          const int reach = kx * DILATION - PADDING;
-          if (TRANSPOSED ? STRIDE * j == o - reach : j == o * STRIDE + reach)
-            add_product<T, VEC>(total[o], filter[kx], value);
-        }
-    }
-  }
-}
-
-template <bool TRANSPOSED, class T, int VEC>
-__device__ inline void add_any_filter(Strip<T, VEC>& total, const View<T, VEC>& view, int size,
-                                       int dilation, int stride) {
-  for (int ky = 0; ky < size; ++ky) {
-    const int offset = (ky - size / 2) * dilation;
-    if (TRANSPOSED && (view.y - offset) % stride != 0) continue;
-    const int row = (TRANSPOSED ? (view.y - offset) / stride : view.y * stride + offset) - view.top;
-    for (int kx = 0; kx < size; ++kx) {
-      const int reach = (kx - size / 2) * dilation;
-      Scalar<T> filter[VEC];
-      load_coefficients(filter, view.filter + (ky * size + kx) * view.step);
-#pragma unroll
-      for (int o = 0; o < STRIP; ++o) {
-        const int x = view.x + o;
-        if (TRANSPOSED && (x - reach) % stride != 0) continue;
-        const int column = (TRANSPOSED ? (x - reach) / stride : x * stride + reach) - view.left;
-        const T* from = view.box + (row * view.pitch + column) * view.step;
-        add_product<T, VEC>(total[o], filter, load<VEC>(from));
-      }
-    }
-  }
-}
-
-// Calls `function(Number<SIZE>, Number<DILATION>, Number<STRIDE>)` for the usual filters where that
-// is UNROLLED, and with zeros for the others.
-template <bool USUAL, class Function>
-__device__ inline void for_filter(int size, int dilation, int stride, Function function) {
-  if constexpr (USUAL) {
-    const int kind = (stride - 1) * 4 + (dilation - 1) * 2 + (size == 5);
-    const bool usual = stride <= 2 && dilation <= 2 && (size == 3 || size == 5);
-    switch (usual ? kind : -1) {
-      case 0: return function(Number<3>{}, Number<1>{}, Number<1>{});
-      case 1: return function(Number<5>{}, Number<1>{}, Number<1>{});
-      case 2: return function(Number<3>{}, Number<2>{}, Number<1>{});
-      case 3: return function(Number<5>{}, Number<2>{}, Number<1>{});
-      case 4: return function(Number<3>{}, Number<1>{}, Number<2>{});
-      case 5: return function(Number<5>{}, Number<1>{}, Number<2>{});
-      case 6: return function(Number<3>{}, Number<2>{}, Number<2>{});
-      case 7: return function(Number<5>{}, Number<2>{}, Number<2>{});
-      default: break;
-    }
-  }
-  function(Number<0>{}, Number<0>{}, Number<0>{});
-}
-
-template <bool TRANSPOSED, class T, int VEC>
-__device__ inline void add_group(Strip<T, VEC>& total, const View<T, VEC>& view,
-                                 const Filters& filters, int g) {
-  const int size = filters.size[g], dilation = filters.dilation[g], stride = filters.stride;
-  for_filter<UNROLLED<T, VEC>>(size, dilation, stride, [&](auto s, auto d, auto st) {
-    if constexpr (decltype(s)::value == 0)
-      add_any_filter<TRANSPOSED, T, VEC>(total, view, size, dilation, stride);
-    else
-      add_filter<TRANSPOSED, decltype(s)::value, decltype(d)::value, decltype(st)::value, T, VEC>(
-          total, view);
-  });
-}
-
 __host__ __device__ inline int rounded_up(int value, int to) {
   return (value + to - 1) / to * to;
 }
@@ -390,11 +192,6 @@ __host__ __device__ inline int rounded_up(int value, int to) {
 template <class T>
 __host__ __device__ inline int box_bytes(const Box& box, int columns, int vec) {
   return rounded_up(box.pixels() * columns * vec * static_cast<int>(sizeof(T)), 16);
-}
-
-template <class S>
-__host__ __device__ inline int filter_bytes(int taps, int columns, int vec) {
-  return rounded_up(taps * columns * vec * static_cast<int>(sizeof(S)), 16);
 }
 
 // What a tiling may have: vectors side by side, and bytes of shared memory for a block.
@@ -439,9 +236,9 @@ Tiling find_tiling(int64_t images, int64_t height, int64_t width, int64_t channe
 // The same where something has to fit: with at most `most_columns` vectors side by side.
 template <class Bytes>
 Tiling best_tiling(int64_t images, int64_t height, int64_t width, int64_t channels, int vec,
-                   int most_columns, double work, double reads, Bytes bytes) {
+                   int most_columns, double work, Bytes bytes) {
   const Tiling best = find_tiling(images, height, width, channels, vec, Limits{1, most_columns},
-                                  work, reads, bytes);
+                                  work, 1.0, bytes);
   if (best.threads == 0)
     throw std::invalid_argument("a filter reaches too far for one block of a GPU");
   if (best.channel_tiles > 65535)

@@ -18,7 +18,10 @@ from ssfnas.ops.candidate_arguments import Units
 from ssfnas.spaces import ReferenceSupernet, Supernet
 
 HERE = ROOT / "tests" / "native"
-SOURCES = ("depthwise.cu", "fused_forward.cu", "fused_backward.cu", "candidate_pools.cu")
+SOURCES = (
+    *("fused_forward.cu", "fused_backward.cu", "candidate_pools.cu"),
+    *("depthwise.cu", "depthwise_filters.cu", "scaled_sums.cu"),
+)
 
 
 @pytest.fixture(scope="module")
