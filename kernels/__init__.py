@@ -14,9 +14,9 @@ from ssfnas.kernels.support import MAX_INPUTS, unavailable, unsupported
 _MODULE_OF = {
     "mixed_sum_forward": "mixed_sum",
     "mixed_sum_backward": "mixed_sum",
-    "norm_statistics": "mixed_norm_sum",
+    "norm_statistics": "mixed_norm_sum_reductions",
     "norm_sum_forward": "mixed_norm_sum",
-    "norm_sum_reduce": "mixed_norm_sum",
+    "norm_sum_reduce": "mixed_norm_sum_reductions",
     "norm_sum_apply": "mixed_norm_sum",
     "enter_statistics": "norm_coefficients",
     "node_coefficients": "norm_coefficients",

@@ -17,20 +17,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssfnas.kernels import barlow_twins_dual as dual_form
+from ssfnas.kernels import barlow_twins_primal as primal_form
 from ssfnas.kernels.layout import accumulator, on_device
 from ssfnas.kernels.reductions import TRITON_TYPE, loop_steps
+from ssfnas.kernels.standardized import standardized
 from ssfnas.kernels.tiles import ceil_div, power_of_two
 
 _COLUMNS = 16
 _ROWS = 64
-_TILE = 64
-_DEPTH = 16
-_WARPS = 8
-# Two programs an SM; float64, rarely used, may take all.
-_REGISTERS = {torch.float32: 128, torch.float64: 255}
-_FLAT = 1024
-# About two programs for each of the 132 SMs of an H100 or H200.
-_PROGRAMS = 264
+# Of a sum, added at once.
+_TERMS = 1024
 
 
 @triton.jit
@@ -94,107 +91,6 @@ def _statistics_kernel(
 
 
 @triton.jit
-def _standardized(z, mean, rstd, row, column, n, d, ACC: tl.constexpr):
-    """((z - mean) rstd)[row, column], 0 outside; row and column broadcast to one shape."""
-    mask = (row < n) & (column < d)
-    x = tl.load(z + row * d + column, mask=mask, other=0.0).to(ACC)
-    m = tl.load(mean + column, mask=column < d, other=0.0).to(ACC)
-    s = tl.load(rstd + column, mask=column < d, other=0.0).to(ACC)
-    return tl.where(mask, (x - m) * s, 0.0)
-
-
-@triton.jit
-def _gram_kernel(
-    z1,
-    z2,
-    mean,
-    rstd,
-    partials,
-    n,
-    d,
-    tiles,
-    STEPS: tl.constexpr,
-    TILE: tl.constexpr,
-    DEPTH: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """partials[split, side] = Z Z' over this split's columns; grid (tiles^2, splits, 2)."""
-    i = tl.program_id(0) // tiles
-    j = tl.program_id(0) % tiles
-    split = tl.program_id(1)
-    side = tl.program_id(2)
-    z = tl.where(side == 0, z1, z2)
-    mean += side * d
-    rstd += side * d
-    # Symmetric: tiles above the diagonal are written by those below.
-    if i >= j:
-        rows = (i * TILE + tl.arange(0, TILE)).to(tl.int64)
-        others = (j * TILE + tl.arange(0, TILE)).to(tl.int64)
-        total = tl.zeros([TILE, TILE], ACC)
-        for step in range(STEPS):
-            column = ((split * STEPS + step) * DEPTH + tl.arange(0, DEPTH)).to(tl.int64)
-            a = _standardized(z, mean, rstd, rows[:, None], column[None, :], n, d, ACC)
-            b = _standardized(z, mean, rstd, others[None, :], column[:, None], n, d, ACC)
-            total = tl.dot(a, b, total, input_precision="ieee", out_dtype=ACC)
-        out = partials + (split * 2 + side).to(tl.int64) * n * n
-        mask = (rows < n)[:, None] & (others < n)[None, :]
-        tl.store(out + rows[:, None] * n + others[None, :], total, mask=mask)
-        if i > j:
-            tl.store(out + others[None, :] * n + rows[:, None], total, mask=mask)
-
-
-@triton.jit
-def _combine_kernel(
-    partials, gram, terms, length, SPLITS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr
-):
-    """gram[side] = sum_splits partials[split, side]; terms[program] = part of <K1, K2>."""
-    program = tl.program_id(0).to(tl.int64)
-    place = program * BLOCK + tl.arange(0, BLOCK)
-    live = place < length
-    k1 = tl.zeros([BLOCK], ACC)
-    k2 = tl.zeros([BLOCK], ACC)
-    for split in range(SPLITS):
-        k1 += tl.load(partials + split * 2 * length + place, mask=live, other=0.0)
-        k2 += tl.load(partials + (split * 2 + 1) * length + place, mask=live, other=0.0)
-    tl.store(gram + place, k1, mask=live)
-    tl.store(gram + length + place, k2, mask=live)
-    tl.store(terms + program, tl.sum(k1 * k2, 0))
-
-
-@triton.jit
-def _correlation_kernel(
-    z1,
-    z2,
-    mean,
-    rstd,
-    correlation,
-    terms,
-    n,
-    d,
-    tiles,
-    STEPS: tl.constexpr,
-    TILE: tl.constexpr,
-    DEPTH: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """correlation = Z1' Z2 / N [D, D]; terms[program] = the tile's sum of squares."""
-    program = tl.program_id(0).to(tl.int64)
-    i = (program // tiles) * TILE + tl.arange(0, TILE)
-    j = (program % tiles) * TILE + tl.arange(0, TILE)
-    total = tl.zeros([TILE, TILE], ACC)
-    for step in range(STEPS):
-        row = step * DEPTH + tl.arange(0, DEPTH).to(tl.int64)
-        a = _standardized(z1, mean, rstd, row[None, :], i[:, None], n, d, ACC)
-        b = _standardized(z2, mean + d, rstd + d, row[:, None], j[None, :], n, d, ACC)
-        total = tl.dot(a, b, total, input_precision="ieee", out_dtype=ACC)
-    total = total / n
-    mask = (i < d)[:, None] & (j < d)[None, :]
-    tl.store(correlation + i[:, None] * d + j[None, :], total, mask=mask)
-    total = tl.where(mask, total * total, 0.0)
-    tl.store(terms + program, tl.sum(tl.sum(total, 1), 0))
-
-
-@triton.jit
 def _loss_kernel(
     diagonal,
     squares,
@@ -227,98 +123,6 @@ def _loss_kernel(
 
 
 @triton.jit
-def _store_gradient(
-    total, weight, other, mean, rstd, out, row, column, n, d, factor, ACC: tl.constexpr
-):
-    """out = factor total + Z_other e."""
-    weight = tl.load(weight + column, mask=column < d, other=0.0)
-    z = _standardized(other, mean, rstd, row[:, None], column[None, :], n, d, ACC)
-    mask = (row < n)[:, None] & (column < d)[None, :]
-    value = factor * total + weight[None, :] * z
-    tl.store(out + row[:, None] * d + column[None, :], value, mask=mask)
-
-
-@triton.jit
-def _dual_gradient_kernel(
-    z1,
-    z2,
-    mean,
-    rstd,
-    e,
-    gram,
-    g1,
-    g2,
-    n,
-    d,
-    tiles,
-    LAMBD: tl.constexpr,
-    STEPS: tl.constexpr,
-    TILE: tl.constexpr,
-    DEPTH: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """dL/dZ = (2 lambd / N^2) K_other Z + Z_other e; grid (tiles of a side, 2)."""
-    program = tl.program_id(0).to(tl.int64)
-    side = tl.program_id(1)
-    z = tl.where(side == 0, z1, z2)
-    other = tl.where(side == 0, z2, z1)
-    gram += (1 - side).to(tl.int64) * n * n
-    row = (program // tiles) * TILE + tl.arange(0, TILE)
-    column = (program % tiles) * TILE + tl.arange(0, TILE)
-    total = tl.zeros([TILE, TILE], ACC)
-    for step in range(STEPS):
-        depth = step * DEPTH + tl.arange(0, DEPTH).to(tl.int64)
-        mask = (row < n)[:, None] & (depth < n)[None, :]
-        a = tl.load(gram + row[:, None] * n + depth[None, :], mask=mask, other=0.0)
-        b = _standardized(
-            z, mean + side * d, rstd + side * d, depth[:, None], column[None, :], n, d, ACC
-        )
-        total = tl.dot(a, b, total, input_precision="ieee", out_dtype=ACC)
-    factor = tl.full([1, 1], 2.0 * LAMBD, ACC) / n / n
-    mean += (1 - side) * d
-    rstd += (1 - side) * d
-    out = tl.where(side == 0, g1, g2)
-    _store_gradient(total, e, other, mean, rstd, out, row, column, n, d, factor, ACC)
-
-
-@triton.jit
-def _primal_gradient_kernel(
-    other,
-    mean,
-    rstd,
-    e,
-    correlation,
-    out,
-    n,
-    d,
-    tiles,
-    LAMBD: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
-    STEPS: tl.constexpr,
-    TILE: tl.constexpr,
-    DEPTH: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """dL/dZ = (2 lambd / N) Z_other C + Z_other e (C' for Z1); mean, rstd of the other side."""
-    program = tl.program_id(0).to(tl.int64)
-    row = (program // tiles) * TILE + tl.arange(0, TILE)
-    column = (program % tiles) * TILE + tl.arange(0, TILE)
-    total = tl.zeros([TILE, TILE], ACC)
-    for step in range(STEPS):
-        depth = step * DEPTH + tl.arange(0, DEPTH).to(tl.int64)
-        a = _standardized(other, mean, rstd, row[:, None], depth[None, :], n, d, ACC)
-        mask = (depth < d)[:, None] & (column < d)[None, :]
-        if TRANSPOSED:
-            offsets = column[None, :] * d + depth[:, None]
-        else:
-            offsets = depth[:, None] * d + column[None, :]
-        b = tl.load(correlation + offsets, mask=mask, other=0.0)
-        total = tl.dot(a, b, total, input_precision="ieee", out_dtype=ACC)
-    factor = tl.full([1, 1], 2.0 * LAMBD, ACC) / n
-    _store_gradient(total, e, other, mean, rstd, out, row, column, n, d, factor, ACC)
-
-
-@triton.jit
 def _destandardize_kernel(
     z1,
     z2,
@@ -348,7 +152,7 @@ def _destandardize_kernel(
     for step in range(STEPS):
         row = step * ROWS + tl.arange(0, ROWS).to(tl.int64)
         mask = (row < n)[:, None] & (column < d)[None, :]
-        x = _standardized(z, mean, rstd, row[:, None], column[None, :], n, d, ACC)
+        x = standardized(z, mean, rstd, row[:, None], column[None, :], n, d, ACC)
         total += x * tl.load(g + row[:, None] * d + column[None, :], mask=mask, other=0.0)
     projection = tl.sum(total, 0) / n
     factor = tl.load(rstd + column, mask=column < d, other=0.0) * tl.load(grad_loss).to(ACC)
@@ -356,80 +160,9 @@ def _destandardize_kernel(
         row = step * ROWS + tl.arange(0, ROWS).to(tl.int64)
         mask = (row < n)[:, None] & (column < d)[None, :]
         offsets = row[:, None] * d + column[None, :]
-        x = _standardized(z, mean, rstd, row[:, None], column[None, :], n, d, ACC)
+        x = standardized(z, mean, rstd, row[:, None], column[None, :], n, d, ACC)
         value = tl.load(g + offsets, mask=mask, other=0.0) - x * projection[None, :]
         tl.store(dz + offsets, (factor[None, :] * value).to(dz.dtype.element_ty), mask=mask)
-
-
-def _gram(
-    z1: Tensor, z2: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """K1 and K2, [2, N, N], and partial sums of <K1, K2>."""
-    n, d = z1.shape
-    tiles = ceil_div(n, _TILE)
-    steps = ceil_div(d, _DEPTH)
-    splits = max(1, min(_PROGRAMS // (tiles * (tiles + 1)), steps // 4))
-    steps = ceil_div(steps, splits)
-    splits = ceil_div(ceil_div(d, _DEPTH), steps)
-    partials = torch.empty((splits, 2, n, n), dtype=dtype, device=z1.device)
-    _gram_kernel[(tiles * tiles, splits, 2)](
-        z1,
-        z2,
-        mean,
-        rstd,
-        partials,
-        n,
-        d,
-        tiles,
-        STEPS=steps,
-        TILE=_TILE,
-        DEPTH=_DEPTH,
-        ACC=TRITON_TYPE[dtype],
-        num_warps=_WARPS,
-        maxnreg=_REGISTERS[dtype],
-    )
-    gram = torch.empty((2, n, n), dtype=dtype, device=z1.device)
-    programs = ceil_div(n * n, _FLAT)
-    terms = torch.empty(programs, dtype=dtype, device=z1.device)
-    _combine_kernel[(programs,)](
-        partials,
-        gram,
-        terms,
-        n * n,
-        SPLITS=splits,
-        BLOCK=_FLAT,
-        ACC=TRITON_TYPE[dtype],
-        num_warps=4,
-    )
-    return gram, terms
-
-
-def _correlation(
-    z1: Tensor, z2: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """C [D, D], and partial sums of its squares."""
-    n, d = z1.shape
-    tiles = ceil_div(d, _TILE)
-    correlation = torch.empty((d, d), dtype=dtype, device=z1.device)
-    terms = torch.empty(tiles * tiles, dtype=dtype, device=z1.device)
-    _correlation_kernel[(tiles * tiles,)](
-        z1,
-        z2,
-        mean,
-        rstd,
-        correlation,
-        terms,
-        n,
-        d,
-        tiles,
-        STEPS=ceil_div(n, _DEPTH),
-        TILE=_TILE,
-        DEPTH=_DEPTH,
-        ACC=TRITON_TYPE[dtype],
-        num_warps=_WARPS,
-        maxnreg=_REGISTERS[dtype],
-    )
-    return correlation, terms
 
 
 Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -481,7 +214,7 @@ def barlow_twins_forward(
             ACC=acc,
             num_warps=4,
         )
-        matrix, terms = (_gram if dual else _correlation)(z1, z2, mean, rstd, dtype)
+        matrix, terms = (dual_form if dual else primal_form).matrix(z1, z2, mean, rstd)
         _loss_kernel[(1,)](
             diagonal,
             terms,
@@ -491,9 +224,9 @@ def barlow_twins_forward(
             n,
             LAMBD=float(lambd),
             DUAL=dual,
-            DIAGONAL_STEPS=loop_steps(blocks, _FLAT),
-            STEPS=loop_steps(terms.numel(), _FLAT),
-            BLOCK=_FLAT,
+            DIAGONAL_STEPS=loop_steps(blocks, _TERMS),
+            STEPS=loop_steps(terms.numel(), _TERMS),
+            BLOCK=_TERMS,
             ACC=acc,
             num_warps=4,
         )
@@ -513,57 +246,11 @@ def barlow_twins_backward(saved: Saved, lambd: float, grad_loss: Tensor) -> tupl
     """
     z1, z2, mean, rstd, e, matrix = saved
     n, d = z1.shape
-    dtype = mean.dtype
-    acc = TRITON_TYPE[dtype]
-    g1 = torch.empty((n, d), dtype=dtype, device=z1.device)
-    g2 = torch.empty_like(g1)
     dz1, dz2 = torch.empty_like(z1), torch.empty_like(z2)
-    tiles = ceil_div(d, _TILE)
-    programs = ceil_div(n, _TILE) * tiles
     rows = min(_ROWS, power_of_two(n))
+    form = dual_form if matrix.dim() == 3 else primal_form
     with on_device(z1):
-        if matrix.dim() == 3:
-            _dual_gradient_kernel[(programs, 2)](
-                z1,
-                z2,
-                mean,
-                rstd,
-                e,
-                matrix,
-                g1,
-                g2,
-                n,
-                d,
-                tiles,
-                LAMBD=float(lambd),
-                STEPS=ceil_div(n, _DEPTH),
-                TILE=_TILE,
-                DEPTH=_DEPTH,
-                ACC=acc,
-                num_warps=_WARPS,
-                maxnreg=_REGISTERS[dtype],
-            )
-        else:
-            for side, (other, out) in enumerate(((z2, g1), (z1, g2))):
-                _primal_gradient_kernel[(programs,)](
-                    other,
-                    mean[1 - side],
-                    rstd[1 - side],
-                    e,
-                    matrix,
-                    out,
-                    n,
-                    d,
-                    tiles,
-                    LAMBD=float(lambd),
-                    TRANSPOSED=side == 0,
-                    STEPS=ceil_div(d, _DEPTH),
-                    TILE=_TILE,
-                    DEPTH=_DEPTH,
-                    ACC=acc,
-                    num_warps=_WARPS,
-                    maxnreg=_REGISTERS[dtype],
-                )
+        g1, g2 = form.gradients(z1, z2, mean, rstd, e, matrix, lambd)
         _destandardize_kernel[(ceil_div(d, _COLUMNS), 2)](
             z1,
             z2,
@@ -579,7 +266,7 @@ def barlow_twins_backward(saved: Saved, lambd: float, grad_loss: Tensor) -> tupl
             STEPS=ceil_div(n, rows),
             ROWS=rows,
             COLUMNS=_COLUMNS,
-            ACC=acc,
+            ACC=TRITON_TYPE[mean.dtype],
             num_warps=4,
         )
     return dz1, dz2

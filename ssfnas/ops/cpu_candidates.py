@@ -1,4 +1,4 @@
-"""Candidates of a source on CPUs, in C++ (csrc/cpu/separable.cpp, pools.cpp).
+"""Candidates of a source on CPUs, in C++ (csrc/cpu/separable_*.cpp, pools.cpp).
 
 Arithmetic is in float32 (float64 for float64), and results do not depend on the number of threads.
 """
