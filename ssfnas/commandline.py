@@ -87,7 +87,7 @@ def parse(
         _overrule(values, read_values(options, content, file, lenient=bool(absent)))
     _overrule(values, flags)
     if values.get("resume"):
-        values = _resumed(config_class, values, command)
+        values = _resumed(values, command)
     config = make_config(config_class, values, options)
     for option in options.values():
         if option.required and not getattr(config, option.name):
@@ -125,20 +125,20 @@ def _overrule(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
     values.update(stronger)
 
 
-def _resumed(config_class: type, values: dict[str, Any], command: str) -> dict[str, Any]:
+def _resumed(values: dict[str, Any], command: str) -> dict[str, Any]:
     """The stored values of the run that ``out`` holds, with what of ``values`` may differ."""
-    from ssfnas.runs.run_directory import RunDirectory
+    from ssfnas.runs.run_files import RunFiles
 
     out = values.get("out")
     if out is None:
         raise RequestError("--resume needs --out: name the run directory to go on with")
     try:
-        run = RunDirectory.open(out)
+        run = RunFiles(out)
     except RequestError as error:
         raise RequestError(f"nothing to resume: {error}, or leave out --resume") from None
     if run.command != command:
         raise RequestError(f"--out {out} holds a run of {run.command}, not of {command}")
-    complete = values_of(run.read_config(config_class))
+    complete = values_of(run.read_config())
     for name, value in values.items():
         if name not in _CHANGEABLE and value != complete.get(name):
             raise RequestError(

@@ -14,7 +14,6 @@ def derive_again(config: DeriveConfig) -> None:
     import torch
 
     from ssfnas.declarations.derivations import DERIVATIONS
-    from ssfnas.declarations.strategies import STRATEGIES
     from ssfnas.errors import RequestError
     from ssfnas.pictures import report_html
     from ssfnas.pipeline.run import Run
@@ -29,22 +28,18 @@ def derive_again(config: DeriveConfig) -> None:
         raise RequestError(
             f"--run {config.run} holds a {run.command}: give the directory of a search"
         )
-    # A strategy that no plugin registers this time may have what it needs.
-    if run.config.strategy in STRATEGIES and not STRATEGIES.get(run.config.strategy).trains_alphas:
+    if not run.trains_alphas:
         raise RequestError(
             f"--run {config.run} is a random search: it has no alphas to derive from"
         )
-    arrays = run.alphas
-    epochs = len(arrays["weights_normal"]) - 1
-    epoch = int(arrays["use_epoch"]) if config.epoch is None else config.epoch
+    tables = run.weights
+    epochs = len(tables["normal"]) - 1
+    epoch = int(run.alphas["use_epoch"]) if config.epoch is None else config.epoch
     if epoch > epochs:
         raise RequestError(f"--epoch {epoch}: {config.run} has alphas after epochs 0 to {epochs}")
-    operations = tuple(str(name) for name in arrays["operations"])
-    weights = {
-        cell: torch.from_numpy(arrays[f"weights_{cell}"][epoch]) for cell in ("normal", "reduce")
-    }
+    weights = {cell: torch.from_numpy(table[epoch]) for cell, table in tables.items()}
     rule = DERIVATIONS.get(config.derive)
-    genotype = derive(weights, operations, config.derive, **rule.settings(config))
+    genotype = derive(weights, run.operations, config.derive, **rule.settings(config))
 
     card = run.data_card
 
@@ -68,7 +63,7 @@ def derive_again(config: DeriveConfig) -> None:
         return all(most is None or n <= most for n, most in zip(found, limits, strict=True))
 
     if config.max_params is not None or config.max_flops is not None:
-        genotype = limit(genotype, weights, operations, fits)
+        genotype = limit(genotype, weights, run.operations, fits)
     parameters, flops = size(genotype)
     if config.out is None:
         write_genotype(genotype, run.directory)

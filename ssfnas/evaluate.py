@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 
 from ssfnas.commandline import main as run_command
-from ssfnas.config import DataOptions, EvaluateConfig
+from ssfnas.config import EvaluateConfig
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -17,20 +16,23 @@ def evaluate(config: EvaluateConfig) -> None:
     """
     from ssfnas.data import load_data
     from ssfnas.pictures import report_html
-    from ssfnas.pipeline.evaluation import evaluate_network, table, write_evaluation
-    from ssfnas.pipeline.run import EVALUATION_FILE, Run
+    from ssfnas.pipeline.evaluation import (
+        data_options,
+        evaluate_network,
+        table,
+        write_evaluation,
+    )
+    from ssfnas.pipeline.run import Run
     from ssfnas.plugins import import_plugins
+    from ssfnas.runs.run_files import EVALUATION_FILE
     from ssfnas.runtime.distributed import start_world
 
     import_plugins(config.plugins)
     device = start_world(config.device).device
     run = Run(config.run)
-    options = DataOptions(
-        **{f.name: getattr(run.config, f.name) for f in dataclasses.fields(DataOptions)}
-    )
-    if config.dataset is not None:
-        options = dataclasses.replace(options, dataset=config.dataset, imbalance_ratio=None)
-    result = evaluate_network(run, load_data(options), config, device)
+    others = {} if config.dataset is None else {"dataset": config.dataset, "imbalance_ratio": None}
+    data = load_data(data_options(run.config, **others))
+    result = evaluate_network(run, data, config, device)
     written = write_evaluation(run, result, config)
     if written.name == EVALUATION_FILE:
         run.directory.write_text("report.html", report_html([run.path]))

@@ -5,15 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ssfnas.pictures.cells import CELLS, draw_cell
+from markupsafe import Markup
+
+from ssfnas.pictures.cells import draw_cell
 from ssfnas.pictures.curves import Line, class_accuracy, panels_of_lines
-from ssfnas.pictures.markup import Markup, Pictures, joined, table, tag
-from ssfnas.pictures.numbers import named, scalars, spread
-from ssfnas.pictures.page_parts import Section, config_text, paragraph, state_of, time_of
+from ssfnas.pictures.markup import Pictures, joined, table, tag
+from ssfnas.pictures.numbers import all_keys, named, scalars, spread
+from ssfnas.pictures.page_parts import (
+    CELL_NAMES,
+    Section,
+    config_text,
+    config_values,
+    paragraph,
+    state_of,
+    time_of,
+)
 from ssfnas.pictures.retrain_page import best_epoch, measurements, per_class
-from ssfnas.pictures.run_files import RunFiles
 from ssfnas.pictures.series import lines_over_time
 from ssfnas.pictures.style import SERIES
+from ssfnas.runs.run_files import RunFiles
 
 # Where and how long a run computes does not make it another experiment.
 _NOT_COMPARED = {"out", "data_dir", "workers", "checkpoint_minutes", "device", "plugins"}
@@ -23,10 +33,10 @@ _HEADLINES = (
 )  # fmt: skip
 
 
-def comparison_sections(runs: Sequence[RunFiles], pictures: Pictures) -> list[Section]:
+def comparison_sections(runs: Sequence[RunFiles], pictures: Pictures) -> list[Section | None]:
     """The parts of the page about several runs, in order."""
     groups = grouped_by_seed(runs)
-    parts = [
+    return [
         _overview(runs),
         _results(groups),
         _differences(runs),
@@ -34,7 +44,6 @@ def comparison_sections(runs: Sequence[RunFiles], pictures: Pictures) -> list[Se
         _curves(groups, pictures),
         _cells(runs, pictures),
     ]
-    return [part for part in parts if part is not None]
 
 
 def grouped_by_seed(runs: Sequence[RunFiles]) -> list[list[RunFiles]]:
@@ -44,7 +53,8 @@ def grouped_by_seed(runs: Sequence[RunFiles]) -> list[list[RunFiles]]:
     """
     groups: dict[str, list[RunFiles]] = {}
     for run in runs:
-        values = {k: v for k, v in run.values.items() if k not in _NOT_COMPARED and k != "seed"}
+        left_out = _NOT_COMPARED | {"seed"}
+        values = {k: v for k, v in config_values(run).items() if k not in left_out}
         if run.command == "retrain" and run.genotype is not None:
             values["genotype"] = run.genotype.to_json()
         key = json.dumps([run.command, values], sort_keys=True, default=str)
@@ -62,19 +72,11 @@ def headline(run: RunFiles) -> dict[str, float]:
         best = best_epoch(run)
         if best is not None:
             found[f"best_epoch/{best[1].removeprefix('test/')}"] = best[2]
-        found.update(
-            {
-                k: v
-                for k, v in scalars(run.evaluation).items()
-                if k in ("parameters", "multiply_adds")
-            }
-        )
-        return found
-    values = {}
-    for line in run.metrics:
-        values.update(scalars(line))
+        sizes = scalars(run.evaluation)
+        return found | {k: sizes[k] for k in sizes if k in ("parameters", "multiply_adds")}
     skipped = ("step", "epoch", "wall_time", "lr", "sample")
-    found = {key: value for key, value in values.items() if key not in skipped}
+    lines = map(scalars, run.metrics)
+    found = {key: value for line in lines for key, value in line.items() if key not in skipped}
     if run.genotype is not None:
         found["operations kept"] = len(run.genotype.normal) + len(run.genotype.reduce)
     return found
@@ -91,21 +93,20 @@ def _overview(runs: Sequence[RunFiles]) -> Section:
         (
             run.name,
             run.command,
-            config_text(run.config.get("seed")),
-            run.data.get("name") or config_text(run.config.get("dataset")),
+            config_text(run.values.get("seed")),
+            run.data.get("name") or config_text(run.values.get("dataset")),
             state_of(run),
             time_of(run) or "-",
         )
         for run in runs
     ]
-    return Section(
-        "runs", "Runs", table(("run", "kind", "seed", "data set", "state", "time"), rows)
-    )
+    head = ("run", "kind", "seed", "data set", "state", "time")
+    return Section("runs", "Runs", table(head, rows))
 
 
 def _results(groups: Sequence[Sequence[RunFiles]]) -> Section | None:
     numbers = [[headline(run) for run in group] for group in groups]
-    keys = list(dict.fromkeys(key for group in numbers for run in group for key in run))
+    keys = all_keys(run for group in numbers for run in group)
     if not keys:
         return None
     rows = []
@@ -125,7 +126,7 @@ def _results(groups: Sequence[Sequence[RunFiles]]) -> Section | None:
             )
         )
     head = ("", *(tag("span", _label(group)) for group in groups))
-    seeds = ("seeds", *(", ".join(config_text(r.config.get("seed")) for r in g) for g in groups))
+    seeds = ("seeds", *(", ".join(config_text(r.values.get("seed")) for r in g) for g in groups))
     parts.append(table(head, [seeds, *rows], class_="numbers"))
     if any(key.startswith("best_epoch/") for key in keys):
         parts.append(
@@ -144,13 +145,16 @@ def _named(key: str) -> str:
 
 
 def _differences(runs: Sequence[RunFiles]) -> Section:
-    keys = list(dict.fromkeys(key for run in runs for key in run.values))
+    configs = [config_values(run) for run in runs]
     rows = []
-    for key in keys:
-        values = [config_text(run.values.get(key)) if key in run.config else "" for run in runs]
+    for key in all_keys(configs):
+        values = [
+            config_text(config.get(key)) if key in run.values else ""
+            for run, config in zip(runs, configs, strict=True)
+        ]
         if key not in _NOT_COMPARED and len(set(values)) > 1:
             rows.append((key, *values))
-    for key in dict.fromkeys(key for run in runs for key in run.environment):
+    for key in all_keys(run.environment for run in runs):
         values = [config_text(run.environment.get(key)) for run in runs]
         if len(set(values)) > 1 and key not in ("started", "started_with"):
             rows.append((f"{key} (environment)", *values))
@@ -230,14 +234,13 @@ def _cells(runs: Sequence[RunFiles], pictures: Pictures) -> Section | None:
     parts: list[Markup] = []
     for same in found.values():
         parts.append(tag("h3", ", ".join(run.name for run in same)))
-        genotype = same[0].genotype
-        assert genotype is not None
+        first = same[0]
+        assert first.genotype is not None
         drawings = [
             pictures.show(
-                draw_cell(genotype, cell),
-                f"{'Reduction' if cell == 'reduce' else 'Normal'} cell of {same[0].name}.",
+                draw_cell(first.genotype, cell), f"{name.capitalize()} cell of {first.name}."
             )
-            for cell in CELLS
+            for cell, name in CELL_NAMES.items()
         ]
         parts.append(tag("div", *drawings, class_="beside"))
     return Section("cells", "Cells", joined(parts))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from markupsafe import Markup
+
 from ssfnas.errors import RequestError
 from ssfnas.pictures.comparison_page import comparison_sections
-from ssfnas.pictures.markup import Markup, Pictures, escaped, joined, tag
-from ssfnas.pictures.page_parts import Section, files_note
+from ssfnas.pictures.markup import Pictures, joined, tag
+from ssfnas.pictures.page_parts import Section
 from ssfnas.pictures.page_style import STYLE
 from ssfnas.pictures.retrain_page import retrain_sections
-from ssfnas.pictures.run_files import read_run
 from ssfnas.pictures.search_page import search_sections
+from ssfnas.runs.run_files import RunFiles
 
 _KINDS = {"search": "Search", "retrain": "Retraining"}
 
@@ -24,7 +26,7 @@ def report_html(run_dirs: Sequence[str | Path]) -> str:
     a run that was interrupted says so. The same files give the same page.
 
     Args:
-        run_dirs: at least one; see :mod:`ssfnas.pictures.run_files`.
+        run_dirs: at least one; see :class:`~ssfnas.runs.run_files.RunFiles`.
 
     Returns:
         a whole HTML document with its pictures inside.
@@ -34,7 +36,7 @@ def report_html(run_dirs: Sequence[str | Path]) -> str:
     """
     if not run_dirs:
         raise RequestError("--run is empty: give at least one run directory")
-    runs = [read_run(path) for path in run_dirs]
+    runs = [RunFiles(path) for path in run_dirs]
     pictures = Pictures()
     if len(runs) > 1:
         kind, title = "Comparison", f"{len(runs)} runs"
@@ -44,7 +46,9 @@ def report_html(run_dirs: Sequence[str | Path]) -> str:
         kind, title = _KINDS[run.command], run.name
         make = search_sections if run.command == "search" else retrain_sections
         sections = make(run, pictures)
-    return _document(kind, title, sections, files_note(runs))
+    read = Markup(", ").join(tag("code", str(run.path)) for run in runs)
+    note = joined(["Read from ", read, "."])
+    return _document(kind, title, [part for part in sections if part is not None], note)
 
 
 def _document(kind: str, title: str, sections: Sequence[Section], note: Markup) -> str:
@@ -72,7 +76,7 @@ def _document(kind: str, title: str, sections: Sequence[Section], note: Markup) 
             tag("header", tag("p", f"ssfnas · {kind}", class_="kind"), tag("h1", title)),
             tag("nav", *links),
             tag("main", *bodies),
-            tag("footer", escaped(note)),
+            tag("footer", note),
         ]
     )
     page = tag("html", tag("head", head), tag("body", body), lang="en")

@@ -4,54 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from ssfnas.pictures.style import inline_svg
 
 
-class Markup(str):
-    """Text that is HTML already; all other text is escaped where it is put in."""
-
-    __slots__ = ()
-
-
-def escaped(text: object) -> Markup:
-    """The HTML that shows ``text``; :class:`Markup` stays as it is."""
-    if isinstance(text, Markup):
-        return text
-    shown = str(text)
-    for mark, code in (
-        ("&", "&amp;"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ('"', "&quot;"),
-        ("'", "&#39;"),
-    ):
-        shown = shown.replace(mark, code)
-    return Markup(shown)
-
-
 def joined(parts: Iterable[object]) -> Markup:
     """Everything one after the other, text escaped; None is nothing."""
-    return Markup("".join(escaped(part) for part in parts if part is not None))
+    return Markup("").join(escape(part) for part in parts if part is not None)
 
 
 def tag(name: str, *children: object, **attributes: str) -> Markup:
     """An element; ``class_`` stands for the attribute ``class``."""
-    shown = "".join(f' {key.rstrip("_")}="{escaped(text)}"' for key, text in attributes.items())
-    return Markup(f"<{name}{shown}>{joined(children)}</{name}>")
+    pairs = ((key.rstrip("_"), text) for key, text in attributes.items())
+    shown = joined(Markup(' {}="{}"').format(*pair) for pair in pairs)
+    return Markup("<{0}{1}>{2}</{0}>").format(name, shown, joined(children))
 
 
-def table(
-    head: Sequence[object], rows: Iterable[Sequence[object]], *, class_: str = "", caption: str = ""
-) -> Markup:
+def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, class_: str = "") -> Markup:
     """A table whose first column names its rows."""
     body = [
         tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:]))
         for row in rows
     ]
     parts = [
-        tag("caption", caption) if caption else None,
         tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head))) if head else None,
         tag("tbody", *body),
     ]

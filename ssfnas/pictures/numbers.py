@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _NAMES = {
@@ -116,6 +116,11 @@ def scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif is_number(value):
             found[name] = value
     return found
+
+
+def all_keys(mappings: Iterable[Iterable[str]]) -> list[str]:
+    """Every key of several mappings once, in the order in which they first come."""
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
 def duration(seconds: float) -> str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ssfnas.pictures.cells import CELLS, draw_cell
+from markupsafe import Markup
+
+from ssfnas.pictures.cells import draw_cell
 from ssfnas.pictures.curves import class_sizes, panels_of_lines
-from ssfnas.pictures.markup import Markup, Pictures, escaped, joined, table, tag
-from ssfnas.pictures.numbers import duration
-from ssfnas.pictures.run_files import RunFiles
+from ssfnas.pictures.markup import Pictures, joined, table, tag
+from ssfnas.pictures.numbers import all_keys, duration, named, scalars, shown
 from ssfnas.pictures.series import elapsed, lines_over_time
+from ssfnas.runs.next_commands import resume_command
+from ssfnas.runs.run_files import RunFiles
+
+CELL_NAMES = {"normal": "normal", "reduce": "reduction"}
+
+_LOG_LINES = 60
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,22 @@ def paragraph(*parts: object) -> Markup:
 
 def tiles(facts: Iterable[tuple[str, object]]) -> Markup:
     """A few facts, large; those that are None are left out."""
-    shown = [
+    kept = [
         tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value is not None
     ]
-    return tag("dl", *shown, class_="tiles")
+    return tag("dl", *kept, class_="tiles")
+
+
+def measures_table(
+    columns: Mapping[str, Mapping[str, Any]], label: Callable[[str], str] = named
+) -> Markup:
+    """All numbers of nested measurements: a column for each title, a row for each key."""
+    numbers = [scalars(values) for values in columns.values()]
+    rows = [
+        (label(key), *(shown(key, values.get(key)) for values in numbers))
+        for key in all_keys(numbers)
+    ]
+    return table(("", *columns), rows, class_="numbers")
 
 
 def config_text(value: Any) -> str:
@@ -52,6 +70,12 @@ def config_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def config_values(run: RunFiles) -> dict[str, Any]:
+    """The config's values, without the epochs where a number of steps stands in their place."""
+    replaced = {"epochs"} if run.values.get("steps") else set()
+    return {key: value for key, value in run.values.items() if key not in replaced}
 
 
 def state_of(run: RunFiles) -> str:
@@ -72,17 +96,24 @@ def time_of(run: RunFiles) -> str | None:
     return None if seconds is None else duration(seconds)
 
 
-def unfinished(run: RunFiles) -> Section | None:
+def state_section(run: RunFiles) -> Section | None:
     """What to say of a run that has not come to its end, or lacks something."""
-    parts = [paragraph(note) for note in run.notes]
+    parts = []
+    if not run.read_metrics()[1]:
+        parts.append(paragraph("The last line of metrics.jsonl is incomplete and was left out."))
+    if not run.metrics:
+        parts.append(
+            paragraph(
+                "Nothing has been logged yet: the run ended in its first epoch, or has begun."
+            )
+        )
     if not run.finished:
-        quoted = shlex.quote(str(run.path))
         parts += [
             paragraph(
                 f"This run has not come to its end ({state_of(run)}): it was interrupted, or it is "
                 "still running. What follows is what it had written so far. It goes on with:"
             ),
-            tag("pre", f"python -m ssfnas.{run.command} --out {quoted} --resume"),
+            tag("pre", resume_command(run.command, run.path)),
         ]
     if not parts:
         return None
@@ -90,14 +121,59 @@ def unfinished(run: RunFiles) -> Section | None:
     return Section("state", title, joined(parts), alert=not run.finished)
 
 
-def data_section(run: RunFiles, pictures: Pictures) -> Section:
+def curves_section(
+    run: RunFiles,
+    pictures: Pictures,
+    identity: str,
+    title: str,
+    caption: str,
+    wanted: Callable[[str], bool] = lambda key: True,
+) -> Section | None:
+    """Lines over time of what was logged; None where none of it was."""
+    x_name, panels = lines_over_time(run.metrics, wanted)
+    if not panels:
+        return None
+    figure = panels_of_lines(panels, xlabel=x_name)
+    return Section(identity, title, pictures.show(figure, caption, wide=True))
+
+
+def cells_section(run: RunFiles, pictures: Pictures) -> Section | None:
+    """Both cells, and the genotype as text; None for a run without."""
+    if run.genotype is None:
+        return None
+    parts = [
+        pictures.show(
+            draw_cell(run.genotype, cell),
+            f"The {name} cell. Boxes are states; dashed lines lead to what the output "
+            "concatenates.",
+            wide=True,
+        )
+        for cell, name in CELL_NAMES.items()
+    ]
+    text = tag("pre", run.genotype.to_text())
+    parts.append(tag("details", tag("summary", "The genotype as text"), text))
+    return Section("cells", "Cells", joined(parts))
+
+
+def closing_sections(run: RunFiles, pictures: Pictures) -> list[Section | None]:
+    """What every page of one run ends with."""
+    environment = table((), list(_flat(run.environment)), class_="values")
+    log = tag("pre", "\n".join(run.log[-_LOG_LINES:]))
+    return [
+        _data(run, pictures),
+        _config(run),
+        Section("environment", "Environment", environment) if run.environment else None,
+        Section("log", "Messages", log) if run.log else None,
+    ]
+
+
+def _data(run: RunFiles, pictures: Pictures) -> Section:
     """The data set and its distribution."""
-    config, data = run.config, run.data
-    counts, names = run.class_counts, run.class_names
+    data, counts, names = run.data, run.class_counts, run.class_names
     ratio = f"{max(counts) / min(counts):.4g}" if counts and 0 not in counts else None
     size = data.get("image_size")
     facts = [
-        ("data set", data.get("name") or config.get("dataset")),
+        ("data set", data.get("name") or run.values.get("dataset")),
         ("training images", f"{sum(counts):,}" if counts and not data.get("multi_label") else None),
         ("classes", len(names) or None),
         ("imbalance ratio", ratio),
@@ -114,49 +190,12 @@ def data_section(run: RunFiles, pictures: Pictures) -> Section:
     return Section("data", "Data", joined(parts))
 
 
-def curves(
-    run: RunFiles, pictures: Pictures, wanted: Callable[[str], bool], caption: str
-) -> Markup | None:
-    """Lines over time of what was logged; None where none of it was."""
-    x_name, panels = lines_over_time(run.metrics, wanted)
-    if not panels:
-        return None
-    return pictures.show(panels_of_lines(panels, xlabel=x_name), caption, wide=True)
-
-
-def cells_section(run: RunFiles, pictures: Pictures) -> Section | None:
-    """Both cells, and the genotype as text; None for a run without."""
-    genotype = run.genotype
-    if genotype is None:
-        return None
-    parts = []
-    for cell in CELLS:
-        name = "reduction" if cell == "reduce" else cell
-        caption = (
-            f"The {name} cell. Boxes are states; dashed lines lead to what the output concatenates."
-        )
-        parts.append(pictures.show(draw_cell(genotype, cell), caption, wide=True))
-    text = tag("details", tag("summary", "The genotype as text"), tag("pre", genotype.to_text()))
-    return Section("cells", "Cells", joined([*parts, text]))
-
-
-def config_section(run: RunFiles) -> Section:
+def _config(run: RunFiles) -> Section:
     """Every value of the config that has a meaning."""
-    rows = [(key, config_text(value)) for key, value in run.values.items()]
+    rows = [(key, config_text(value)) for key, value in config_values(run).items()]
     half = -(-len(rows) // 2)
     columns = [table((), part, class_="values") for part in (rows[:half], rows[half:]) if part]
     return Section("config", "Configuration", tag("div", *columns, class_="beside"))
-
-
-def environment_section(run: RunFiles) -> Section | None:
-    """Versions, device, threads."""
-    if not run.environment:
-        return None
-    return Section(
-        "environment",
-        "Environment",
-        table((), list(_flat(run.environment)), class_="values"),
-    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -165,20 +204,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", config_text(value)
-
-
-def log_section(run: RunFiles) -> Section | None:
-    """The end of the log."""
-    if not run.log:
-        return None
-    return Section("log", "Messages", tag("pre", "\n".join(run.log)))
-
-
-def files_note(runs: Sequence[RunFiles]) -> Markup:
-    """Where what the page shows was read from."""
-    shown = joined(
-        part
-        for number, run in enumerate(runs)
-        for part in (", " if number else "", tag("code", str(run.path)))
-    )
-    return joined([escaped("Read from "), shown, "."])

@@ -6,25 +6,25 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from ssfnas.pictures.curves import class_accuracy, group_of, panels_of_lines
-from ssfnas.pictures.markup import Markup, Pictures, joined, table, tag
+from ssfnas.pictures.markup import Pictures, joined, table, tag
 from ssfnas.pictures.numbers import is_number, named, scalars, shown
 from ssfnas.pictures.page_parts import (
     Section,
     cells_section,
-    config_section,
+    closing_sections,
     config_text,
-    curves,
-    data_section,
-    environment_section,
-    log_section,
+    curves_section,
+    measures_table,
     paragraph,
     state_of,
+    state_section,
     tiles,
     time_of,
-    unfinished,
 )
-from ssfnas.pictures.run_files import RunFiles
+from ssfnas.runs.run_files import RunFiles
 
 _LAST = "last_epoch"
 _PROBES = {
@@ -33,23 +33,25 @@ _PROBES = {
 }
 
 
-def retrain_sections(run: RunFiles, pictures: Pictures) -> list[Section]:
+def retrain_sections(run: RunFiles, pictures: Pictures) -> list[Section | None]:
     """The parts of the page about one retraining, in order."""
-    parts = [
-        unfinished(run),
+    return [
+        state_section(run),
         _summary(run),
         _results(run),
         _classes(run, pictures),
-        _curves(run, pictures),
+        curves_section(
+            run,
+            pictures,
+            "curves",
+            "Learning curves",
+            "Means over each epoch, and the test part where measured.",
+        ),
         _sweeps(run, pictures),
         _probes(run),
         cells_section(run, pictures),
-        data_section(run, pictures),
-        config_section(run),
-        environment_section(run),
-        log_section(run),
+        *closing_sections(run, pictures),
     ]
-    return [part for part in parts if part is not None]
 
 
 def measurements(run: RunFiles) -> dict[str, Mapping[str, Any]]:
@@ -84,26 +86,26 @@ def best_epoch(run: RunFiles) -> tuple[int, str, float] | None:
 
 
 def _summary(run: RunFiles) -> Section:
-    config, evaluation = run.config, run.evaluation
+    values = run.values
     last = measurements(run).get(_LAST, {})
     headline = [
         (named(key), shown(key, last[key]))
         for key in ("top1", "balanced_accuracy", "worst_class", "auc")
         if is_number(last.get(key))
     ]
-    counted = scalars(evaluation)
+    counted = scalars(run.evaluation)
     parameters, adds = counted.get("parameters"), counted.get("multiply_adds")
-    trained = config.get("genotype") if config.get("model") == "derived" else config.get("model")
+    trained = values.get("genotype" if values.get("model") == "derived" else "model")
     facts: list[tuple[str, object]] = [
         *headline,
         ("parameters", None if parameters is None else f"{parameters:,}"),
         ("multiply-adds an image", None if adds is None else f"{adds / 1e6:,.1f} M"),
         ("network", trained),
-        ("loss", config.get("loss")),
-        ("views", config.get("augment")),
+        ("loss", values.get("loss")),
+        ("views", values.get("augment")),
         ("state", state_of(run)),
         ("time", time_of(run)),
-        ("seed", config.get("seed")),
+        ("seed", values.get("seed")),
     ]
     return Section("summary", "Summary", tiles(facts))
 
@@ -112,19 +114,14 @@ def _results(run: RunFiles) -> Section | None:
     measured = measurements(run)
     if not measured:
         return None
-    columns = {key: scalars(values) for key, values in measured.items()}
-    keys = list(dict.fromkeys(key for values in columns.values() for key in values))
     groups = groups_of(run)
-    rows = [
-        (
-            f"{named(key)} ({len(groups[key])} of them)" if key in groups else named(key),
-            *(shown(key, values.get(key)) for values in columns.values()),
-        )
-        for key in keys
-    ]
+
+    def label(key: str) -> str:
+        return f"{named(key)} ({len(groups[key])} of them)" if key in groups else named(key)
+
     first = "last epoch" if run.finished else "latest epoch tested"
-    head = ["", *(first if key == _LAST else named(key) for key in columns)]
-    parts = [table(head, rows, class_="numbers")]
+    columns = {first if key == _LAST else named(key): v for key, v in measured.items()}
+    parts = [measures_table(columns, label)]
     best = best_epoch(run)
     if best is not None:
         epoch, key, value = best
@@ -136,7 +133,7 @@ def _results(run: RunFiles) -> Section | None:
                 "the result.",
             )
         )
-    if "many" in keys:
+    if any(is_number(values.get("many")) for values in measured.values()):
         rule = (
             "The groups are thirds of the classes by size."
             if _in_thirds(run)
@@ -208,13 +205,6 @@ def _classes(run: RunFiles, pictures: Pictures) -> Section | None:
     return Section("classes", "Classes", joined([shown_figure, listing]))
 
 
-def _curves(run: RunFiles, pictures: Pictures) -> Section | None:
-    body = curves(
-        run, pictures, lambda key: True, "Means over each epoch, and the test part where measured."
-    )
-    return None if body is None else Section("curves", "Learning curves", body)
-
-
 def _sweeps(run: RunFiles, pictures: Pictures) -> Section | None:
     """Corrections after training: a table each, and one picture."""
     sweeps = run.evaluation.get("post_hoc")
@@ -263,15 +253,12 @@ def _probes(run: RunFiles) -> Section | None:
     if not isinstance(probes, Mapping) or not probes:
         return None
     columns = {
-        key: scalars(values) for key, values in probes.items() if isinstance(values, Mapping)
+        _PROBES.get(key, named(key)): values
+        for key, values in probes.items()
+        if isinstance(values, Mapping)
     }
-    keys = list(dict.fromkeys(key for values in columns.values() for key in values))
-    rows = [
-        (named(key), *(shown(key, values.get(key)) for values in columns.values())) for key in keys
-    ]
-    head = ("", *(_PROBES.get(key, named(key)) for key in columns))
     note = paragraph(
         "A linear classifier fitted on the frozen features: what the features are worth apart from "
         "the classifier that was trained with them."
     )
-    return Section("probe", "Linear probes", joined([note, table(head, rows, class_="numbers")]))
+    return Section("probe", "Linear probes", joined([note, measures_table(columns)]))

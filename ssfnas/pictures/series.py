@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from ssfnas.pictures.curves import Line
-from ssfnas.pictures.numbers import is_number, is_share, named
+from ssfnas.pictures.numbers import all_keys, is_number, is_share, named
 
 _NOT_SHOWN = {"step", "epoch", "wall_time", "sample"}
 
@@ -29,7 +29,7 @@ def lines_over_time(
         what x is (``"epoch"`` or ``"step"``), and title -> name of a line -> (x, y). Shares are in
         percent.
     """
-    keys = list(dict.fromkeys(key for line in metrics for key, v in line.items() if is_number(v)))
+    keys = all_keys([key for key, v in line.items() if is_number(v)] for line in metrics)
     epochs = [line.get("epoch") for line in metrics]
     by_epoch = all(is_number(epoch) for epoch in epochs) and len(set(epochs)) == len(epochs)
     x_name = "epoch" if by_epoch else "step"

@@ -20,8 +20,9 @@ from ssfnas.evaluation.posthoc import TAUS, adjust_logits, normalize_classifier
 from ssfnas.evaluation.prediction import measure, predict
 from ssfnas.evaluation.probe import apply_linear_probe, fit_linear_probe
 from ssfnas.objectives import LOSSES
-from ssfnas.pipeline.run import EVALUATION_FILE, Run
+from ssfnas.pipeline.run import Run
 from ssfnas.runs.data_card import DataCard
+from ssfnas.runs.run_files import EVALUATION_FILE
 from ssfnas.spaces import count_multiply_adds, count_parameters
 
 _BRIEF = ("top1", "balanced_accuracy", "worst_class")
@@ -107,6 +108,12 @@ def evaluate_network(
     return result
 
 
+def data_options(config: DataOptions, **changes: Any) -> DataOptions:
+    """The part of a run's config that says which data it is about, with ``changes``."""
+    names = [field.name for field in dataclasses.fields(DataOptions)]
+    return DataOptions(**{name: getattr(config, name) for name in names} | changes)
+
+
 def write_evaluation(run: Run, result: dict[str, Any], config: EvaluateConfig) -> Path:
     """Write what :func:`evaluate_network` gave, and lose nothing that was measured before.
 
@@ -143,10 +150,9 @@ def _evaluation_file(run: Run, result: dict[str, Any], config: EvaluateConfig) -
 def _evaluation_before(run: Run, name: str) -> dict[str, Any]:
     """What a file holds that is to be written anew; nothing where it is absent or damaged."""
     try:
-        before = run.directory.read_json(name)
+        return run.read_json(name)
     except RequestError:
         return {}
-    return before if isinstance(before, dict) else {}
 
 
 def best_epoch(run: Run) -> dict[str, float] | None:
@@ -216,10 +222,7 @@ def _balanced(run: Run, data: ImageData) -> ImageSet:
     """Training images, as many of each class: of the whole data set where it was cut down."""
     images = data.train
     if run.config.imbalance_ratio not in (None, 1):
-        options = {
-            field.name: getattr(run.config, field.name) for field in dataclasses.fields(DataOptions)
-        }
-        images = load_data(DataOptions(**{**options, "imbalance_ratio": None})).train
+        images = load_data(data_options(run.config, imbalance_ratio=None)).train
     labels = images.labels.cpu()
     fewest = min(count for count in images.class_counts(data.num_classes) if count)
     chosen = [(labels == c).nonzero().flatten()[:fewest] for c in range(data.num_classes)]

@@ -11,10 +11,11 @@ from ssfnas.objectives import LOSSES
 from ssfnas.pictures import report_html
 from ssfnas.pipeline.dry_run import predict
 from ssfnas.pipeline.evaluation import evaluate_network
-from ssfnas.pipeline.run import EVALUATION_FILE, Run
+from ssfnas.pipeline.run import Run
 from ssfnas.pipeline.search_run import write_genotype
 from ssfnas.pipeline.session import Session, open_session, run_training
 from ssfnas.runs.run_directory import RunDirectory
+from ssfnas.runs.run_files import EVALUATION_FILE
 from ssfnas.spaces import Genotype, count_multiply_adds, count_parameters
 from ssfnas.training.retrain_trainer import RetrainTrainer, weights_of
 
@@ -43,9 +44,8 @@ def run_retrain(config: RetrainConfig) -> Run | None:
 
         session.say(session.data.summary())
         if config.dry_run:
-            trainer = make(config)
-            session.say(_describe(trainer))
-            session.say(str(predict(make, config, session.world.size)))
+            session.say(_describe(make(config)))
+            session.say(predict(make, config, session.world.size))
             return None
         trained, directory = run_training(session, "retrain", make)
         assert isinstance(trained, RetrainTrainer)
@@ -141,5 +141,5 @@ def _finish(
         key = "auc" if trainer.data.multi_label else "top1"
         session.say(f"last epoch   {key} {100 * result['last_epoch'][key]:.2f} %")
     directory.write_text("report.html", report_html([directory.path]))
-    session.say(f"weights      {directory.file('model.safetensors')}")
-    session.say(f"report       {directory.file('report.html')}")
+    session.say(f"weights      {directory.path / 'model.safetensors'}")
+    session.say(f"report       {directory.path / 'report.html'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,24 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from ssfnas.config import RetrainConfig, SearchConfig
 from ssfnas.errors import RequestError
 from ssfnas.evaluation.networks import build_network
 from ssfnas.runs.data_card import DataCard
-from ssfnas.runs.run_directory import RunDirectory, read_run_config
+from ssfnas.runs.run_directory import RunDirectory
+from ssfnas.runs.run_files import EVALUATION_FILE, RunFiles
 from ssfnas.spaces import Genotype
 
-CONFIGS: dict[str, type[SearchConfig] | type[RetrainConfig]] = {
-    "search": SearchConfig,
-    "retrain": RetrainConfig,
-}
 
-EVALUATION_FILE = "evaluation.json"
-
-
-class Run:
+class Run(RunFiles):
     """What a search or a retraining wrote; nothing in it is unpickled or executed.
+
+    The properties below read their file each time, and refuse one that is absent.
 
     Args:
         path: the run directory.
 
     Raises:
-        RequestError: it holds no run.
+        RequestError: it holds no run, or its config is damaged.
 
     Attributes:
         path: the run directory.
@@ -42,53 +36,41 @@ class Run:
     """
 
     def __init__(self, path: str | Path) -> None:
-        command, _, _ = read_run_config(path)
-        if command not in CONFIGS:
-            raise RequestError(f"{path} holds a run of {command}, not of a search or a retraining")
-        self.path = Path(path)
-        self.command = command
-        self.directory = RunDirectory.open(path)
-        self.config: Any = self.directory.read_config(CONFIGS[command])
+        super().__init__(path)
+        self.config: Any = self.read_config()
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}: {self.command})"
 
     @property
-    def genotype(self) -> Genotype:
-        """The genotype that was found, or trained.
+    def directory(self) -> RunDirectory:
+        """The run's folder, to add files to."""
+        return RunDirectory(self.path, self.command)
 
-        Raises:
-            RequestError: the run has none (yet).
-        """
+    @property
+    def genotype(self) -> Genotype:
+        """The genotype that was found, or trained."""
         return Genotype.load(self.path)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One dict an epoch, as logged."""
-        file = self.path / "metrics.jsonl"
-        if not file.is_file():
-            return []
-        lines = file.read_text(encoding="utf-8").splitlines()
-        try:
-            return [json.loads(line) for line in lines if line.strip()]
-        except ValueError as error:
-            raise RequestError(f"{file} is damaged: {error}") from None
+        """One dict an epoch, as logged; empty before the first."""
+        return self.read_metrics()[0]
 
     @property
     def alphas(self) -> dict[str, np.ndarray]:
         """``alphas.npz``: ``normal`` and ``reduce`` [epochs + 1, E, O], and their weights."""
-        return self.directory.read_npz("alphas.npz")
+        return self.read_alphas()
 
     @property
     def evaluation(self) -> dict[str, Any]:
         """The content of ``evaluation.json``."""
-        value: dict[str, Any] = self.directory.read_json(EVALUATION_FILE)
-        return value
+        return self.read_json(EVALUATION_FILE)
 
     @property
     def data_card(self) -> DataCard:
         """What the network has to know of the data it was trained on."""
-        return DataCard.from_dict(self.directory.read_json("data.json"))
+        return DataCard.from_dict(self.read_json("data.json"))
 
     def network(self, which: str = "last") -> nn.Module:
         """The trained network in evaluation mode, on the CPU.

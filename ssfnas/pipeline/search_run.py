@@ -56,9 +56,8 @@ def run_search(config: SearchConfig) -> Run | None:
             session.say(SAMPLE_NOTE)
         session.say(session.data.summary())
         if config.dry_run:
-            trainer = make(config)
-            session.say(_describe(trainer))
-            session.say(str(predict(make, config, session.world.size)))
+            session.say(_describe(make(config)))
+            session.say(predict(make, config, session.world.size))
             return None
         if session.world.device.type == "cuda" and strategy.trains_alphas:
             reason = why_not_graphed(config, session.world)
@@ -122,23 +121,23 @@ def _finish(
             last = len(trainer.alpha_history) - 1
             epoch = last if trainer.use_epoch is None else trainer.use_epoch
             write_derivation(directory, trainer.config, epoch)
-        session.say(f"genotype     {directory.file('genotype.json')}\n{genotype.to_text()}")
+        session.say(f"genotype     {directory.path / 'genotype.json'}\n{genotype.to_text()}")
     directory.write_text("report.html", report_html([directory.path]))
-    session.say(f"report       {directory.file('report.html')}")
+    session.say(f"report       {directory.path / 'report.html'}")
     if problem is not None:
         raise RequestError(
             f"{problem}; the run is kept whole in {directory.path}: derive again with "
-            f"{derive_command(trainer.config, directory.path)}"
+            f"{derive_command(trainer.config.plugins, directory.path, 'darts')}"
         )
     session.say(f"next         {retrain_command(trainer.config, directory.path)}")
 
 
 def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:
     """``genotype.json`` and the pictures of both cells."""
-    genotype.save(directory.file("genotype.json"))
+    genotype.save(directory.path / "genotype.json")
     for cell in ("normal", "reduce"):
         for ending in ("svg", "png"):
-            save_cell(genotype, cell, directory.file(f"genotype_{cell}.{ending}"))
+            save_cell(genotype, cell, directory.path / f"genotype_{cell}.{ending}")
 
 
 def write_derivation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ssfnas.config import DataOptions, RetrainConfig, SearchConfig, check_values
@@ -14,7 +15,8 @@ from ssfnas.plugins import import_plugins
 from ssfnas.runs.checkpoints import CheckpointStore
 from ssfnas.runs.data_card import DataCard
 from ssfnas.runs.next_commands import resume_command
-from ssfnas.runs.run_directory import RunDirectory
+from ssfnas.runs.run_directory import CHECKPOINT_FOLDER, RunDirectory
+from ssfnas.runs.run_files import RunFiles
 from ssfnas.runs.runlog import RunLog
 from ssfnas.runtime.determinism import (
     computing_place,
@@ -109,20 +111,18 @@ def _check_shares(config: SearchConfig | RetrainConfig) -> None:
 
 
 def shared_load(options: DataOptions, world: World) -> ImageData:
-    """Load the data on the main process first, so that only one downloads."""
-    return on_main_first(world, lambda: load_data(options))
+    """Load the data on the main process first, so that only one downloads.
 
-
-def on_main_first(world: World, load: Callable[[], Any]) -> Any:
-    """``load()`` on the main process, then on the others; a failure there fails all."""
-    value, problem = None, ""
+    What fails there fails everywhere.
+    """
+    data, problem = None, ""
     if world.is_main:
         try:
-            value = load()
+            data = load_data(options)
         except RequestError as error:
             problem = str(error)
     share_problem(world, problem)
-    return value if world.is_main else load()
+    return load_data(options) if data is None else data
 
 
 def share_problem(world: World, problem: str) -> None:
@@ -166,16 +166,16 @@ def run_training(
     share_problem(world, problem)
     path = world.broadcast(str(directory.path) if directory else "")
     config.out = path
-    store = CheckpointStore(f"{path}/checkpoints")
+    store = CheckpointStore(Path(path) / CHECKPOINT_FOLDER)
     log: RunLog | None = None
     if directory is not None:
         if config.resume:
-            warn_of_another_place(directory.read_environment(), world.device)
+            warn_of_another_place(RunFiles(path).environment, world.device)
         else:
             place = computing_place(world.device) | {"processes": world.size}
             directory.write_config(config, environment() | place)
             directory.write_json("data.json", DataCard.of(session.data).to_dict())
-        log = RunLog(directory)
+        log = RunLog(directory.path)
         session.keep_log(log)
     world.barrier()
     if config.resume:

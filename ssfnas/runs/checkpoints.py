@@ -85,11 +85,6 @@ class CheckpointStore:
         except OSError as error:
             raise write_problem(error, self.folder) from error
 
-    def newest_name(self) -> str:
-        """File name of the last checkpoint for a message; ``"none"`` where there is none."""
-        files = self.files()
-        return files[0][1].name if files else "none"
-
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """(step, state, on the CPU) of the last intact checkpoint, or None where there are none.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from ssfnas.config import DataOptions, SearchConfig
@@ -26,12 +27,12 @@ def retrain_command(config: SearchConfig, path: str | Path) -> str:
         value = getattr(config, entry.name)
         if entry.name != "dataset" and value != entry.default:
             words += [f"--{entry.name.replace('_', '-')}", _written(value)]
-    return _line("retrain", *_plugins(config), *words, "--genotype", str(path))
+    return _line("retrain", *_plugins(config.plugins), *words, "--genotype", str(path))
 
 
-def derive_command(config: SearchConfig, path: str | Path) -> str:
-    """The line that derives again where no operation passed the threshold."""
-    return _line("derive", *_plugins(config), "--run", str(path), "--derive", "darts")
+def derive_command(plugins: Sequence[str], path: str | Path, *rule: str) -> str:
+    """The line that derives again, by ``rule``, where no operation passed the threshold."""
+    return _line("derive", *_plugins(plugins), "--run", str(path), "--derive", *rule)
 
 
 def resume_command(command: str, path: str | Path) -> str:
@@ -39,8 +40,8 @@ def resume_command(command: str, path: str | Path) -> str:
     return _line(command, "--out", str(path), "--resume")
 
 
-def _plugins(config: SearchConfig) -> list[str]:
-    return ["--plugins", *config.plugins] if config.plugins else []
+def _plugins(plugins: Sequence[str]) -> list[str]:
+    return ["--plugins", *plugins] if plugins else []
 
 
 def _written(value: object) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import itertools
 import json
 import os
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -22,19 +23,22 @@ from ssfnas.atomic_files import (
     write_atomically,
     write_problem,
 )
-from ssfnas.config import make_config, read_values, values_of
+from ssfnas.config import values_of
 from ssfnas.errors import RequestError
-from ssfnas.options import option_values
-from ssfnas.yaml_files import dump_yaml, read_yaml
+from ssfnas.runs.run_files import (
+    CONFIG_FILE,
+    EVALUATION_FILE,
+    MESSAGES_FILE,
+    METRICS_FILE,
+    RunFiles,
+)
+from ssfnas.yaml_files import dump_yaml
 
-Config = TypeVar("Config")
-
-CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".ssfnas-lock"
 CHECKPOINT_FOLDER = "checkpoints"
 RUN_FILES = (
-    "metrics.jsonl",
-    "log.txt",
+    METRICS_FILE,
+    MESSAGES_FILE,
     "alphas.npz",
     "genotype.json",
     "derivation.json",
@@ -44,7 +48,7 @@ RUN_FILES = (
     "data.json",
     "model.safetensors",
     "model_ema.safetensors",
-    "evaluation.json",
+    EVALUATION_FILE,
     "evaluation-*.json",
     "events.out.tfevents.*",
     f"{CHECKPOINT_FOLDER}/step-*.pt",
@@ -57,38 +61,19 @@ RUN_FILES = (
 _INVOCATION_FIELDS = ("resume", "overwrite", "dry_run")
 
 
-def read_run_config(path: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Command, values and environment that ``config.yaml`` of a run directory holds.
-
-    Raises:
-        RequestError: ``path`` is not the directory of a run.
-    """
-    path = Path(path)
-    file = path / CONFIG_FILE
-    if not file.is_file():
-        what = "holds no run" if path.is_dir() else "is no folder"
-        raise RequestError(f"{path} {what} ({CONFIG_FILE} is missing): give a run directory")
-    values = read_yaml(file)
-    command = values.pop("command", None)
-    environment = values.pop("environment", None)
-    if not isinstance(command, str) or not isinstance(environment, dict):
-        raise RequestError(f"{file} was not written by a run: give a run directory")
-    return command, values, environment
-
-
 class RunDirectory:
-    """A run's folder. Make one with :meth:`create` (to write) or :meth:`open` (to read).
+    """A run's folder, to write; :class:`~.run_files.RunFiles` reads it.
+
+    A run makes its own by :meth:`create`, which locks it; whoever adds files later needs no lock.
 
     Attributes:
         path: the folder.
         command: what writes it: ``"search"``, ``"retrain"``.
-        resumed: whether it held the run already.
     """
 
-    def __init__(self, path: Path, command: str, resumed: bool, lock: int | None) -> None:
+    def __init__(self, path: Path, command: str, lock: int | None = None) -> None:
         self.path = path
         self.command = command
-        self.resumed = resumed
         self._lock = lock
         if lock is not None:
             _OPEN.add(self)
@@ -131,35 +116,17 @@ class RunDirectory:
             raise RequestError(
                 f"--out {path} holds files that are not a run's: choose a new or empty folder"
             )
-        fresh = not (path / LOCK_FILE).exists() and not (path / CONFIG_FILE).exists()
-        directory = cls(path, command, resume, _lock(path, command))
+        directory = cls(path, command, _lock(path, command))
         try:
-            directory._take_over(fresh, resume, overwrite)
+            directory._take_over(resume, overwrite)
         except BaseException:
             directory.close()
             raise
         return directory
 
-    @classmethod
-    def open(cls, path: str | Path, *, command: str | None = None) -> RunDirectory:
-        """The directory of a run, to read from or to add a file to; it is not locked.
-
-        Args:
-            path: the folder.
-            command: the command whose run it has to be; None: any.
-
-        Raises:
-            RequestError: it holds no run, or one of another command.
-        """
-        held, _, _ = read_run_config(path)
-        if command is not None and held != command:
-            raise RequestError(f"{path} holds a run of {held}: give one of {command}")
-        return cls(Path(path), held, True, None)
-
-    def _take_over(self, fresh: bool, resume: bool, overwrite: bool) -> None:
-        config = self.path / CONFIG_FILE
-        if config.exists():
-            held, _, _ = read_run_config(self.path)
+    def _take_over(self, resume: bool, overwrite: bool) -> None:
+        if (self.path / CONFIG_FILE).exists():
+            held = RunFiles(self.path).command
             if held != self.command:
                 raise RequestError(
                     f"--out {self.path} holds a run of {held}, not of {self.command}: choose "
@@ -170,7 +137,7 @@ class RunDirectory:
                     f"--out {self.path} holds a run already: give --resume to go on with it, "
                     "--overwrite to replace it, or another folder"
                 )
-        elif fresh is False and not resume and not overwrite and self._written():
+        elif not resume and not overwrite and self._written():
             raise RequestError(
                 f"--out {self.path} holds the beginning of a run: give --overwrite to replace it, "
                 "or another folder"
@@ -193,15 +160,6 @@ class RunDirectory:
             for file in sorted(self.path.glob(pattern))
             if file.is_symlink() or file.is_file()
         ]
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / CHECKPOINT_FOLDER
-
-    def file(self, name: str) -> Path:
-        """The path of a file in the directory."""
-        return self.path / name
 
     def write_bytes(self, name: str, data: bytes) -> Path:
         """Write a file whole or not at all; see :func:`~.atomic_files.write_atomically`."""
@@ -233,35 +191,6 @@ class RunDirectory:
         np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
         return self.write_bytes(name, buffer.getvalue())
 
-    def read_npz(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of an .npz file, without unpickling.
-
-        Raises:
-            RequestError: the file is missing or damaged.
-        """
-        path = self.path / name
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}
-        except FileNotFoundError:
-            raise RequestError(f"{path} is missing: the run has not written it") from None
-        except Exception as error:
-            raise RequestError(f"{path} is damaged: {error}") from None
-
-    def read_json(self, name: str) -> Any:
-        """The value of a JSON file.
-
-        Raises:
-            RequestError: the file is missing or damaged.
-        """
-        path = self.path / name
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RequestError(f"{path} is missing: the run has not written it") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise RequestError(f"{path} is damaged: {error}") from None
-
     def write_config(self, config: Any, environment: Mapping[str, Any]) -> Path:
         """Write ``config.yaml``: the command, every value of ``config``, and the environment.
 
@@ -278,23 +207,6 @@ class RunDirectory:
             CONFIG_FILE,
             dump_yaml({"command": self.command, **values, "environment": dict(environment)}),
         )
-
-    def read_config(self, config_class: type[Config]) -> Config:
-        """The config that the run was started with; the environment is ignored.
-
-        Raises:
-            RequestError: the file is missing, or holds an unknown key or a wrong value.
-        """
-        _, values, _ = read_run_config(self.path)
-        source = str(self.path / CONFIG_FILE)
-        plugins = bool(values.get("plugins"))
-        options = option_values(config_class, extended=plugins)
-        checked = read_values(options, values, source, lenient=plugins)
-        return make_config(config_class, checked, options)
-
-    def read_environment(self) -> dict[str, Any]:
-        """The environment that the run was started in."""
-        return read_run_config(self.path)[2]
 
     def close(self) -> None:
         """Unlock the directory."""
@@ -315,22 +227,15 @@ class RunDirectory:
 
 def _dated_folder(command: str) -> Path:
     base = Path("runs") / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return next(path for path in _numbered(base) if not path.exists())
-
-
-def _numbered(base: Path) -> Iterator[Path]:
-    yield base
-    number = 2
-    while True:
-        yield base.with_name(f"{base.name}-{number}")
-        number += 1
+    numbered = (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([base], numbered) if not path.exists())
 
 
 def _holds_run(path: Path) -> bool:
     if (path / LOCK_FILE).is_file():
         return True
     try:
-        read_run_config(path)
+        RunFiles(path)
     except RequestError:
         return False
     return True

@@ -12,10 +12,8 @@ from typing import Any, TextIO
 
 from ssfnas.atomic_files import write_atomically, write_problem
 from ssfnas.errors import NumericalError
-from ssfnas.runs.run_directory import RunDirectory
+from ssfnas.runs.run_files import MESSAGES_FILE, METRICS_FILE, json_object
 
-METRICS_FILE = "metrics.jsonl"
-MESSAGES_FILE = "log.txt"
 EVENT_FILES = "events.out.tfevents.*"
 
 
@@ -27,16 +25,13 @@ class RunLog:
     anew from it when a run goes back to a checkpoint.
 
     Args:
-        directory: the run's.
-        resume_step: cut the logs back to this step first.
+        folder: the run's directory.
     """
 
-    def __init__(self, directory: RunDirectory | Path, resume_step: int | None = None) -> None:
-        self.folder = directory.path if isinstance(directory, RunDirectory) else Path(directory)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._metrics: TextIO | None = None
         self._events: Any = None
-        if resume_step is not None:
-            self.cut_back(resume_step)
 
     def log(self, step: int, epoch: int, **values: Any) -> None:
         """Append one line, and its numbers to TensorBoard; it is on the disk afterward.
@@ -67,18 +62,16 @@ class RunLog:
         except OSError as error:
             raise write_problem(error, path) from error
 
-    def entries(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl`` so far; a line that a crash cut short is left out."""
-        return _read_entries(self.folder / METRICS_FILE)
-
     def cut_back(self, step: int) -> None:
         """Forget what was measured after ``step``: from ``metrics.jsonl`` and from TensorBoard.
+
+        A line that a crash cut short is left out, with a warning.
 
         Raises:
             RequestError: the disk refuses.
         """
         path = self.folder / METRICS_FILE
-        kept = [entry for entry in self.entries() if entry["step"] <= step]
+        kept = [entry for entry in _read_entries(path) if entry["step"] <= step]
         self.close()
         if path.exists() or kept:
             text = "".join(json.dumps(entry) + "\n" for entry in kept)
@@ -139,10 +132,9 @@ def _read_entries(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-            complete = isinstance(entry, dict) and type(entry["step"]) is int
-            complete = complete and type(entry["wall_time"]) in (int, float)
-        except (ValueError, KeyError, RecursionError):
+            entry = json_object(line)
+            complete = type(entry["step"]) is int and type(entry["wall_time"]) in (int, float)
+        except (ValueError, KeyError):
             complete = False
         if complete:
             entries.append(entry)

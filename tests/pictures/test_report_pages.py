@@ -10,7 +10,7 @@ from ssfnas.config import RetrainConfig, SearchConfig
 from ssfnas.errors import RequestError
 from ssfnas.pictures import report_html
 from ssfnas.pictures.comparison_page import grouped_by_seed
-from ssfnas.pictures.run_files import read_run
+from ssfnas.runs.run_files import RunFiles
 from ssfnas.spaces import Genotype
 from ssfnas.yaml_files import dump_yaml, parse_yaml
 
@@ -244,7 +244,7 @@ def test_seeds_share_a_column_with_mean_and_spread(tmp_path):
         write_retrain(tmp_path / "two", top1=0.74, seed=1),
         write_retrain(tmp_path / "other", top1=0.5, loss="ce"),
     ]
-    groups = grouped_by_seed([read_run(run) for run in runs])
+    groups = grouped_by_seed([RunFiles(run) for run in runs])
     assert [[run.name for run in group] for group in groups] == [["one", "two"], ["other"]]
     page = page_of(*runs)
     # 60 and 64 percent: mean 62, sample standard deviation sqrt(8).
@@ -279,7 +279,7 @@ def test_epochs_that_steps_stand_in_place_of_are_not_compared(tmp_path):
     page = page_of(*runs)
     assert "epochs 300 - - " in page.text
     assert "steps - 2 2 " in page.text
-    groups = grouped_by_seed([read_run(run) for run in runs])
+    groups = grouped_by_seed([RunFiles(run) for run in runs])
     assert [len(group) for group in groups] == [1, 2]
     assert "epochs 600" not in page_of(runs[1]).text
 
@@ -306,7 +306,8 @@ def test_searches_are_compared_too(tmp_path):
     ],
 )
 def test_a_damaged_file_is_one_line_that_names_it(tmp_path, name, content, message):
-    path = write_search(tmp_path / "run")
+    write = write_retrain if name == "evaluation.json" else write_search
+    path = write(tmp_path / "run")
     (path / name).write_bytes(content)
     with pytest.raises(RequestError) as caught:
         report_html([path])

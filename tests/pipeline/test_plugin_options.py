@@ -233,7 +233,7 @@ def test_a_strategy_and_a_rule_with_options_of_their_own(capsys, plugin, small_n
     assert (run.config.pull, run.config.toward, run.config.edges_kept) == (2.0, [0, 3], 2)
     assert run.metrics[-1]["alpha/pulled"] >= 0
     assert [sum(e[2] == to for e in run.genotype.normal) for to in (2, 3)] == [2, 2]
-    assert run.directory.read_json("derivation.json")["edges_kept"] == 2
+    assert run.derivation["edges_kept"] == 2
     again = ["--plugins", "my_search.py", "--run", "out", "--derive", "first"]
     assert derive.main([*again, "--edges-kept", "1", "--out", "one.json"]) == 0
     assert len(ssfnas.load("out").genotype.normal) == 4

@@ -36,7 +36,6 @@ def damage(file, kind: str) -> None:
 def test_what_is_saved_is_what_is_read(tmp_path):
     store = CheckpointStore(tmp_path / "checkpoints")
     assert store.latest() is None
-    assert store.newest_name() == "none"
     generator = torch.Generator().manual_seed(3)
     net = torch.nn.Linear(3, 2)
     optimizer = torch.optim.Adam(net.parameters())
@@ -51,7 +50,7 @@ def test_what_is_saved_is_what_is_read(tmp_path):
     }
     path = store.save(490, saved)
     assert re.fullmatch(r"step-00000490-[0-9a-f]{16}\.pt", path.name)
-    assert store.newest_name() == path.name
+    assert store.files() == [(490, path)]
     step, found = store.latest()
     assert step == 490
     assert found["plain"] == saved["plain"]
@@ -191,8 +190,8 @@ def test_leftovers_of_a_killed_process_are_ignored_and_removed(tmp_path):
     (tmp_path / ".step-00000005-0123456789abcdef.pt.77.partial").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
     assert store.latest() is None
-    store.save(1, state(1))
-    assert sorted(os.listdir(tmp_path)) == sorted([store.newest_name(), "notes.txt"])
+    kept = store.save(1, state(1))
+    assert sorted(os.listdir(tmp_path)) == sorted([kept.name, "notes.txt"])
 
 
 def test_keep_has_to_be_positive(tmp_path):

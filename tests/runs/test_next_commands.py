@@ -59,7 +59,7 @@ def test_the_retraining_is_on_the_data_of_the_search(words, epochs):
 
 def test_deriving_again_and_going_on(tmp_path):
     config = search_of("--plugins", "my ops.py")
-    words = shlex.split(derive_command(config, "a b"))
+    words = shlex.split(derive_command(config.plugins, "a b", "darts"))
     derived = parse(DeriveConfig, words[3:], "ssfnas.derive", "")
     assert (derived.run, derived.plugins, derived.derive) == ("a b", ["my ops.py"], "darts")
     assert resume_command("search", "a b") == "python -m ssfnas.search --out 'a b' --resume"

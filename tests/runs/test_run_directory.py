@@ -9,12 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from ssfnas.config import RetrainConfig, SearchConfig
+from ssfnas.config import SearchConfig
 from ssfnas.errors import RequestError
-from ssfnas.runs.run_directory import LOCK_FILE, RUN_FILES, RunDirectory, read_run_config
+from ssfnas.runs.run_directory import LOCK_FILE, RUN_FILES, RunDirectory
 
 ENVIRONMENT = {"torch": "2.11.0", "commit": None, "threads": 2}
 
@@ -45,8 +43,7 @@ class TestCreate:
     def test_parents_are_made(self, tmp_path):
         with create(tmp_path / "a" / "b" / "c") as run:
             assert run.path.is_dir()
-            assert run.checkpoints.is_dir()
-            assert not run.resumed
+            assert (run.path / "checkpoints").is_dir()
 
     def test_without_a_name_each_gets_one_of_its_own(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -67,8 +64,7 @@ class TestCreate:
     def test_resume_keeps_everything(self, tmp_path):
         finished_run(tmp_path / "run")
         before = {f: f.read_bytes() for f in (tmp_path / "run").rglob("[!.]*") if f.is_file()}
-        with create(tmp_path / "run", resume=True) as run:
-            assert run.resumed
+        create(tmp_path / "run", resume=True).close()
         assert {f: f.read_bytes() for f in before} == before
 
     def test_overwrite_removes_what_a_run_writes_and_nothing_else(self, tmp_path):
@@ -205,91 +201,11 @@ class TestLock:
         create(tmp_path / "run").close()
 
 
-class TestFiles:
-    def test_json_and_arrays_read_back(self, tmp_path):
-        with create(tmp_path / "run") as run:
-            run.write_json("evaluation.json", {"a": [1, None, "é"]})
-            assert run.read_json("evaluation.json") == {"a": [1, None, "é"]}
-            arrays = {"normal": np.arange(6.0).reshape(2, 3), "operations": np.array(["a", "bc"])}
-            run.write_npz("alphas.npz", arrays)
-            found = run.read_npz("alphas.npz")
-        assert found.keys() == arrays.keys()
-        for name, array in arrays.items():
-            np.testing.assert_array_equal(found[name], array)
-
-    def test_nothing_is_pickled_or_unpickled(self, tmp_path):
-        with create(tmp_path / "run") as run:
-            with pytest.raises(TypeError, match="array a holds Python objects"):
-                run.write_npz("alphas.npz", {"a": np.array([{}])})
-            np.savez(tmp_path / "run" / "alphas.npz", a=np.array([{}]))
-            with pytest.raises(RequestError, match="damaged"):
-                run.read_npz("alphas.npz")
-
-    def test_json_has_no_nan(self, tmp_path):
-        with create(tmp_path / "run") as run, pytest.raises(ValueError, match="JSON"):
-            run.write_json("evaluation.json", {"a": float("nan")})
-
-    @pytest.mark.parametrize("name", ["evaluation.json", "alphas.npz"])
-    def test_missing_and_damaged_files(self, tmp_path, name):
-        with create(tmp_path / "run") as run:
-            read = run.read_json if name.endswith("json") else run.read_npz
-            with pytest.raises(RequestError, match="is missing"):
-                read(name)
-            run.write_bytes(name, b"{\xff")
-            with pytest.raises(RequestError, match="is damaged"):
-                read(name)
+def test_nothing_is_pickled(tmp_path):
+    with create(tmp_path) as run, pytest.raises(TypeError, match="array a holds Python objects"):
+        run.write_npz("alphas.npz", {"a": np.array([{}])})
 
 
-class TestConfig:
-    def test_reads_back_without_the_environment_and_the_invocation(self, tmp_path):
-        config = SearchConfig(seed=3, steps=7, weight_lr=3e-05, operations=["a"], overwrite=True)
-        with create(tmp_path / "run") as run:
-            run.write_config(config, ENVIRONMENT)
-        run = RunDirectory.open(tmp_path / "run", command="search")
-        config.overwrite = False
-        assert run.command == "search"
-        assert run.read_config(SearchConfig) == config
-        assert run.read_environment() == ENVIRONMENT
-        text = (tmp_path / "run" / "config.yaml").read_text()
-        assert text.startswith("command: search\n")
-
-    def test_a_run_with_plugins_may_use_their_names(self, tmp_path):
-        config = RetrainConfig(loss="mine", plugins=["a.py"])
-        with create(tmp_path / "run", command="retrain") as run:
-            run.write_config(config, ENVIRONMENT)
-            assert run.read_config(RetrainConfig) == config
-
-    def test_open_says_what_is_wrong(self, tmp_path):
-        with pytest.raises(RequestError, match="is no folder"):
-            RunDirectory.open(tmp_path / "none")
-        with pytest.raises(RequestError, match=r"config\.yaml is missing"):
-            RunDirectory.open(tmp_path)
-        (tmp_path / "config.yaml").write_text("seed: 3\n")
-        with pytest.raises(RequestError, match="not written by a run"):
-            RunDirectory.open(tmp_path)
-        finished_run(tmp_path / "run")
-        with pytest.raises(RequestError, match="holds a run of search: give one of retrain"):
-            RunDirectory.open(tmp_path / "run", command="retrain")
-
-    def test_edited_files_are_checked(self, tmp_path):
-        finished_run(tmp_path / "run")
-        file = tmp_path / "run" / "config.yaml"
-        file.write_text(file.read_text().replace("seed: 3", "seed: x"))
-        with pytest.raises(RequestError, match=r"config\.yaml: seed: x: expected a whole number"):
-            RunDirectory.open(tmp_path / "run").read_config(SearchConfig)
-
-
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    text=st.text(min_size=1),
-    names=st.lists(st.text(min_size=1)),
-    rate=st.floats(min_value=1e-300, max_value=1e300),
-)
-def test_any_values_read_back(tmp_path, text, names, rate):
-    config = SearchConfig(dataset=text, operations=names, weight_lr=rate)
-    with create(tmp_path / "run", overwrite=True) as run:
-        run.write_config(config, {"text": text})
-        assert run.read_config(SearchConfig) == config
-        assert read_run_config(run.path)[2] == {"text": text}
+def test_json_has_no_nan(tmp_path):
+    with create(tmp_path) as run, pytest.raises(ValueError, match="JSON"):
+        run.write_json("evaluation.json", {"a": float("nan")})

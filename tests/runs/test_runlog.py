@@ -67,7 +67,8 @@ def test_a_line_is_there_as_soon_as_it_is_logged(tmp_path):
 
 def test_cut_back_forgets_later_steps_in_both(folder):
     before = lines_of(folder)
-    log = RunLog(folder, resume_step=20)
+    log = RunLog(folder)
+    log.cut_back(20)
     assert lines_of(folder) == before[:2]
     assert [point[0] for point in events_of(folder)["loss"]] == [10, 20]
     log.log(30, 3, loss=9.0)
@@ -93,8 +94,9 @@ def test_cut_back_to_the_start_leaves_no_points(folder):
 def test_a_line_cut_short_by_a_crash_is_dropped(folder, tail):
     with open(folder / "metrics.jsonl", "ab") as file:
         file.write(tail)
+    log = RunLog(folder)
     with pytest.warns(UserWarning, match="line 4, is damaged"):
-        log = RunLog(folder, resume_step=100)
+        log.cut_back(100)
     log.log(40, 4, loss=1.0)
     log.close()
     assert [line["step"] for line in lines_of(folder)] == [10, 20, 30, 40]
@@ -137,7 +139,7 @@ def test_messages_go_to_the_console_and_the_log(tmp_path, capsys, monkeypatch):
 
 def test_overwriting_a_run_removes_its_logs(tmp_path):
     with RunDirectory.create(tmp_path / "run", command="search") as run:
-        log = RunLog(run)
+        log = RunLog(run.path)
         log.log(1, 1, loss=1.0)
         log.message("hello")
         log.close()
