@@ -117,24 +117,20 @@ def _results(groups: Sequence[Sequence[RunFiles]]) -> Section | None:
             few = f" (of {len(values)})" if 0 < len(values) < len(group) else ""
             cells.append(spread(key, values) + few if values else "-")
         rows.append((_named(key), *cells))
-    parts: list[Markup] = []
-    if any(len(group) > 1 for group in groups):
-        parts.append(
-            paragraph(
-                "Runs that differ in nothing but the seed share a column: mean ± sample standard "
-                "deviation."
-            )
-        )
     head = ("", *(tag("span", _label(group)) for group in groups))
     seeds = ("seeds", *(", ".join(config_text(r.values.get("seed")) for r in g) for g in groups))
-    parts.append(table(head, [seeds, *rows], class_="numbers"))
-    if any(key.startswith("best_epoch/") for key in keys):
-        parts.append(
-            paragraph(
-                "The best epoch was chosen by looking at the test part, so it is too good: compare "
-                "by the last epoch."
-            )
-        )
+    shared = paragraph(
+        "Runs that differ in nothing but the seed share a column: mean ± sample standard deviation."
+    )
+    chosen = paragraph(
+        "The best epoch was chosen by looking at the test part, so it is too good: compare by the "
+        "last epoch."
+    )
+    parts = [
+        shared if any(len(group) > 1 for group in groups) else None,
+        table(head, [seeds, *rows], class_="numbers"),
+        chosen if any(key.startswith("best_epoch/") for key in keys) else None,
+    ]
     return Section("results", "Results", joined(parts))
 
 
@@ -214,13 +210,8 @@ def _curves(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Section
         return None
     xlabel = x_names.pop() if len(x_names) == 1 else "epoch"
     figure = panels_of_lines(panels, xlabel=xlabel, colors=colors)
-    return Section(
-        "curves",
-        "Over time",
-        pictures.show(
-            figure, "One line a run; seeds of one configuration share a color.", wide=True
-        ),
-    )
+    caption = "One line a run; seeds of one configuration share a color."
+    return Section("curves", "Over time", pictures.show(figure, caption, wide=True))
 
 
 def _cells(runs: Sequence[RunFiles], pictures: Pictures) -> Section | None:

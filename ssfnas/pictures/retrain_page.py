@@ -200,9 +200,9 @@ def _classes(run: RunFiles, pictures: Pictures) -> Section | None:
     ]
     head = ("class", "training images", *map(named, measured))
     listing = tag("details", tag("summary", "As a table"), table(head, rows, class_="numbers"))
-    shown_figure = pictures.show(figure, "Each class on the test part, largest class first where "
-                                 "classes are in order of size.", wide=True)  # fmt: skip
-    return Section("classes", "Classes", joined([shown_figure, listing]))
+    caption = "Each class on the test part, largest class first where classes are in order of size."
+    picture = pictures.show(figure, caption, wide=True)
+    return Section("classes", "Classes", joined([picture, listing]))
 
 
 def _sweeps(run: RunFiles, pictures: Pictures) -> Section | None:

@@ -26,15 +26,15 @@ from ssfnas.runs.run_files import EVALUATION_FILE
 from ssfnas.spaces import count_multiply_adds, count_parameters
 
 _BRIEF = ("top1", "balanced_accuracy", "worst_class")
+_TITLES = {
+    "logit_adjustment": "post-hoc logit adjustment",
+    # As in its source; so tau 0 is not quite the network itself.
+    "tau_normalization": "tau-normalization of the classifier, without its bias",
+}
 
 
 def evaluate_network(
-    run: Run,
-    data: ImageData,
-    config: EvaluateConfig,
-    device: torch.device,
-    *,
-    best: dict[str, float] | None = None,
+    run: Run, data: ImageData, config: EvaluateConfig, device: torch.device
 ) -> dict[str, Any]:
     """All metrics of a finished retraining on the test part.
 
@@ -43,8 +43,6 @@ def evaluate_network(
         data: its data, or others of the same classes; normalized by the run's own statistics.
         config: which weights, and what besides the plain metrics.
         device: where to compute.
-        best: epoch and value of the best epoch, where the caller knows it; else it is read from the
-            run's metrics.
 
     Returns:
         For JSON. ``last_epoch`` holds the metrics to report; ``best_epoch`` was chosen on the test
@@ -67,40 +65,32 @@ def evaluate_network(
             f"{card.in_channels}"
         )
     data = dataclasses.replace(data.to(device), mean=card.mean, std=card.std)
+    own = config.which == "last" and config.dataset is None
+
+    def predicted(net: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        assert data.test is not None
+        return predict(
+            net, data.test, data, device=device,
+            precision=config.precision, batch_size=config.batch_size,
+        )  # fmt: skip
+
     net = run.network(config.which).to(device)
-    assert data.test is not None
-    logits, labels = predict(
-        net,
-        data.test,
-        data,
-        device=device,
-        precision=config.precision,
-        batch_size=config.batch_size,
-    )
+    logits, labels = predicted(net)
     result: dict[str, Any] = {
-        "data": {"name": data.name, "test_images": len(data.test)},
+        "data": {"name": data.name, "test_images": len(labels)},
         "weights": config.which,
         "parameters": count_parameters(net, auxiliary=False),
         "multiply_adds": count_multiply_adds(net, card.image_size, card.in_channels),
         "last_epoch": measure(logits, labels, card, thirds=config.thirds),
-        "best_epoch": best or best_epoch(run),
+        "best_epoch": best_epoch(run) if own else None,
     }
     if config.dataset is not None:
         named = config.dataset in DATASETS
         path = config.dataset if named else str(Path(config.dataset).expanduser().resolve())
         result["data"]["path"] = path
-    if config.which != "last" or config.dataset is not None:
-        result["best_epoch"] = None  # it is one of the last weights on the run's own data
     if config.which == "last" and (run.path / "model_ema.safetensors").is_file():
-        averaged = run.network("ema").to(device)
-        result["ema"] = measure(
-            *predict(
-                averaged, data.test, data, device=device,
-                precision=config.precision, batch_size=config.batch_size,
-            ),
-            card,
-            thirds=config.thirds,
-        )  # fmt: skip
+        averaged = predicted(run.network("ema").to(device))
+        result["ema"] = measure(*averaged, card, thirds=config.thirds)
     if not data.multi_label:
         result["post_hoc"] = _post_hoc(net, run.config, logits, labels, data, card, device)
         if config.probe:
@@ -180,23 +170,24 @@ def _post_hoc(
             "left_out": f"trained with --loss {config.loss}: adjusting again would correct twice"
         }
     else:
-        sweeps["logit_adjustment"] = [
-            {"tau": tau, **_brief(adjust_logits(logits, card.class_counts, tau), labels, card)}
-            for tau in TAUS
-        ]
+        adjusted = {tau: adjust_logits(logits, card.class_counts, tau) for tau in TAUS}
+        sweeps["logit_adjustment"] = _sweep(adjusted, labels, card)
     classifier = classifier_of(net)
     if isinstance(classifier, nn.Linear) and data.test is not None:
         features, _ = pooled_features(net, data.test, data, device=device)
         with torch.no_grad():
-            sweeps["tau_normalization"] = [
-                {
-                    "tau": tau,
-                    **_brief(normalize_classifier(features, classifier, tau), labels, card),
-                }
-                for tau in TAUS
-                if tau <= 1
-            ]
+            normalized = {
+                tau: normalize_classifier(features, classifier, tau) for tau in TAUS if tau <= 1
+            }
+        sweeps["tau_normalization"] = _sweep(normalized, labels, card)
     return sweeps
+
+
+def _sweep(
+    logits: Mapping[float, torch.Tensor], labels: torch.Tensor, card: DataCard
+) -> list[dict[str, float]]:
+    """What each strength of a correction gives."""
+    return [{"tau": tau, **_brief(values, labels, card)} for tau, values in logits.items()]
 
 
 def _brief(logits: torch.Tensor, labels: torch.Tensor, card: DataCard) -> dict[str, float]:
@@ -239,8 +230,8 @@ def table(result: dict[str, Any]) -> str:
     for name, value in last.items():
         if isinstance(value, float):
             lines.append(f"{name:<20} {100 * value:6.2f} %")
-    if result["best_epoch"] is not None:
-        best = result["best_epoch"]
+    best = result["best_epoch"]
+    if best is not None:
         key = next(name for name in best if name != "epoch")
         lines.append(
             f"best epoch {int(best['epoch'])}, chosen on the test part: {100 * best[key]:.2f} %"
@@ -250,13 +241,6 @@ def table(result: dict[str, Any]) -> str:
     if "probe" in result:
         lines += _probe_lines(result["probe"])
     return "\n".join(lines)
-
-
-_TITLES = {
-    "logit_adjustment": "post-hoc logit adjustment",
-    # As in its source; so tau 0 is not quite the network itself.
-    "tau_normalization": "tau-normalization of the classifier, without its bias",
-}
 
 
 def _sweep_lines(title: str, sweep: dict[str, Any] | list[dict[str, float]]) -> list[str]:

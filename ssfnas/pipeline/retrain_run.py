@@ -135,7 +135,6 @@ def _finish(
             trainer.data,
             EvaluateConfig(run=str(directory.path), precision=session.config.precision),
             session.world.device,
-            best=trainer.best,
         )
         directory.write_json(EVALUATION_FILE, result)
         key = "auc" if trainer.data.multi_label else "top1"

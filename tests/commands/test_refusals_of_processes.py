@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
 
 import pytest
 from command_words import SMALL
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from ranks import environments
 
 
 def on_two_processes(command: str, *words: object) -> list[tuple[int, list[str]]]:
     """(exit code, what it said on stderr besides its progress) of either process."""
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = [
         subprocess.Popen(
             [sys.executable, "-m", f"ssfnas.{command}", *map(str, words)],
-            env={**os.environ, **meeting, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank},
+            env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in ("0", "1")
+        for environment in environments(2)
     ]
     ends = []
     for process in started:

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import environments
 
 from ssfnas.runs.checkpoints import CheckpointStore
 
@@ -26,16 +26,13 @@ RETRAIN = (
     "crop_flip --cutout 2 --batch-size 8 --epochs 3 --mixup 0.5 --ema 0.9 --pretrain-epochs 1 "
     "--pretrain-batch-size 8 --projector 8,8 --crt-epochs 1 --drop-path 0.1"
 )
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 WALL_TIMES = ("time", "wall", "seconds", "images_per_second")
 
 
 def command(text: str, dataset: Path, out: Path, *more: str) -> list[str]:
     words = [*text.split(), "--dataset", str(dataset), "--out", str(out), "--device", "cpu"]
     return [sys.executable, "-m", *words, "--seed", "3", "--deterministic", *more]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def final_state(out: Path) -> dict:
@@ -78,13 +75,13 @@ def metrics(out: Path) -> list[dict]:
 )
 def test_killed_at_random_moments_and_resumed_gives_the_same_bits(small_npz, tmp_path, text):
     calm, hunted = tmp_path / "calm", tmp_path / "hunted"
-    subprocess.run(command(text, small_npz, calm), env=environment(), check=True, timeout=300)
+    subprocess.run(command(text, small_npz, calm), env=ALONE, check=True, timeout=300)
     draws = random.Random(11)
     kills = 0
     more: list[str] = ["--checkpoint-minutes", "0.0001"]
     for _ in range(12):
         process = subprocess.Popen(
-            command(text, small_npz, hunted, *more), env=environment(), stderr=subprocess.PIPE
+            command(text, small_npz, hunted, *more), env=ALONE, stderr=subprocess.PIPE
         )
         # Wait until it writes, so that the kills fall on the training and not on the imports.
         seen = len(list(hunted.glob("checkpoints/*.pt")))
@@ -121,7 +118,7 @@ def test_a_signal_saves_the_state_and_prints_the_line_to_resume(small_npz, tmp_p
     out = tmp_path / "run"
     text = SEARCH.replace("--epochs 4", "--epochs 400")
     process = subprocess.Popen(
-        command(text, small_npz, out), env=environment(), stderr=subprocess.PIPE, text=True
+        command(text, small_npz, out), env=ALONE, stderr=subprocess.PIPE, text=True
     )
     while not list(out.glob("checkpoints/*.pt")) and process.poll() is None:
         time.sleep(0.01)
@@ -141,19 +138,14 @@ def test_processes_that_follow_an_interrupted_one_end_with_its_code(
     small_npz, tmp_path, number, code
 ):
     out = tmp_path / "run"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
     processes = [
         subprocess.Popen(
             command(SEARCH.replace("--epochs 4", "--epochs 400"), small_npz, out),
-            env=environment()
-            | meeting
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
+            env=environment,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for environment in environments(2)
     ]
     while not list(out.glob("checkpoints/*.pt")) and processes[0].poll() is None:
         time.sleep(0.01)
@@ -167,14 +159,14 @@ def test_processes_that_follow_an_interrupted_one_end_with_its_code(
 def test_a_damaged_last_checkpoint_is_reported_and_the_one_before_is_used(small_npz, tmp_path):
     calm, hurt = tmp_path / "calm", tmp_path / "hurt"
     for out in (calm, hurt):
-        subprocess.run(command(SEARCH, small_npz, out), env=environment(), check=True, timeout=300)
+        subprocess.run(command(SEARCH, small_npz, out), env=ALONE, check=True, timeout=300)
     (last, *_) = sorted((hurt / "checkpoints").glob("*.pt"), reverse=True)
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1
     last.write_bytes(data)
     again = subprocess.run(
         command(SEARCH, small_npz, hurt, "--resume"),
-        env=environment(),
+        env=ALONE,
         check=True,
         timeout=300,
         capture_output=True,

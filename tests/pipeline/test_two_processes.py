@@ -4,44 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import environments
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def run(processes: int, result: Path, kind: str, dataset: Path, steps: int, changes: dict) -> dict:
-    port = free_port()
-    started = []
-    for rank in range(processes):
-        env = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        if processes > 1:
-            env |= {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(processes),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
-        words = [str(SCRIPT), str(result), kind, str(dataset), str(steps), json.dumps(changes)]
-        started.append(
-            subprocess.Popen([sys.executable, *words], env=env, stderr=subprocess.PIPE, text=True)
+    words = [str(SCRIPT), str(result), kind, str(dataset), str(steps), json.dumps(changes)]
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *words], env=environment | path, stderr=subprocess.PIPE, text=True
         )
+        for environment in environments(processes)
+    ]
     for process in started:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
