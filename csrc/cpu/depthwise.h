@@ -11,15 +11,17 @@
 namespace ssfnas {
 namespace SSFNAS_ISA {
 
+// At a time, so that sums stay in registers, of which AVX-512 has 32 and others 16.
 #ifdef __AVX512F__
-constexpr int PIXELS = 8;    // at a time: sums in registers, of 32
+constexpr int MIXED_PIXELS = 8;  // of two vectors each
 constexpr int PRODUCTS = 16;
-constexpr bool MANY_REGISTERS = true;
+constexpr int FILTER_ROWS = 5;  // of a 5x5 filter
 #else
-constexpr int PIXELS = 4;  // a vector takes two registers or four, of 16
-constexpr int PRODUCTS = 4;
-constexpr bool MANY_REGISTERS = false;
+constexpr int MIXED_PIXELS = 6;
+constexpr int PRODUCTS = 8;
+constexpr int FILTER_ROWS = 2;
 #endif
+constexpr int PIXELS = 8;  // of one vector each
 
 // The same value in all lanes; unlike an addition of zero, the subtraction is free.
 template <class V, class S>
@@ -173,18 +175,11 @@ template <class S, int K>
 SSFNAS_INLINE void add_filter_sums(const S* from, int64_t pitch, int64_t step, int64_t dilation,
                                    const S* grad, int64_t grad_pitch, int64_t rows, int64_t columns,
                                    S* sums) {
-  if constexpr (MANY_REGISTERS) {
-    add_filter_rows<S, K, 0, K>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
-  } else {
-    add_filter_rows<S, K, 0, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
-    add_filter_rows<S, K, 1, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
-    add_filter_rows<S, K, 2, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
-    if constexpr (K == 5) {
-      add_filter_rows<S, K, 3, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns,
-                                  sums);
-      add_filter_rows<S, K, 4, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns,
-                                  sums);
-    }
+  constexpr int ROWS = K == 3 ? 3 : FILTER_ROWS;
+  add_filter_rows<S, K, 0, ROWS>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
+  if constexpr (ROWS < K) {
+    add_filter_rows<S, K, 2, 2>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
+    add_filter_rows<S, K, 4, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
   }
 }
 
@@ -242,7 +237,7 @@ void mix(const S* from, int64_t plane, int64_t channels, const S* weights, int64
   constexpr int L = lanes<S>;
   const int64_t vectors = width / L;
   for (int64_t v = 0; v < vectors;) {
-    const bool two = MANY_REGISTERS && v + 2 <= vectors;
+    const bool two = v + 2 <= vectors;
     S* out = to + v * to_plane;
     const auto place = [&](int64_t x) {
       return [=](int u, int k, Vector<S> value) {
@@ -251,11 +246,11 @@ void mix(const S* from, int64_t plane, int64_t channels, const S* weights, int64
     };
     const S* w = weights + v * L;
     int64_t x = 0;
-    for (; x + PIXELS <= count; x += PIXELS) {
+    for (; x + MIXED_PIXELS <= count; x += MIXED_PIXELS) {
       if (two)
-        mix_pixels<S, PIXELS, 2>(from + x * L, plane, channels, w, width, place(x));
+        mix_pixels<S, MIXED_PIXELS, 2>(from + x * L, plane, channels, w, width, place(x));
       else
-        mix_pixels<S, PIXELS, 1>(from + x * L, plane, channels, w, width, place(x));
+        mix_pixels<S, MIXED_PIXELS, 1>(from + x * L, plane, channels, w, width, place(x));
     }
     for (; x < count; ++x) {
       if (two)

@@ -1,4 +1,4 @@
-// Vectors of 64 bytes in the arithmetic of sums, and loads and stores of all dtypes.
+// Vectors of a register each in the arithmetic of sums, and loads and stores of all dtypes.
 //
 // Only for files that are compiled once for each instruction set: everything lives in the
 // namespace of that set and nothing of the standard library is used, since the linker keeps one of
@@ -28,11 +28,20 @@ struct float16 {
   uint16_t bits;
 };
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef double Doubles __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef int32_t Masks __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+// Of one register: GCC keeps wider ones in memory.
+#if defined(__AVX512F__)
+#define SSFNAS_BYTES 64
+#elif defined(__AVX__)
+#define SSFNAS_BYTES 32
+#else
+#define SSFNAS_BYTES 16
+#endif
+
+typedef float Floats __attribute__((vector_size(SSFNAS_BYTES)));
+typedef double Doubles __attribute__((vector_size(SSFNAS_BYTES)));
+typedef uint32_t Words __attribute__((vector_size(SSFNAS_BYTES)));
+typedef int32_t Masks __attribute__((vector_size(SSFNAS_BYTES)));
+typedef uint16_t Halves __attribute__((vector_size(SSFNAS_BYTES / 2)));
 
 template <class T>
 struct Kept {  // what sums over T are kept in
@@ -136,24 +145,24 @@ SSFNAS_INLINE void store_past_caches(T* to, Vector<T> v) {
 #ifdef __SSE2__
   alignas(64) T values[lanes<T>];
   store(values, v);
-#if defined(__AVX512F__)
+#ifdef __AVX512F__
   if constexpr (sizeof(values) == 64) {
     _mm512_stream_si512(reinterpret_cast<__m512i*>(to), raw_load<__m512i>(values));
     return;
   }
 #endif
-#if defined(__AVX__)
-  for (size_t i = 0; i < sizeof(values) / 32; ++i)
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + i,
-                        raw_load<__m256i>(reinterpret_cast<const char*>(values) + i * 32));
-#else
-  for (size_t i = 0; i < sizeof(values) / 16; ++i)
-    _mm_stream_si128(reinterpret_cast<__m128i*>(to) + i,
-                     raw_load<__m128i>(reinterpret_cast<const char*>(values) + i * 16));
+#ifdef __AVX__
+  if constexpr (sizeof(values) == 32) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), raw_load<__m256i>(values));
+    return;
+  }
 #endif
-#else
+  if constexpr (sizeof(values) == 16) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to), raw_load<__m128i>(values));
+    return;
+  }
+#endif
   store(to, v);
-#endif
 }
 
 // Before other cores read what was stored past the caches.
