@@ -16,7 +16,7 @@ Build = TypeVar("Build", bound=Callable[..., Any])
 
 
 class Registry(Generic[Entry]):
-    """An ordered mapping from names to entries whose errors name what was meant.
+    """Names and their entries, in the order of registration; errors say what was meant.
 
     Args:
         kind: what an entry is, in the singular, for messages: ``"operation"``.

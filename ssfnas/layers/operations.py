@@ -37,31 +37,37 @@ class Operation:
     trusted: bool = False
 
 
-OPERATIONS: Registry[Operation] = Registry("operation")
+class Operations(Registry[Operation]):
+    """The registry of candidate operations."""
+
+    def register(self, name: str, *, pool: bool = False) -> Callable[[Builder], Builder]:  # type: ignore[override]
+        """Enter a function ``(channels, stride, affine) -> nn.Module`` as the operation ``name``.
+
+        The module maps [N, channels, H, W] to [N, channels, ceil(H / stride), ceil(W / stride)],
+        stride 1 or 2; this is tried when a network first uses it. From then on the name works
+        everywhere: in searches (``--operations``), genotypes, and derived networks.
+
+        Args:
+            name: how genotypes call it.
+            pool: the module has no BatchNorm and no weights; the search appends a BatchNorm.
+
+        Raises:
+            RequestError: the name is taken, or is not a word.
+        """
+        if not name or not name.isprintable() or name != name.strip():
+            raise RequestError(
+                f"operation {name!r}: a name is printable, not empty, without margins"
+            )
+
+        def enter(build: Builder) -> Builder:
+            self.add(name, Operation(build, pool))
+            return build
+
+        return enter
 
 
-def register_operation(name: str, *, pool: bool = False) -> Callable[[Builder], Builder]:
-    """Enter a function ``(channels, stride, affine) -> nn.Module`` as the operation ``name``.
-
-    The module maps [N, channels, H, W] to [N, channels, ceil(H / stride), ceil(W / stride)], stride
-    1 or 2; this is tried when a network first uses it. From then on the name works everywhere: in
-    searches (``--operations``), genotypes, and derived networks.
-
-    Args:
-        name: how genotypes call it.
-        pool: the module has no BatchNorm and no weights; the search appends a BatchNorm.
-
-    Raises:
-        RequestError: the name is taken, or is not a word.
-    """
-    if not name or not name.isprintable() or name != name.strip():
-        raise RequestError(f"operation {name!r}: a name is printable, not empty, without margins")
-
-    def enter(build: Builder) -> Builder:
-        OPERATIONS.add(name, Operation(build, pool))
-        return build
-
-    return enter
+OPERATIONS = Operations("operation")
+register_operation = OPERATIONS.register
 
 
 def check_operations(names: tuple[str, ...]) -> None:

@@ -8,8 +8,9 @@ from torch import nn
 
 from ssfnas.errors import RequestError
 from ssfnas.layers import operations
-from ssfnas.registry import Registry
+from ssfnas.layers.operations import make_operation
 from ssfnas.spaces import (
+    OPERATIONS,
     BatchNorm2d,
     DerivedNetwork,
     Genotype,
@@ -22,13 +23,8 @@ from ssfnas.strategies.derivation import derive
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
-    """A copy of the registry, so that tests leave nothing behind."""
-    fresh = Registry("operation")
-    for name in operations.OPERATIONS:
-        fresh.add(name, operations.OPERATIONS.get(name))
-    for module in (operations, __import__("ssfnas.spaces.genotype", fromlist=["genotype"])):
-        monkeypatch.setattr(module, "OPERATIONS", fresh)
-    return fresh
+    """A copy of the entries, so that tests leave nothing behind."""
+    monkeypatch.setattr(OPERATIONS, "_entries", OPERATIONS.entries())
 
 
 def conv(channels, stride, affine):
@@ -71,11 +67,11 @@ def test_a_pool_gets_its_batch_norm_in_the_search_only():
         def forward(self, x):
             return -super().forward(-x)
 
-    searching = operations.make_operation("min_pool", 4, 2, searching=True)
+    searching = make_operation("min_pool", 4, 2, searching=True)
     x = 3 + torch.rand(5, 4, 6, 6, generator=torch.Generator().manual_seed(1))
     y = searching(x)
     torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
-    plain = operations.make_operation("min_pool", 4, 2, searching=False)
+    plain = make_operation("min_pool", 4, 2, searching=False)
     assert torch.equal(plain(x), -nn.functional.max_pool2d(-x, 3, 2, 1))
     assert count_parameters(searching) == 0
 
@@ -125,4 +121,4 @@ def test_names():
     for wrong in ("", " a", "a\nb"):
         with pytest.raises(RequestError, match="a name is printable"):
             register_operation(wrong)
-    assert register_operation("other")(conv) is conv
+    assert OPERATIONS.register("other")(conv) is conv
