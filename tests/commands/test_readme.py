@@ -59,10 +59,10 @@ def test_an_operation_of_ones_own_is_searched_derived_retrained_and_drawn(tmp_pa
         assert MAINS[command]([*words, *short[command]]) == 0
     found = Genotype.load("runs/my-ops")
     used = {name for cell in ("normal", "reduce") for name, _, _ in found.edges(cell)}
-    assert used <= {"conv_1x1", "sep_conv_3x3", "skip_connect"}
-    assert "conv_1x1" in used
+    assert used <= {"conv_3x3", "sep_conv_3x3", "skip_connect"}
+    assert "conv_3x3" in used
     drawn = [Path(f"runs/my-net/genotype_{cell}.svg").read_text() for cell in ("normal", "reduce")]
-    assert any("conv_1x1" in picture or "conv 1x1" in picture for picture in drawn)
+    assert any("conv_3x3" in picture or "conv 3x3" in picture for picture in drawn)
     assert evaluate.main(["--run", "runs/my-net", "--plugins", "my_ops.py"]) == 0
     assert report.main(["--run", "runs/my-ops", "runs/my-net", "--out", "both.html"]) == 0
     assert "conv" in Path("both.html").read_text()
