@@ -18,7 +18,7 @@ def definition(xs: list[Tensor], weights: Tensor) -> Tensor:
 
 def gradients(grad: Tensor, xs: list[Tensor], weights: Tensor) -> tuple[list[Tensor], Tensor]:
     dxs = [w.to(grad.dtype) * grad for w in weights]
-    dtype = accumulator(grad)
+    dtype = accumulator(grad.dtype)
     return dxs, torch.stack([(grad.to(dtype) * x.to(dtype)).sum() for x in xs])
 
 
@@ -32,7 +32,7 @@ def check(grad: Tensor, xs: list[Tensor], weights: Tensor) -> None:
     true_dxs, true_dw = gradients(truth_grad, truth_xs, truth_w)
     for dx, plain, truth in zip(dxs, plain_dxs, true_dxs, strict=True):
         assert_close(dx, plain, truth)
-    assert dw.dtype == accumulator(grad)
+    assert dw.dtype == accumulator(grad.dtype)
     # A dot product may come out near zero: compared with the norms of its factors.
     bound = 4 * torch.finfo(dw.dtype).eps * torch.stack([x.norm() for x in truth_xs])
     assert ((dw.double().cpu() - true_dw).abs() <= bound * truth_grad.norm()).all()
