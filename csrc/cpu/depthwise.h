@@ -23,12 +23,6 @@ constexpr int FILTER_ROWS = 2;
 #endif
 constexpr int PIXELS = 8;  // of one vector each
 
-// The same value in all lanes; unlike an addition of zero, the subtraction is free.
-template <class V, class S>
-SSFNAS_INLINE V splat(S value) {
-  return value - V{};
-}
-
 template <class S>
 SSFNAS_INLINE Vector<S> get(const S* from) {
   return raw_load<Vector<S>>(from);
@@ -218,7 +212,7 @@ SSFNAS_INLINE void mix_pixels(const S* from, int64_t plane, int64_t channels, co
       for (int k = 0; k < N; ++k) weight[k] = get(weights + k * L);
 #pragma GCC unroll 8
       for (int u = 0; u < U; ++u) {
-        const Vector<S> value = splat<Vector<S>>(from[u * L + i]);
+        const Vector<S> value = everywhere<Vector<S>>(from[u * L + i]);
 #pragma GCC unroll 2
         for (int k = 0; k < N; ++k) total[k][u] += value * weight[k];
       }
@@ -275,7 +269,7 @@ void add_products(const S* inputs, int64_t plane, const S* outputs, int64_t out_
       for (int64_t x = 0; x < count; ++x) {
         const Vector<S> value = get(out + x * L);
 #pragma GCC unroll 16
-        for (int i = 0; i < B; ++i) total[i] += value * splat<Vector<S>>(in[x * L + i]);
+        for (int i = 0; i < B; ++i) total[i] += value * everywhere<Vector<S>>(in[x * L + i]);
       }
 #pragma GCC unroll 16
       for (int i = 0; i < B; ++i) {

@@ -165,7 +165,7 @@ void scatter_largest(const PoolSizes& sizes, const T* x, const T* d_largest, int
         for (int64_t column = columns.first; column < columns.last; ++column) {
           const V value = load_some(x + (row * sizes.width + column) * sizes.channels, n);
           const V number =
-              splat<V>(S((row - rows.first) * WINDOW + column - columns.first));
+              everywhere<V>(S((row - rows.first) * WINDOW + column - columns.first));
           const auto better = replaces(value, largest);
           largest = first ? value : (better ? value : largest);
           place = first ? number : (better ? number : place);
@@ -175,7 +175,7 @@ void scatter_largest(const PoolSizes& sizes, const T* x, const T* d_largest, int
       for (int64_t row = rows.first; row < rows.last; ++row)
         for (int64_t column = columns.first; column < columns.last; ++column) {
           const V number =
-              splat<V>(S((row - rows.first) * WINDOW + column - columns.first));
+              everywhere<V>(S((row - rows.first) * WINDOW + column - columns.first));
           S* to = dx.at(0, row, column);
           put(to, get(to) + (place == number ? g : V{}));
         }

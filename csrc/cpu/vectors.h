@@ -30,18 +30,18 @@ struct float16 {
 
 // Of one register: GCC keeps wider ones in memory.
 #if defined(__AVX512F__)
-#define SSFNAS_BYTES 64
+constexpr int BYTES = 64;
 #elif defined(__AVX__)
-#define SSFNAS_BYTES 32
+constexpr int BYTES = 32;
 #else
-#define SSFNAS_BYTES 16
+constexpr int BYTES = 16;
 #endif
 
-typedef float Floats __attribute__((vector_size(SSFNAS_BYTES)));
-typedef double Doubles __attribute__((vector_size(SSFNAS_BYTES)));
-typedef uint32_t Words __attribute__((vector_size(SSFNAS_BYTES)));
-typedef int32_t Masks __attribute__((vector_size(SSFNAS_BYTES)));
-typedef uint16_t Halves __attribute__((vector_size(SSFNAS_BYTES / 2)));
+typedef float Floats __attribute__((vector_size(BYTES)));
+typedef double Doubles __attribute__((vector_size(BYTES)));
+typedef uint32_t Words __attribute__((vector_size(BYTES)));
+typedef int32_t Masks __attribute__((vector_size(BYTES)));
+typedef uint16_t Halves __attribute__((vector_size(BYTES / 2)));
 
 template <class T>
 struct Kept {  // what sums over T are kept in
@@ -187,10 +187,11 @@ SSFNAS_INLINE void store(T* to, Vector<T> v, int64_t n) {
   __builtin_memcpy(to, buffer, n * sizeof(T));
 }
 
-// The same value in all lanes.
+// The same value in all lanes; unlike an addition of zero, which -0 does not survive, the
+// subtraction is free.
 template <class V, class S>
 SSFNAS_INLINE V everywhere(S value) {
-  return V{} + value;
+  return value - V{};
 }
 
 // The first n lanes; zero in the others.

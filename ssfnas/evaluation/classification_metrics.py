@@ -18,8 +18,12 @@ from torchmetrics.functional.classification import (
 from ssfnas.errors import NumericalError
 
 CALIBRATION_BINS = 15
-MANY_ABOVE = 100
-FEW_BELOW = 20
+GROUPS = ("many", "medium", "few")
+
+
+def group_of(count: int) -> str:
+    """``many`` (over 100 training images), ``medium`` (20 to 100) or ``few``."""
+    return "many" if count > 100 else "medium" if count >= 20 else "few"
 
 
 def class_groups(class_counts: Sequence[int], thirds: bool = False) -> dict[str, list[int]]:
@@ -34,14 +38,9 @@ def class_groups(class_counts: Sequence[int], thirds: bool = False) -> dict[str,
         order = sorted(range(len(class_counts)), key=lambda c: -class_counts[c])
         groups = [sorted(third.tolist()) for third in np.array_split(order, 3)]
     else:
-        groups = [[], [], []]
-        for c, count in enumerate(class_counts):
-            groups[0 if count > MANY_ABOVE else 2 if count < FEW_BELOW else 1].append(c)
-    return {
-        name: classes
-        for name, classes in zip(("many", "medium", "few"), groups, strict=True)
-        if classes
-    }
+        own = [group_of(count) for count in class_counts]
+        groups = [[c for c, name in enumerate(own) if name == group] for group in GROUPS]
+    return {name: classes for name, classes in zip(GROUPS, groups, strict=True) if classes}
 
 
 def evaluate_predictions(

@@ -18,15 +18,12 @@ from matplotlib.path import Path as Curve
 from matplotlib.textpath import TextPath
 
 from ssfnas.errors import RequestError
-from ssfnas.pictures.curves import state_name
+from ssfnas.pictures.curves import CELL_NAMES, state_name
 from ssfnas.pictures.layout import Box, connect, place
 from ssfnas.pictures.style import INK, MUTED, NODE, SURFACE, drawing, operation_colors, save_figure
 
 if TYPE_CHECKING:
     from ssfnas.spaces import Genotype
-
-_TITLES = {"normal": "normal cell", "reduce": "reduction cell"}
-CELLS = tuple(_TITLES)
 
 # Inches.
 _MARGIN = 0.14
@@ -74,7 +71,7 @@ def draw_cell(genotype: Genotype, cell: str) -> Figure:
     Raises:
         RequestError: ``cell`` is another word, or the cell is empty.
     """
-    if cell not in CELLS:
+    if cell not in CELL_NAMES:
         raise RequestError(f"no cell is called '{cell}': it is normal or reduce")
     pruned = genotype.pruned()
     edges = pruned.edges(cell)
@@ -112,8 +109,8 @@ def save_cell(genotype: Genotype, cell: str, path: str | Path) -> None:
 def _title(cell: str, nodes: int, present: set[int]) -> str:
     absent = [str(node) for node in range(nodes) if node + 2 not in present]
     if not absent:
-        return _TITLES[cell]
-    return f"{_TITLES[cell]}  (without node{'s' * (len(absent) > 1)} {', '.join(absent)})"
+        return f"{CELL_NAMES[cell]} cell"
+    return f"{CELL_NAMES[cell]} cell  (without node{'s' * (len(absent) > 1)} {', '.join(absent)})"
 
 
 def _graph(

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from ssfnas.pictures.cells import draw_cell
-from ssfnas.pictures.curves import Line, class_accuracy, panels_of_lines
+from ssfnas.pictures.curves import CELL_NAMES, Line, class_accuracy, panels_of_lines
 from ssfnas.pictures.markup import Pictures, joined, table, tag
 from ssfnas.pictures.numbers import all_keys, named, scalars, spread
 from ssfnas.pictures.page_parts import (
-    CELL_NAMES,
     Section,
     config_text,
     config_values,

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
+from ssfnas.evaluation.classification_metrics import group_of
 from ssfnas.layers.cells import cell_edges, nodes_of
 from ssfnas.pictures.numbers import whole
 from ssfnas.pictures.style import (
@@ -37,6 +38,7 @@ _BAR = 0.82
 _DASHES = (0, (4, 3))
 _AMONG_DATA = {"fontsize": 7.5, "handlelength": 1.2}
 _GROUP_LABELS = {"many": "many: over 100", "medium": "medium: 20-100", "few": "few: under 20"}
+CELL_NAMES = {"normal": "normal", "reduce": "reduction"}
 _STATES = ("cₖ₋₂", "cₖ₋₁")
 
 Line = tuple[Sequence[float], Sequence[float]]
@@ -138,8 +140,7 @@ def final_weights(
         panels = figure.subplots(1, len(weights), squeeze=False)[0]
         for axes, (cell, values) in zip(panels, weights.items(), strict=True):
             _heat_map(axes, values, operations, kept.get(cell, set()))
-            title = "reduction cell" if cell == "reduce" else f"{cell} cell"
-            axes.set_title(title, parse_math=False)
+            axes.set_title(f"{CELL_NAMES[cell]} cell")
         return figure
 
 
@@ -202,11 +203,6 @@ def panels_of_lines(
             if list(lines) != [title]:
                 _legend(axes, **_AMONG_DATA)
         return figure
-
-
-def group_of(count: int) -> str:
-    """``many`` (over 100 training images), ``medium`` (20 to 100) or ``few``."""
-    return "many" if count > 100 else "medium" if count >= 20 else "few"
 
 
 def class_accuracy(

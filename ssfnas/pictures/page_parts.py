@@ -9,14 +9,12 @@ from typing import Any
 from markupsafe import Markup
 
 from ssfnas.pictures.cells import draw_cell
-from ssfnas.pictures.curves import class_sizes, panels_of_lines
+from ssfnas.pictures.curves import CELL_NAMES, class_sizes, panels_of_lines
 from ssfnas.pictures.markup import Pictures, joined, table, tag
 from ssfnas.pictures.numbers import all_keys, duration, named, scalars, shown
 from ssfnas.pictures.series import elapsed, lines_over_time
 from ssfnas.runs.next_commands import resume_command
 from ssfnas.runs.run_files import RunFiles
-
-CELL_NAMES = {"normal": "normal", "reduce": "reduction"}
 
 _LOG_LINES = 60
 
@@ -99,7 +97,7 @@ def time_of(run: RunFiles) -> str | None:
 def state_section(run: RunFiles) -> Section | None:
     """What to say of a run that has not come to its end, or lacks something."""
     parts = []
-    if not run.read_metrics()[1]:
+    if not run.metrics_are_whole:
         parts.append(paragraph("The last line of metrics.jsonl is incomplete and was left out."))
     if not run.metrics:
         parts.append(

@@ -8,7 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ssfnas.pictures.curves import class_accuracy, group_of, panels_of_lines
+from ssfnas.evaluation.classification_metrics import class_groups, group_of
+from ssfnas.pictures.curves import class_accuracy, panels_of_lines
 from ssfnas.pictures.markup import Pictures, joined, table, tag
 from ssfnas.pictures.numbers import is_number, named, scalars, shown
 from ssfnas.pictures.page_parts import (
@@ -148,10 +149,7 @@ def groups_of(run: RunFiles) -> dict[str, list[int]]:
     groups = measurements(run).get(_LAST, {}).get("groups")
     if isinstance(groups, Mapping):
         return {str(name): list(classes) for name, classes in groups.items()}
-    formed: dict[str, list[int]] = {}
-    for number, count in enumerate(run.class_counts):
-        formed.setdefault(group_of(count), []).append(number)
-    return formed
+    return class_groups(run.class_counts)
 
 
 def _in_thirds(run: RunFiles) -> bool:

@@ -7,11 +7,16 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ssfnas.pictures.curves import edge_ends, final_weights, state_name, weights_over_time
+from ssfnas.pictures.curves import (
+    CELL_NAMES,
+    edge_ends,
+    final_weights,
+    state_name,
+    weights_over_time,
+)
 from ssfnas.pictures.markup import Pictures, joined, table, tag
 from ssfnas.pictures.numbers import is_number, shown
 from ssfnas.pictures.page_parts import (
-    CELL_NAMES,
     Section,
     cells_section,
     closing_sections,

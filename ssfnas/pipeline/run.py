@@ -14,7 +14,7 @@ from ssfnas.errors import RequestError
 from ssfnas.evaluation.networks import build_network
 from ssfnas.runs.data_card import DataCard
 from ssfnas.runs.run_directory import RunDirectory
-from ssfnas.runs.run_files import EVALUATION_FILE, RunFiles
+from ssfnas.runs.run_files import EVALUATION_FILE, METRICS_FILE, RunFiles
 from ssfnas.spaces import Genotype
 
 
@@ -55,7 +55,13 @@ class Run(RunFiles):
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """One dict an epoch, as logged; empty before the first."""
-        return self.read_metrics()[0]
+        entries, whole = self.read_metrics()
+        if not whole:
+            raise RequestError(
+                f"{self.path / METRICS_FILE} is damaged: its last line is incomplete, as a killed "
+                "run leaves it; --resume goes on from the last checkpoint and mends it"
+            )
+        return entries
 
     @property
     def alphas(self) -> dict[str, np.ndarray]:

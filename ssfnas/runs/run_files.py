@@ -46,7 +46,7 @@ class RunFiles:
         path: the run directory.
         command: ``"search"`` or ``"retrain"``.
         values: of the config, as they are written.
-        environment: versions, device, threads, commit.
+        environment: versions, device, threads, commit; empty where it is not written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,25 +57,27 @@ class RunFiles:
             raise RequestError(f"{path} {what} ({CONFIG_FILE} is missing): give a run directory")
         self.values = read_yaml(file)
         self.command: str = self.values.pop("command", None)
-        self.environment: dict[str, Any] = self.values.pop("environment", None)
+        environment = self.values.pop("environment", None)
+        self.environment: dict[str, Any] = environment if isinstance(environment, dict) else {}
         if self.command not in tuple(_CONFIGS):
             problem = f"its command is {self.command!r}: it has to be search or retrain"
-        elif not isinstance(self.environment, dict):
-            problem = "it names no environment"
-        else:
-            return
-        raise RequestError(f"{file} was not written by a run ({problem}): give a run directory")
+            raise RequestError(f"{file} was not written by a run ({problem}): give a run directory")
+        self._written_by_a_run = isinstance(environment, dict)
 
     def read_config(self) -> Any:
         """The config that the run was started with.
 
         Raises:
-            RequestError: it holds an unknown key or a wrong value.
+            RequestError: it holds an unknown key or a wrong value, or was not written by a run.
         """
+        source = str(self.path / CONFIG_FILE)
+        if not self._written_by_a_run:
+            raise RequestError(
+                f"{source} was not written by a run (it names no environment): give a run directory"
+            )
         plugins = bool(self.values.get("plugins"))
         config_class: type[Any] = _CONFIGS[self.command]
         options = option_values(config_class, extended=plugins)
-        source = str(self.path / CONFIG_FILE)
         checked = read_values(options, self.values, source, lenient=plugins)
         return make_config(config_class, checked, options)
 
@@ -149,9 +151,18 @@ class RunFiles:
         return arrays
 
     @cached_property
+    def _metrics(self) -> tuple[list[dict[str, Any]], bool]:
+        return self.read_metrics()
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """One dict an epoch, as logged; without half a line at the end."""
-        return self.read_metrics()[0]
+        return self._metrics[0]
+
+    @property
+    def metrics_are_whole(self) -> bool:
+        """Whether the last line of ``metrics.jsonl`` is."""
+        return self._metrics[1]
 
     @cached_property
     def genotype(self) -> Genotype | None:

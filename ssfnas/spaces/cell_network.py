@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from ssfnas.errors import RequestError
@@ -10,7 +12,7 @@ from ssfnas.layers.normalization import BatchNorm2d
 LARGEST_WITHOUT_STRIDE = 64
 
 
-class CellNetwork(nn.Module):
+class CellNetwork(nn.Module, ABC):
     """A stem, cells, and a linear classifier of their pooled output; methods are named as timm's.
 
     Attributes:
@@ -20,9 +22,9 @@ class CellNetwork(nn.Module):
     classifier: nn.Linear
     num_features: int
 
+    @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] -> the last cell's output [N, num_features, h, w]."""
-        raise NotImplementedError
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Features [N, num_features, h, w] -> logits [N, num_classes].

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ssfnas.config import RetrainConfig, SearchConfig
 from ssfnas.errors import RequestError
+from ssfnas.pipeline.run import load
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runs.run_files import RunFiles
 
@@ -42,10 +43,18 @@ def test_what_is_no_run_is_refused(tmp_path):
         RunFiles(tmp_path / "none")
     with pytest.raises(RequestError, match=r"config\.yaml is missing"):
         RunFiles(tmp_path)
-    for text in ("seed: 3\n", "command: search\n", "command: [a]\nenvironment: {}\n"):
+    for text in ("seed: 3\n", "command: [a]\nenvironment: {}\n"):
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(RequestError, match="not written by a run"):
             RunFiles(tmp_path)
+
+
+def test_a_config_without_environment_is_shown_but_not_gone_on_with(tmp_path):
+    (tmp_path / "config.yaml").write_text("command: search\nseed: 3\n")
+    files = RunFiles(tmp_path)
+    assert (files.values, files.environment) == ({"seed": 3}, {})
+    with pytest.raises(RequestError, match="names no environment"):
+        files.read_config()
 
 
 def test_edited_files_are_checked(tmp_path):
@@ -106,4 +115,8 @@ def test_half_a_line_at_the_end_of_the_metrics_is_left_out(tmp_path):
     run.write_text("metrics.jsonl", '{"step": 1}\n\n{"step": 2}')
     assert RunFiles(tmp_path).read_metrics() == ([{"step": 1}, {"step": 2}], True)
     run.write_text("metrics.jsonl", '{"step": 1}\n{"ste')
-    assert RunFiles(tmp_path).read_metrics() == ([{"step": 1}], False)
+    files = RunFiles(tmp_path)
+    assert files.read_metrics() == ([{"step": 1}], False)
+    assert (files.metrics, files.metrics_are_whole) == ([{"step": 1}], False)
+    with pytest.raises(RequestError, match=r"metrics\.jsonl is damaged: its last line"):
+        load(tmp_path).metrics  # noqa: B018
