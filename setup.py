@@ -33,7 +33,8 @@ DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 # so that a wheel runs everywhere and is fast where it can be.
 CPU_SOURCES = (
     *("cpu/mixed_sum.cpp", "cpu/mixed_norm_sum.cpp", "cpu/mixed_norm_sum_reductions.cpp"),
-    *("cpu/separable_forward.cpp", "cpu/separable_backward.cpp", "cpu/pools.cpp"),
+    *("cpu/separable_forward.cpp", "cpu/separable_backward.cpp", "cpu/pointwise.cpp"),
+    "cpu/pools.cpp",
 )
 BINDING_SOURCES = ("cpu/instruction_sets.cpp", "binding.cpp")
 CUDA_SOURCES = (

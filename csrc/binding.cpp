@@ -110,12 +110,13 @@ void norm_statistics(int device, std::int64_t threads, int dtype, const Addresse
 
 void norm_sum_forward(int device, std::int64_t threads, int dtype, const Addresses& zs,
                       const Sizes& extent, std::uintptr_t a, std::uintptr_t b,
-                      std::uintptr_t out) {
+                      std::uintptr_t out, std::uintptr_t factors, std::int64_t images) {
   const Extent sizes = extent_of(extent);
   const py::gil_scoped_release released;
   const std::vector<void*> z = pointers(zs);
   const NormSumForward args{static_cast<Dtype>(dtype), static_cast<std::int64_t>(z.size()), sizes,
-                            z.data(), pointer(a), pointer(b), pointer(out)};
+                            z.data(), pointer(a), pointer(b), pointer(out), pointer(factors),
+                            images};
   const Place place{device, threads};
   SSFNAS_RUN(norm_sum_forward, args, place);
 }
@@ -123,13 +124,13 @@ void norm_sum_forward(int device, std::int64_t threads, int dtype, const Address
 void norm_sum_reduce(int device, std::int64_t threads, int dtype, std::uintptr_t grad,
                      const Addresses& zs, const Sizes& extent, std::uintptr_t mean,
                      std::uintptr_t rstd, std::uintptr_t s0, std::uintptr_t s1,
-                     std::uintptr_t partials) {
+                     std::uintptr_t partials, std::uintptr_t factors, std::int64_t images) {
   const Extent sizes = extent_of(extent);
   const py::gil_scoped_release released;
   const std::vector<void*> z = pointers(zs);
   const NormSumReduce args{static_cast<Dtype>(dtype), static_cast<std::int64_t>(z.size()), sizes,
                            pointer(grad), z.data(), pointer(mean), pointer(rstd), pointer(s0),
-                           pointer(s1), pointer(partials)};
+                           pointer(s1), pointer(partials), pointer(factors), images};
   const Place place{device, threads};
   SSFNAS_RUN(norm_sum_reduce, args, place);
 }
@@ -160,7 +161,8 @@ void separable_forward(int threads, const Units& units, const Addresses& zs, std
 void separable_backward(int threads, const Units& units, const Addresses& zs,
                         const Addresses& grads, std::uintptr_t p, std::uintptr_t q,
                         std::uintptr_t r, std::uintptr_t into, const Addresses& dxs,
-                        std::uintptr_t s0, std::uintptr_t s1, const Addresses& d_depthwise,
+                        std::uintptr_t s0, std::uintptr_t s1, std::uintptr_t center,
+                        std::uintptr_t factors, const Addresses& d_depthwise,
                         const Addresses& d_pointwise) {
   const std::size_t groups = units.units().groups;
   check_count(zs.size(), groups, "separable_backward");
@@ -174,8 +176,34 @@ void separable_backward(int threads, const Units& units, const Addresses& zs,
   const bool wanted = !df.empty();
   cpu().separable_backward(
       {units.units(), z.data(), g.data(), pointer(p), pointer(q), pointer(r), pointer(into),
-       dx.data(), pointer(s0), pointer(s1), wanted ? df.data() : nullptr,
-       wanted ? dw.data() : nullptr},
+       dx.data(), pointer(s0), pointer(s1), pointer(center), pointer(factors),
+       wanted ? df.data() : nullptr, wanted ? dw.data() : nullptr},
+      threads);
+}
+
+// Pixels, channels of the input and of the output.
+using PixelSizes = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
+
+void pointwise_forward(int threads, int dtype, const PixelSizes& sizes, std::uintptr_t x,
+                       std::uintptr_t weight, std::uintptr_t z, std::uintptr_t mean,
+                       std::uintptr_t var) {
+  const auto [pixels, inputs, outputs] = sizes;
+  const py::gil_scoped_release released;
+  cpu().pointwise_forward({static_cast<Dtype>(dtype), pixels, inputs, outputs, pointer(x),
+                           pointer(weight), pointer(z), pointer(mean), pointer(var)},
+                          threads);
+}
+
+void pointwise_backward(int threads, int dtype, const PixelSizes& sizes, std::uintptr_t x,
+                        std::uintptr_t z, std::uintptr_t grad, std::uintptr_t p, std::uintptr_t q,
+                        std::uintptr_t r, std::uintptr_t weight, std::uintptr_t into,
+                        std::uintptr_t dx, std::uintptr_t d_weight) {
+  const auto [pixels, inputs, outputs] = sizes;
+  const py::gil_scoped_release released;
+  cpu().pointwise_backward(
+      {static_cast<Dtype>(dtype), pixels, inputs, outputs, pointer(x), pointer(z), pointer(grad),
+       pointer(p), pointer(q), pointer(r), pointer(weight), pointer(into), pointer(dx),
+       pointer(d_weight)},
       threads);
 }
 
@@ -216,6 +244,8 @@ PYBIND11_MODULE(_C, m) {
   bind_units(m);
   m.def("separable_forward", &separable_forward);
   m.def("separable_backward", &separable_backward);
+  m.def("pointwise_forward", &pointwise_forward);
+  m.def("pointwise_backward", &pointwise_backward);
   m.def("pools_forward", &pools_forward);
   m.def("pools_backward", &pools_backward);
   m.def("instruction_sets", &names_of_sets, "Those that this CPU can run; the fastest last.");

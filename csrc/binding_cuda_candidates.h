@@ -53,13 +53,13 @@ inline void bind_cuda_candidates(py::module_& m) {
   m.def("depthwise_backward_input",
         [](int device, std::int64_t stream, const Units& units, std::uintptr_t dd,
            std::uintptr_t into, const Addresses& dxs, std::uintptr_t sums,
-           std::uintptr_t partials) {
+           std::uintptr_t partials, std::uintptr_t center) {
           const SeparableUnits& given = units.units();
           check_count(dxs.size(), given.shared ? 1 : given.groups, "depthwise_backward_input");
           const py::gil_scoped_release released;
           const std::vector<void*> dx = pointers(dxs);
           cuda::depthwise_backward_input({given, pointer(dd), pointer(into), dx.data(),
-                                        pointer(sums), pointer(partials)},
+                                        pointer(sums), pointer(partials), pointer(center)},
                                        device, stream_of(stream));
         });
   m.def("depthwise_backward_filter",

@@ -48,18 +48,20 @@ struct NormStatistics {
   void* partials;
 };
 
-// out = sum_k a_kc z_k + b_c
+// out = sum_k a_kc z_k + b_c, or, with factors f of each image n, sum_k f_kn (a_kc z_k + b_kc)
 struct NormSumForward {
   Dtype dtype;
   int64_t count;
   Extent extent;
   const void* const* zs;
-  const void* a;  // [K, C]
-  const void* b;  // [C]
+  const void* a;        // [K, C]
+  const void* b;        // [C], or [K, C] where there are factors
   void* out;
+  const void* factors;  // CPUs: [K, images] where channels lie next to each other, or null
+  int64_t images;       // that `outer` consists of
 };
 
-// S0_c = sum g,  S1_kc = rstd_kc sum g (z_k - mean_kc)
+// S0_c = sum g,  S1_kc = rstd_kc sum g (z_k - mean_kc); with factors S0_kc, and f_kn g in place of g
 struct NormSumReduce {
   Dtype dtype;
   int64_t count;
@@ -68,9 +70,11 @@ struct NormSumReduce {
   const void* const* zs;
   const void* mean;  // [K, C]
   const void* rstd;  // [K, C]
-  void* s0;          // [C]
+  void* s0;          // [C], or [K, C] where there are factors
   void* s1;          // [K, C]
   void* partials;
+  const void* factors;  // as in NormSumForward
+  int64_t images;
 };
 
 // dz_k = p_kc g + q_kc z_k + r_kc
@@ -107,8 +111,9 @@ struct SeparableForward {
   void* var;        // [G, C]
 };
 
-// From dz_g = p_gc grad_g + q_gc z_g + r_gc the gradient of the input: of the shared one, summed
-// over groups, or else du_g, S0_gc = sum du_g and S1_gc = sum du_g u_g; and those of the filters.
+// From dz_g = p_gc f_gn grad_g + q_gc z_g + r_gc the gradient of the input: of the shared one, summed
+// over groups, or else du_g, S0_gc = sum du_g and S1_gc = sum du_g (x_g - center_gc); and those of
+// the filters.
 struct SeparableBackward {
   SeparableUnits units;
   const void* const* zs;     // [G]; not read where q is null
@@ -120,8 +125,35 @@ struct SeparableBackward {
   void* const* dxs;          // [1] or [G]
   void* s0;                  // [G, C]; null where the input is shared
   void* s1;                  // [G, C]
+  const void* center;        // [G, C]; or null, for zeros
+  const void* factors;       // [G, images]; or null, for ones
   void* const* d_depthwise;  // [G] -> [C, size, size]; null where no filter wants a gradient
   void* const* d_pointwise;  // [G] -> [C, C]
+};
+
+// z = weight relu(x), from I channels to O, and mean and biased variance of each channel of z
+struct PointwiseForward {
+  Dtype dtype;
+  int64_t pixels, inputs, outputs;
+  const void* x;       // [pixels, I]
+  const void* weight;  // [O, I], in the dtype of sums, as are the next two
+  void* z;             // [pixels, O]
+  void* mean;          // [O]
+  void* var;           // [O]
+};
+
+// From dz = p_c grad + q_c z + r_c the gradients of x and of the weight.
+struct PointwiseBackward {
+  Dtype dtype;
+  int64_t pixels, inputs, outputs;
+  const void* x;
+  const void* z;         // not read where q is null
+  const void* grad;
+  const void *p, *q, *r;  // [O]; q and r may be null
+  const void* weight;
+  const void* into;      // added to the gradient of x; may be where it goes; or null
+  void* dx;              // or null
+  void* d_weight;        // [O, I], or null
 };
 
 // Largest and average of 3x3 windows (of the pixels inside), and mean and variance of both.
@@ -158,6 +190,8 @@ struct PoolsBackward {
 #define SSFNAS_CPU_PRIMITIVES(APPLY)                  \
   APPLY(separable_forward, SeparableForward)    \
   APPLY(separable_backward, SeparableBackward)  \
+  APPLY(pointwise_forward, PointwiseForward)    \
+  APPLY(pointwise_backward, PointwiseBackward)  \
   APPLY(pools_forward, PoolsForward)            \
   APPLY(pools_backward, PoolsBackward)
 

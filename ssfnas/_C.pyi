@@ -55,6 +55,8 @@ def norm_sum_forward(
     a: int,
     b: int,
     out: int,
+    factors: int,
+    images: int,
     /,
 ) -> None: ...
 def norm_sum_reduce(
@@ -69,6 +71,8 @@ def norm_sum_reduce(
     s0: int,
     s1: int,
     partials: int,
+    factors: int,
+    images: int,
     /,
 ) -> None: ...
 def norm_sum_apply(
@@ -116,8 +120,37 @@ def separable_backward(
     dxs: Sequence[int],
     s0: int,
     s1: int,
+    center: int,
+    factors: int,
     d_depthwise: Sequence[int],
     d_pointwise: Sequence[int],
+    /,
+) -> None: ...
+def pointwise_forward(
+    threads: int,
+    dtype: int,
+    sizes: tuple[int, int, int],
+    x: int,
+    weight: int,
+    z: int,
+    mean: int,
+    var: int,
+    /,
+) -> None: ...
+def pointwise_backward(
+    threads: int,
+    dtype: int,
+    sizes: tuple[int, int, int],
+    x: int,
+    z: int,
+    grad: int,
+    p: int,
+    q: int,
+    r: int,
+    weight: int,
+    into: int,
+    dx: int,
+    d_weight: int,
     /,
 ) -> None: ...
 def pools_forward(

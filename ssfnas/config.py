@@ -162,6 +162,12 @@ class RetrainConfig(LossOptions, StageOptions, DataOptions, RunOptions):
         "published cell (DARTS_V2, FairDARTS_a ... FairDARTS_g)",
     )
     model: str = option("derived", "derived, or timm:NAME for a baseline from timm")
+    network: str = option(
+        "fast",
+        "form of a derived network; both compute the same",
+        choices=("fast", "reference"),
+        only_if={"model": ("derived",)},
+    )
     channels: int = option(36, "channels of the first cell", minimum=1)
     layers: int = option(20, "cells", minimum=1)
     auxiliary: float = option(

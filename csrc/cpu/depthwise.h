@@ -33,11 +33,6 @@ SSFNAS_INLINE void put(S* to, Vector<S> v) {
   raw_store(to, v);
 }
 
-template <class S>
-SSFNAS_INLINE void clear(S* values, int64_t size) {
-  __builtin_memset(values, 0, size * sizeof(S));
-}
-
 // Lines of cache on their way while something else is computed: CPUs guess them within a page.
 template <class T>
 SSFNAS_INLINE void fetch(const T* values, int64_t size) {

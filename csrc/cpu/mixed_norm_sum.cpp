@@ -39,8 +39,38 @@ __attribute__((noinline)) void sum_run(const T* const* zs, int64_t count, int64_
   }
 }
 
+// The same for an image's factors, which scale both coefficients.
+template <class T>
+void forward_with_factors(const NormSumForward& args, int threads) {
+  using S = Scalar<T>;
+  const T* const* zs = reinterpret_cast<const T* const*>(args.zs);
+  const S* factors = static_cast<const S*>(args.factors);
+  T* out = static_cast<T*>(args.out);
+  const Layout<T> layout(args.extent, args.images);
+  const Repeated<T> a(args.a, args.count, layout), b(args.b, args.count, layout);
+  const auto sum = [zs, out, factors, images = args.images, count = args.count,
+                    width = layout.width, a = a.row(0), b = b.row(0)](const auto part) {
+    using F = typename decltype(part)::Factor;
+    const Workspace<S> own((count + 1) * width);
+    S* bias = own.at(count * width);
+    clear(bias, width);
+    for (int64_t k = 0; k < count; ++k) {
+      const S factor = factors[k * images + part.image];
+      for (int64_t j = 0; j < width; ++j) {
+        own[k * width + j] = factor * a[k * width + j];
+        bias[j] += factor * b[k * width + j];
+      }
+    }
+    for (int64_t run = 0; run < part.runs(); ++run)
+      sum_run(zs, count, part.start(run), own.at(part.channel), width, F(bias + part.channel), out,
+              part.length(run));
+  };
+  layout.for_parts(args.count, threads, sum);
+}
+
 template <class T>
 void forward(const NormSumForward& args, int threads) {
+  if (args.factors != nullptr) return forward_with_factors<T>(args, threads);
   const T* const* zs = reinterpret_cast<const T* const*>(args.zs);
   T* out = static_cast<T*>(args.out);
   const Layout<T> layout(args.extent);

@@ -32,12 +32,12 @@ struct All {
   }
 };
 
-// Rows of a block: runs of `width` values, the last one up to `end`.
+// Rows of a block, all of one image: runs of `width` values, the last one up to `end`.
 template <class T>
 struct RowsPart {
   using Factor = Each<T>;
   static constexpr int64_t channel = 0;  // the first
-  int64_t block, offset, end, width;
+  int64_t block, image, offset, end, width;
 
   int64_t runs() const { return ceil_div(end - offset, width); }
   int64_t start(int64_t run) const { return offset + run * width; }
@@ -48,6 +48,7 @@ struct RowsPart {
 template <class T>
 struct SpansPart {
   using Factor = All<T>;
+  static constexpr int64_t image = 0;
   int64_t block, channel, offset, count, stride, size;
 
   int64_t runs() const { return count; }
@@ -56,12 +57,13 @@ struct SpansPart {
 };
 
 // Where channels lie next to each other: memory as rows of `width` values. A row holds several
-// pixels where channels are few, so that it fills vectors.
+// pixels where channels are few, so that it fills vectors. Where images count, no block has parts
+// of two.
 template <class T>
 struct Rows {
-  int64_t width, elements, block, blocks;
+  int64_t width, elements, block, blocks_of_image, blocks;  // elements: of an image
 
-  static Rows of(const Extent& extent) {
+  static Rows of(const Extent& extent, int64_t images) {
     const int64_t tile = UNROLL * lanes<T>, channels = extent.channels;
     int64_t width = channels;
     double least = 2;
@@ -71,12 +73,15 @@ struct Rows {
       const double idle = double(full - pixels * channels) / full;
       if (idle < least) least = idle, width = pixels * channels;
     }
-    const int64_t elements = extent.outer * channels;
+    const int64_t elements = extent.outer / images * channels;
     const int64_t block = larger(channels < tile ? 1 : 16, BLOCK / width) * width;
-    return {width, elements, block, ceil_div(elements, block)};
+    const int64_t each = ceil_div(elements, block);
+    return {width, elements, block, each, each * images};
   }
   RowsPart<T> part(int64_t b) const {
-    return {b, b * block, smaller(elements, (b + 1) * block), width};
+    const int64_t image = b / blocks_of_image, start = b % blocks_of_image * block;
+    const int64_t end = smaller(elements, start + block), first = image * elements;
+    return {b, image, first + start, first + end, width};
   }
 };
 
@@ -110,12 +115,13 @@ struct Layout {
   Spans<T> spans;
   int64_t width, blocks;
 
-  explicit Layout(const Extent& given) : extent(given), by_rows(false), rows{}, spans{} {
+  explicit Layout(const Extent& given, int64_t images = 1)
+      : extent(given), by_rows(false), rows{}, spans{} {
     // A single channel is one long span.
     if (given.channels == 1) extent = {1, 1, given.outer * given.inner};
     by_rows = extent.inner == 1 && extent.channels > 1;
     if (by_rows)
-      rows = Rows<T>::of(extent);
+      rows = Rows<T>::of(extent, images);
     else
       spans = Spans<T>::of(extent);
     width = by_rows ? rows.width : extent.channels;

@@ -144,16 +144,18 @@ SSFNAS_INLINE void fold(double* totals, int64_t width, int64_t channels) {
   for (int64_t j = channels; j < width; ++j) totals[j % channels] += totals[j];
 }
 
-// --- S0_c = sum g,  S1_kc = rstd_kc sum g (z_k - mean_kc)
+// --- S0_c = sum g,  S1_kc = rstd_kc sum g (z_k - mean_kc), with factors of f_kn g
 
 template <class T>
 void reduce(const NormSumReduce& args, int threads) {
   using S = Scalar<T>;
   const T* grad = static_cast<const T*>(args.grad);
   const T* const* zs = reinterpret_cast<const T* const*>(args.zs);
-  const Layout<T> layout(args.extent);
+  const S* factors = static_cast<const S*>(args.factors);
+  const int64_t images = factors == nullptr ? 1 : args.images;
+  const Layout<T> layout(args.extent, images);
   const int64_t count = args.count, channels = layout.extent.channels;
-  const int64_t width = layout.width, blocks = layout.blocks;
+  const int64_t width = layout.width, blocks = layout.blocks, each = blocks / images;
   // Sums of the gradient come first, then those with each input.
   const Workspace<S> partials((count + 1) * blocks * width);
   const Repeated<T> mean(args.mean, count, layout);
@@ -168,18 +170,24 @@ void reduce(const NormSumReduce& args, int threads) {
   const S* rstd = static_cast<const S*>(args.rstd);
   S* s0 = static_cast<S*>(args.s0);
   S* s1 = static_cast<S*>(args.s1);
-  const Workspace<double> totals((count + 1) * width);
-#pragma omp parallel for num_threads(threads_for((count + 1) * blocks * width, threads))
-  for (int64_t k = 0; k <= count; ++k) {
-    double* total = totals.at(k * width);
-    sum_blocks(partials.at(k * blocks * width), blocks, width, total,
-               [](int64_t, int64_t, double value) { return value; });
+  const int64_t firsts = factors == nullptr ? 1 : count;  // rows of S0
+  const Workspace<double> totals((count + firsts) * width);
+#pragma omp parallel for num_threads(threads_for((count + firsts) * blocks * width, threads))
+  for (int64_t row = 0; row < firsts + count; ++row) {
+    const bool first = row < firsts;
+    const int64_t k = first ? row : row - firsts;
+    double* total = totals.at(row * width);
+    const S* sums = partials.at((first ? 0 : k + 1) * blocks * width);
+    const S* factor = factors == nullptr ? nullptr : factors + k * images;
+    sum_blocks(sums, blocks, width, total, [=](int64_t block, int64_t, double value) {
+      return factor == nullptr ? value : value * factor[block / each];
+    });
     fold(total, width, channels);
     for (int64_t c = 0; c < channels; ++c) {
-      if (k == 0)
-        s0[c] = static_cast<S>(total[c]);
+      if (first)
+        s0[k * channels + c] = static_cast<S>(total[c]);
       else
-        s1[(k - 1) * channels + c] = static_cast<S>(total[c] * rstd[(k - 1) * channels + c]);
+        s1[k * channels + c] = static_cast<S>(total[c] * rstd[k * channels + c]);
     }
   }
 }

@@ -47,12 +47,12 @@ struct BackwardScratch {
   Image<S> image;  // rectified
   Image<S> inner;  // gradient of D
   Image<S> outer;  // gradient of the rectified image
-  S *dz, *tile;
+  S *dz, *tile, *row;
 
   static int64_t size(const Sizes& s) {
     return Image<S>::size(s.vectors, s.height, s.width, s.border) +
            Image<S>::size(s.vectors, s.out_height, s.out_width, s.out_border) +
-           Image<S>::size(s.vectors, s.height, s.width, 0) + 2 * s.tile();
+           Image<S>::size(s.vectors, s.height, s.width, 0) + 2 * s.tile() + s.padded;
   }
   static BackwardScratch of(S* memory, const Sizes& s) {
     Parts<S> parts{memory};
@@ -63,7 +63,15 @@ struct BackwardScratch {
     scratch.outer = Image<S>::take(parts, s.vectors, s.height, s.width, 0);
     scratch.dz = parts.take(s.tile());
     scratch.tile = parts.take(s.tile());
+    scratch.row = parts.take(s.padded);
     return scratch;
+  }
+
+  // p, times the factor of a group and an image where there are factors.
+  const S* scaled(const S* p, const S* factors, int64_t g, int64_t n, const Sizes& s) const {
+    if (factors == nullptr) return p;
+    for (int64_t c = 0; c < s.padded; ++c) row[c] = factors[g * s.images + n] * p[c];
+    return row;
   }
 };
 
@@ -150,15 +158,25 @@ void backward_inputs(const Image<S>& inner, const Filters<S>& filters, const Siz
       }
 }
 
+// What sums of an input's gradient need: the input, and what it is shifted by.
+template <class T>
+struct Sums {
+  const T* x;
+  const Scalar<T>* center;  // or null, for zeros
+  Scalar<T> *s0, *s1;       // null where no sums are wanted
+};
+
 // The gradient of the input where it is positive, du, to memory: with what was there before, unless
-// `into` is null, and with the sums of du and of du u, unless `s0` is null.
+// `into` is null, and with the sums of du and of du (x - center).
 template <class T>
 void store_inputs(const BackwardScratch<T>& scratch, const Sizes& sizes, const T* into, T* dx,
-                  Scalar<T>* s0, Scalar<T>* s1) {
+                  const Sums<T>& sums) {
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
   for (int64_t v = 0; v < sizes.vectors; ++v) {
     const int64_t n = lanes_of<S>(v, sizes.channels);
+    const bool summed = sums.s0 != nullptr;
+    const Vector<S> center = sums.center == nullptr ? Vector<S>{} : get(sums.center + v * L);
     Vector<S> all0 = {}, all1 = {};
     for (int64_t y = 0; y < sizes.height; ++y) {
       const S* u = scratch.image.at(v, y, 0);
@@ -168,9 +186,9 @@ void store_inputs(const BackwardScratch<T>& scratch, const Sizes& sizes, const T
       for (int64_t x = 0; x < sizes.width; ++x) {
         const Vector<S> rectified = get(u + x * L);
         Vector<S> value = rectified > 0 ? get(gradient + x * L) : Vector<S>{};
-        if (s0 != nullptr) {
+        if (summed) {
           sum0 += value;
-          sum1 += value * rectified;  // u itself wherever the value is not zero
+          sum1 += value * (load_some(sums.x + at + x * sizes.channels, n) - center);
         }
         if (into != nullptr) value += load_some(into + at + x * sizes.channels, n);
         store_some(dx + at + x * sizes.channels, value, n);
@@ -178,9 +196,9 @@ void store_inputs(const BackwardScratch<T>& scratch, const Sizes& sizes, const T
       all0 += sum0;
       all1 += sum1;
     }
-    if (s0 == nullptr) continue;
-    put(s0 + v * L, all0);
-    put(s1 + v * L, all1);
+    if (!summed) continue;
+    put(sums.s0 + v * L, all0);
+    put(sums.s1 + v * L, all1);
   }
 }
 
@@ -216,6 +234,8 @@ void backward(const SeparableBackward& args, int threads) {
   const PackedFilters<S> filters(units, sizes);
   const PaddedRows<S> scale(units.scale, sizes), shift(units.shift, sizes);
   const PaddedRows<S> p(args.p, sizes), q(args.q, sizes), r(args.r, sizes);
+  const PaddedRows<S> center(args.center, sizes);
+  const S* factors = static_cast<const S*>(args.factors);
   const bool wanted = args.d_depthwise != nullptr;
   const Places places(units, sizes, wanted);
   int64_t blocks = smaller(sizes.images, MOST_BLOCKS);
@@ -246,7 +266,8 @@ void backward(const SeparableBackward& args, int threads) {
           const auto at = [&](int64_t group, const void* const* of) {
             return static_cast<const T*>(of[group]) + n * out_pixels;
           };
-          const Coefficients<S> coefficients{p.row(g), q.row(g), r.row(g)};
+          const Coefficients<S> coefficients{scratch.scaled(p.row(g), factors, g, n, sizes),
+                                             q.row(g), r.row(g)};
           backward_outputs(scratch, filters[g], sizes, at(g, args.grads), at(g, args.zs),
                            coefficients, wanted ? own + places.depthwise(g) : nullptr,
                            wanted ? own + places.mixing(g) : nullptr);
@@ -255,13 +276,14 @@ void backward(const SeparableBackward& args, int threads) {
           backward_inputs(scratch.inner, filters[g], sizes, units.shared && g > 0, scratch.outer);
           if (units.shared) continue;
           const int64_t place = n * each + g * sizes.padded;
+          const T* x = static_cast<const T*>(units.xs[g]) + n * pixels;
           store_inputs<T>(scratch, sizes, nullptr, static_cast<T*>(args.dxs[g]) + n * pixels,
-                          s0.at(place), s1.at(place));
+                          {x, center.row(g), s0.at(place), s1.at(place)});
         }
         if (!units.shared) continue;
         const T* into = static_cast<const T*>(args.into);
         store_inputs<T>(scratch, sizes, into == nullptr ? nullptr : into + n * pixels,
-                        static_cast<T*>(args.dxs[0]) + n * pixels, nullptr, nullptr);
+                        static_cast<T*>(args.dxs[0]) + n * pixels, {});
       }
     }
     if (wanted) {

@@ -42,6 +42,11 @@ class AlignedWorkspace {
   S* values_;
 };
 
+template <class S>
+SSFNAS_INLINE void clear(S* values, int64_t size) {
+  __builtin_memset(values, 0, size * sizeof(S));
+}
+
 // Hands out parts of a piece of scratch memory, each a whole number of vectors.
 template <class S>
 struct Parts {

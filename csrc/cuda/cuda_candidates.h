@@ -21,8 +21,9 @@ struct DepthwiseBackwardInput {
   const void* dd;
   const void* into;  // added to the gradient of a shared input; may be where it goes; or null
   void* const* dxs;  // [1] or [G]
-  void* sums;        // [2, G, C]: sum du_g and sum du_g u_g; null where the input is shared
+  void* sums;        // [2, G, C]: sum du_g and sum du_g (x_g - center_g); null where x is shared
   void* partials;    // room for depthwise_input_partials(...), or null like the sums
+  const void* center;  // [G, C], or null for zeros
 };
 
 struct DepthwiseBackwardFilter {

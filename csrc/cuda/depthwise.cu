@@ -62,7 +62,8 @@ __device__ inline void sum_columns(S* memory, const S (&mine)[VEC], const Tiling
 template <class T, int VEC>
 __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
     backward_input_kernel(const __grid_constant__ Units<T> units, const T* dd, const T* into,
-                          const __grid_constant__ Outputs dxs, Scalar<T>* partials) {
+                          const __grid_constant__ Outputs dxs, Scalar<T>* partials,
+                          const Scalar<T>* center) {
   SSFNAS_SHARED_MEMORY(memory);
   const Tiling& t = units.tiling;
   const Lane<VEC> lane(t);
@@ -88,6 +89,9 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
   Scalar<T> sums[VEC] = {}, products[VEC] = {};
   if (busy) {
     const Normalized<T, VEC> normalized = units.normalized(g, lane);
+    Scalar<T> middle[VEC] = {};
+    if (center != nullptr)
+      load_coefficients(middle, center + static_cast<int64_t>(g) * t.channels + lane.channel);
     const int64_t within = (static_cast<int64_t>(y) * t.width + x) * t.channels + lane.channel;
     const int64_t place = corner.image * t.height * t.width * t.channels + within;
     const T* input = units.input(g, corner.image) + within;
@@ -95,7 +99,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 #pragma unroll
     for (int o = 0; o < STRIP; ++o) {
       if (x + o >= t.width) break;
-      const Values<T, VEC> u = normalized(load<VEC>(input + o * t.channels));
+      const Values<T, VEC> raw = load<VEC>(input + o * t.channels), u = normalized(raw);
       Values<T, VEC> gradient = total[o];
 #pragma unroll
       for (int i = 0; i < VEC; ++i) {
@@ -112,7 +116,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 #pragma unroll
       for (int i = 0; i < VEC; ++i) {
         sums[i] += gradient.v[i];
-        products[i] += gradient.v[i] * u.v[i];
+        products[i] += gradient.v[i] * (raw.v[i] - middle[i]);
       }
     }
   }
@@ -186,7 +190,7 @@ void depthwise_backward_input(const DepthwiseBackwardInput& args, int device, vo
   const OnDevice guard(device);
   const SeparableUnits& given = args.units;
   const bool wide = wide_fits(given) && aligned(args.dd) && aligned(args.into) &&
-                    aligned(args.dxs, given.shared ? 1 : given.groups);
+                    aligned(args.dxs, given.shared ? 1 : given.groups) && aligned(args.center);
   for_dtype(given.dtype, wide, [&](auto tag, auto vec) {
     using T = typename decltype(tag)::type;
     constexpr int VEC = decltype(vec)::value;
@@ -199,7 +203,8 @@ void depthwise_backward_input(const DepthwiseBackwardInput& args, int device, vo
     SSFNAS_LAUNCH((backward_input_kernel<T, VEC>), grid, t.threads, bytes, stream, units,
                   static_cast<const T*>(args.dd), static_cast<const T*>(args.into),
                   outputs(args.dxs, given.shared ? 1 : given.groups),
-                  static_cast<Scalar<T>*>(args.partials));
+                  static_cast<Scalar<T>*>(args.partials),
+                  static_cast<const Scalar<T>*>(args.center));
     check(cudaGetLastError(), "depthwise_backward_input");
     if (args.partials == nullptr) return;
     sum_rows<Scalar<T>>(args.partials, args.sums, t.tiles, 2 * given.groups * given.channels,

@@ -14,7 +14,7 @@ from ssfnas.evaluation.features import classifier_of, features_of
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.objectives import LOSSES, CosineClassifier
 from ssfnas.seeding import derive_seed, generator
-from ssfnas.spaces import DerivedNetwork, Genotype
+from ssfnas.spaces import NETWORKS, Genotype
 
 
 def build_network(
@@ -28,7 +28,8 @@ def build_network(
     """A network with timm's ``forward_features``, ``forward_head`` and ``get_classifier``.
 
     Args:
-        config: ``model``, ``channels``, ``layers``, ``auxiliary``, ``loss`` and ``seed`` count.
+        config: ``model``, ``network``, ``channels``, ``layers``, ``auxiliary``, ``loss`` and
+            ``seed`` count.
         genotype: what ``derived`` is derived from, and for it never None.
         num_classes, in_channels, image_size: of the data; pixels (height, width).
 
@@ -38,7 +39,7 @@ def build_network(
     """
     if config.model == "derived":
         assert genotype is not None
-        net: nn.Module = DerivedNetwork(
+        net: nn.Module = NETWORKS[config.network](
             genotype,
             num_classes,
             in_channels=in_channels,

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssfnas.fused.cell_tables import Block
+from ssfnas.fused.cell_tables import Block, Rows
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.ops.collectives import merged_moments
 from ssfnas.ops.norm_coefficients import MEAN, VAR
-
-Primitives = Callable[[str], Callable[..., Any]]
+from ssfnas.ops.primitives import enter_statistics, gradient_coefficients
 
 
 class Update(NamedTuple):
@@ -55,51 +54,62 @@ class Statistics:
 
     Args:
         call: of the whole pass.
-        primitives: functions by name; an attribute, as is the table.
-        table: [4, R, C].
-        rows: the BatchNorms of each row but the first.
-        values: that a channel of a result has.
+        rows: of the cell.
+        table: [5, 1 + R, C].
+        affine: weights and biases of the BatchNorms, [2, 1 + R, C], or None.
 
     Attributes:
-        count: the same, over all processes.
-
-    Raises:
-        ValueError: batches are normalized by statistics of a single value.
+        counts: for each number of values that a channel has here, the one over all processes.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        primitives: Primitives,
-        table: Tensor,
-        rows: list[list[BatchNorm2d]],
-        values: int,
-    ) -> None:
-        self.table = table
-        self.count: int | Tensor = values
-        self.primitives = primitives
-        self._call, self._rows, self._values = call, rows, values
-        if call.batch_statistics and call.group is None and values <= 1 and rows:
+    def __init__(self, call: Call, rows: Rows, table: Tensor, affine: Tensor | None) -> None:
+        self.table, self.affine = table, affine
+        self.counts: dict[int, int | Tensor] = {}
+        self._call, self._norms = call, rows.norms
+        self._values_of_row: dict[int, int] = {}
+
+    def enter(self, rows: slice, mean: Tensor, var: Tensor, like: Tensor) -> None:
+        """Take the statistics [K, C] of a batch, or the running ones in their place.
+
+        Args:
+            rows: where they go.
+            mean, var: [K, C], biased.
+            like: one of the tensors [N, C, H, W] that have these statistics.
+
+        Raises:
+            ValueError: batches are normalized by statistics of a single value.
+        """
+        call, values = self._call, values_of(like)
+        norms = self._norms[rows.start - 1 : rows.stop - 1]
+        count: int | Tensor = values
+        if not call.batch_statistics:
+            mean, var = _running(norms, mean, var)
+        elif call.group is not None:
+            mean, var, count = merged_moments(mean, var * values, values, call.group)
+        elif values <= 1:
             raise ValueError(
-                "Expected more than 1 value per channel when training: a cell of the supernet has "
+                "Expected more than 1 value per channel when training: a cell of the network has "
                 f"{values}; enlarge the batch or the images"
             )
-
-    def enter(self, start: int, mean: Tensor, var: Tensor) -> None:
-        """Take the statistics [K, C] of a batch, or the running ones in their place."""
-        call = self._call
-        if not call.batch_statistics:
-            mean, var = _running(self._rows[start - 1 : start - 1 + len(mean)], mean, var)
-        elif call.group is not None:
-            squares = var * self._values
-            mean, var, self.count = merged_moments(mean, squares, self._values, call.group)
-        self.primitives("enter_statistics")(self.table, start, mean, var, call.eps)
+        self.counts.setdefault(values, count)
+        self._values_of_row |= dict.fromkeys(range(rows.start, rows.stop), values)
+        affine = (None, None) if self.affine is None else self.affine[:, rows].unbind()
+        enter_statistics(self.table, rows.start, mean, var, call.eps, *affine)
 
     def finish(self) -> None:
         """Leave what the BatchNorms have to fold in, once all rows are there."""
-        if self._call.batch_statistics and self._rows:
-            mean, var = self.table[MEAN, 1:], self.table[VAR, 1:]
-            self._call.updates.append(Update(self._rows, mean, var, self.count))
+        if not self._call.batch_statistics:
+            return
+        first = 1
+        for row in range(1, len(self._norms) + 1):
+            values = self._values_of_row[row]
+            if row < len(self._norms) and self._values_of_row[row + 1] == values:
+                continue
+            rows = slice(first, row + 1)
+            mean, var = self.table[MEAN, rows], self.table[VAR, rows]
+            norms = self._norms[first - 1 : row]
+            self._call.updates.append(Update(norms, mean, var, self.counts[values]))
+            first = row + 1
 
 
 class Coefficients:
@@ -107,24 +117,29 @@ class Coefficients:
 
     Args:
         call: of the forward pass.
-        primitives: functions by name.
         table: [T, C].
-        count: values that a channel has, over all processes.
+        counts: of :class:`Statistics`.
     """
 
-    def __init__(
-        self, call: Call, primitives: Primitives, table: Tensor, count: int | Tensor
-    ) -> None:
-        self.primitives, self.table = primitives, table
+    def __init__(self, call: Call, table: Tensor, counts: dict[int, int | Tensor]) -> None:
+        self.table = table
         self.batch_statistics = call.batch_statistics
-        self._group, self._count = call.group, count
+        self._group, self._counts = call.group, counts
 
     def enter(
-        self, rows: Tensor, a: Tensor, mean: Tensor, rstd: Tensor, s0: Tensor, s1: Tensor
+        self,
+        rows: Tensor,
+        a: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        s0: Tensor,
+        s1: Tensor,
+        like: Tensor,
     ) -> None:
         """:func:`~ssfnas.ops.norm_coefficients.gradient_coefficients`, over all processes.
 
-        Where statistics are constants there is nothing but p.
+        Where statistics are constants there is nothing but p. ``like`` has as many values a channel
+        as the sums go over.
         """
         if not self.batch_statistics:
             self.table.index_copy_(0, rows[0], a)
@@ -133,15 +148,21 @@ class Coefficients:
             sums = torch.cat([s0.reshape(-1, s0.shape[-1]), s1])
             dist.all_reduce(sums, group=self._group)
             s0, s1 = sums[: -len(s1)].view_as(s0), sums[-len(s1) :]
-        self.primitives("gradient_coefficients")(
-            self.table, rows, a, mean, rstd, s0, s1, self._count
-        )
+        values = values_of(like)
+        # What is not normalized has no count; its q and r are not looked at.
+        count = self._counts.get(values, values)
+        gradient_coefficients(self.table, rows, a, mean, rstd, s0, s1, count)
 
     def rows_of(self, block: Block) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """p, q and r; q and r are None where statistics are constants."""
         if not self.batch_statistics:
             return self.table[block.p], None, None
         return self.table[block.p], self.table[block.q], self.table[block.r]
+
+
+def values_of(x: Tensor) -> int:
+    """How many values a channel of [N, C, H, W] has."""
+    return x.shape[0] * x.shape[2] * x.shape[3]
 
 
 def _running(

@@ -1,193 +1,142 @@
 """Where a cell's coefficients stand in the tables of :mod:`ssfnas.ops.norm_coefficients`.
 
-Whatever a kernel reads together stands together, so that it is a slice: the statistics of a
-source's units, and for the backward pass p, q and r of all terms that a source gives to the nodes.
+Whatever a kernel reads together stands together, so that it is a slice. Row 0 of the statistics is
+that of what is not normalized, rows 0 and 1 of the gradients hold zeros and ones.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ssfnas.fused.cell_layout import POOLS, CellLayout
-from ssfnas.ops.norm_coefficients import RSTD
+from ssfnas.layers.normalization import BatchNorm2d
+from ssfnas.ops.norm_coefficients import RSTD, SCALE
 
-Place = tuple[torch.device, torch.dtype]
-
-
-class SourceRows(NamedTuple):
-    """Where the statistics of a source's units, reduces and pools begin."""
-
-    first: int
-    second: int
-    reduces: int
-    pools: int
+PLAIN = 0  # of statistics: mean 0, factor 1
+ZEROS, ONES = 0, 1  # of gradients
 
 
-class Block(NamedTuple):
-    """Rows of the gradients' table: p, q and r of as many terms, or units.
+class Block:
+    """Rows of the gradients' table: p, q and r of several terms or units."""
 
-    Pools have one row of q and one of r, to which all their terms add; the row of q follows those
-    of p. Reduces have p and q of each side by side. Behind the rows of p of skip connections is one
-    of ones.
-    """
+    def __init__(self, p: slice, q: slice, r: slice) -> None:
+        self.p, self.q, self.r = p, q, r
 
-    p: slice
-    q: slice
-    r: slice
+    def rows(self, number: int) -> tuple[int, int, int]:
+        """Those of one of them."""
+        p, q, r = (part.start + number * (part.step or 1) for part in (self.p, self.q, self.r))
+        return p, q, r
 
 
-class Indices(NamedTuple):
-    """Rows as tensors, on one device.
+@dataclass
+class Rows:
+    """The rows that families take, one after the other.
 
     Attributes:
-        statistics: for each node, the rows of its terms' statistics, [K].
-        weights: for each node, the places of its terms in the flattened table of weights, [K].
-        gradients: for each node, the rows of its terms' p, q and r, [3, K].
-        paired: for each source, the rows of p, q and r of first blocks that have a second, [3, G].
+        norms: for each row of statistics but the first, the BatchNorms that have them.
+        gradients: how many rows of the gradients' table are taken.
+        ones: those that hold ones from the start.
     """
 
-    statistics: list[Tensor]
-    weights: list[Tensor]
-    gradients: list[Tensor]
-    paired: list[Tensor]
+    norms: list[list[BatchNorm2d]] = field(default_factory=list)
+    gradients: int = 2
+    ones: list[int] = field(default_factory=lambda: [ONES])
 
+    def take_statistics(self, norms: Sequence[list[BatchNorm2d]]) -> slice:
+        """A row for each list of BatchNorms that share their statistics."""
+        first = 1 + len(self.norms)
+        self.norms += norms
+        return slice(first, first + len(norms))
 
-class CellTables:
-    """The rows of both tables of a cell, and the tables themselves.
-
-    Args:
-        layout: of the cell.
-        operations: candidates an edge.
-
-    Attributes:
-        uses: for each source and kind of term, its terms as (node, number in the node).
-        sources: for each source, where its statistics are; row 0 is that of what is not normalized.
-        blocks: for each source, where its gradients' coefficients are, by kind of term, and of all
-            its first units as ``"first"``; row 0 holds zeros.
-    """
-
-    def __init__(self, layout: CellLayout, operations: int) -> None:
-        self.layout, self._operations = layout, operations
-        self.uses: list[dict[str, list[tuple[int, int]]]] = [{} for _ in layout.sources]
-        for node, terms in enumerate(layout.terms):
-            for number, term in enumerate(terms):
-                self.uses[term.source].setdefault(term.kind, []).append((node, number))
-        self.sources: list[SourceRows] = []
-        row = 1
-        for source in layout.sources:
-            second = row + len(source.first)
-            reduces = second + len(source.second)
-            pools = reduces + len(source.reduces)
-            self.sources.append(SourceRows(row, second, reduces, pools))
-            row = pools + (len(POOLS) if source.pools else 0)
-        self._statistics = row
-        self._ones: list[int] = []
-        self._gradients = 1
-        self.blocks = [self._make_blocks(state) for state in range(len(layout.sources))]
-        self._indices: dict[torch.device, Indices] = {}
-        self._templates: dict[tuple[Place, int], tuple[Tensor, Tensor]] = {}
-
-    def _make_blocks(self, state: int) -> dict[str, Block]:
-        source, blocks = self.layout.sources[state], {}
-        counts = {kind: len(terms) for kind, terms in self.uses[state].items() if kind != "single"}
-        if source.first:
-            counts["first"] = len(source.first)
-        for kind, count in counts.items():
-            if kind == "reduce":
-                pairs = self._take(2 * count)
-                p, q = (slice(pairs.start + i, pairs.stop, 2) for i in range(2))
-                blocks[kind] = Block(p, q, self._take(count))
-                continue
-            p = self._take(count)
-            if kind == "skip":
-                self._ones.append(self._take(1).start)
-            each = 1 if kind in POOLS else count
-            blocks[kind] = Block(p, self._take(each), self._take(each))
-        return blocks
-
-    def _take(self, count: int) -> slice:
-        rows = slice(self._gradients, self._gradients + count)
-        self._gradients = rows.stop
+    def take(self, count: int) -> slice:
+        """Rows of gradients, zeros."""
+        rows = slice(self.gradients, self.gradients + count)
+        self.gradients = rows.stop
         return rows
 
-    def statistics(self, like: Tensor, channels: int) -> Tensor:
-        """A table [4, R, C] in dtype and device of ``like``; rows but the first are not set."""
-        table = like.new_empty(4, self._statistics, channels)
-        table[:, 0] = self._template(like, channels)[0]
+    def take_ones(self, count: int) -> slice:
+        """Rows of gradients that are ones where nothing else is entered."""
+        rows = self.take(count)
+        self.ones += range(rows.start, rows.stop)
+        return rows
+
+    def take_block(self, count: int) -> Block:
+        """p of ``count`` terms, then their q, then their r."""
+        return Block(self.take(count), self.take(count), self.take(count))
+
+
+class Tables:
+    """Both tables of a cell, as a pass begins with them.
+
+    Args:
+        rows: that are taken in all.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        # BatchNorms with weights have a row of their own (see the families).
+        self.affine = [
+            (row, norms[0])
+            for row, norms in enumerate(rows.norms, 1)
+            if norms and norms[0].weight is not None
+        ]
+        self._all_affine = len(self.affine) == len(rows.norms)
+        self._channels = rows.norms[0][0].num_features if rows.norms else 0
+        self._indices: dict[torch.device, Tensor] = {}
+        self._templates: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def affine_parameters(self) -> list[nn.Parameter]:
+        """Weights of all BatchNorms that have them, then their biases."""
+        norms = [norm for _, norm in self.affine]
+        return [*(norm.weight for norm in norms), *(norm.bias for norm in norms)]
+
+    def affine_rows(self, parameters: Sequence[Tensor], like: Tensor) -> Tensor | None:
+        """Weights and biases [2, 1 + R, C], row by row of the statistics; None where none has any.
+
+        Args:
+            parameters: the values of :meth:`affine_parameters`.
+            like: of the tables' dtype.
+        """
+        if not self.affine:
+            return None
+        values = torch.stack(list(parameters)).to(like.dtype).unflatten(0, (2, -1))
+        rows = 1 + len(self._rows.norms)
+        table = values.new_zeros(2, rows, values.shape[2])
+        table[0] = 1
+        if self._all_affine:
+            table[:, 1:] = values
+            return table
+        if like.device not in self._indices:
+            places = [row for row, _ in self.affine]
+            self._indices[like.device] = torch.tensor(places, device=like.device)
+        return table.index_copy_(1, self._indices[like.device], values)
+
+    def affine_gradients(self, table: Tensor, unused: Container[int]) -> list[Tensor | None]:
+        """From rows [2, 1 + R, C] to the gradients of :meth:`affine_parameters`.
+
+        None for those of rows that took no part.
+        """
+        return [None if row in unused else kind[row] for kind in table for row, _ in self.affine]
+
+    def statistics(self, like: Tensor) -> Tensor:
+        """A table [5, 1 + R, C] in dtype and device of ``like``; only row 0 is set."""
+        table = like.new_empty(5, 1 + len(self._rows.norms), self._channels)
+        table[:, PLAIN] = self._template(like)[0]
         return table
 
-    def gradients(self, like: Tensor, channels: int) -> Tensor:
+    def gradients(self, like: Tensor) -> Tensor:
         """A table [T, C] in dtype and device of ``like``: zeros, and ones where they belong."""
-        return self._template(like, channels)[1].clone()
+        return self._template(like)[1].clone()
 
-    def _template(self, like: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-        key = (like.device, like.dtype), channels
+    def _template(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        key = like.device, like.dtype
         if key not in self._templates:
-            unchanged = like.new_zeros(4, 1)
-            unchanged[RSTD] = 1
-            gradients = like.new_zeros(self._gradients, channels)
-            gradients[self._ones] = 1
-            self._templates[key] = unchanged, gradients
+            plain = like.new_zeros(5, 1)
+            plain[[RSTD, SCALE]] = 1
+            gradients = like.new_zeros(self._rows.gradients, self._channels)
+            gradients[self._rows.ones] = 1
+            self._templates[key] = plain, gradients
         return self._templates[key]
-
-    def indices(self, device: torch.device) -> Indices:
-        """The rows on a device; made once."""
-        if device not in self._indices:
-            self._indices[device] = self._make_indices(device)
-        return self._indices[device]
-
-    def _make_indices(self, device: torch.device) -> Indices:
-        def index(values: list[int] | list[tuple[int, int, int]]) -> Tensor:
-            found = torch.tensor(values, dtype=torch.int64, device=device)
-            return found if found.dim() == 1 else found.T.contiguous()
-
-        terms = self.layout.terms
-        statistics = [
-            index([self._statistics_row(t.source, t.kind, t.position) for t in node])
-            for node in terms
-        ]
-        weights = [
-            index([t.place[0] * self._operations + t.place[1] for t in node]) for node in terms
-        ]
-        to: dict[tuple[int, int], tuple[int, int, int]] = {}
-        for state, uses in enumerate(self.uses):
-            for kind, places in uses.items():
-                for number, place in enumerate(places):
-                    to[place] = self._gradient_rows(state, kind, number)
-        gradients = [
-            index([to[node, number] for number in range(len(terms[node]))])
-            for node in range(len(terms))
-        ]
-        paired = [
-            index([_rows(self.blocks[state]["first"], g) for g in range(len(source.paired))])
-            for state, source in enumerate(self.layout.sources)
-        ]
-        return Indices(statistics, weights, gradients, paired)
-
-    def _statistics_row(self, state: int, kind: str, position: int) -> int:
-        rows = self.sources[state]
-        if kind == "single":
-            return rows.first + len(self.layout.sources[state].paired) + position
-        if kind == "second":
-            return rows.second + position
-        if kind == "reduce":
-            return rows.reduces + position
-        return rows.pools + POOLS.index(kind) if kind in POOLS else 0
-
-    def _gradient_rows(self, state: int, kind: str, number: int) -> tuple[int, int, int]:
-        if kind == "single":
-            return _rows(
-                self.blocks[state]["first"], len(self.layout.sources[state].paired) + number
-            )
-        block = self.blocks[state][kind]
-        if kind in POOLS:
-            return block.p.start + number, block.q.start, block.r.start
-        return _rows(block, number)
-
-
-def _rows(block: Block, number: int) -> tuple[int, int, int]:
-    p, q, r = (part.start + number * (part.step or 1) for part in block)
-    return p, q, r

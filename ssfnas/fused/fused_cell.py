@@ -1,70 +1,214 @@
-"""A search cell as one step of autograd.
+"""A cell as one step of autograd.
 
-Forward: for each source its units and pools (:mod:`ssfnas.fused.fused_source`), for each node one
-normalized sum over all its candidates. Backward, from the last node to the first: one reduction
-over the candidates of a node gives the gradients of their weights and what BatchNorm's gradient
-needs, then the gradients of the source that this node is.
+Forward: for each state the candidates that leave it, a family at a time
+(:mod:`ssfnas.fused.families`), and each further state as one normalized sum of what arrives.
+Backward, from the last state to the first: one reduction over a state's summands gives the
+gradients of their weights, of their BatchNorms' weights, and what BatchNorm's gradient needs
+(:mod:`ssfnas.ops.norm_coefficients`); then come the gradients of what leaves the state before.
 
-Kept for the backward pass are the states, the results of 1x1 convolutions and of pools, and the
-statistics. Depthwise results and ReLUs are computed again, and gradients of candidates never
-written.
+Kept for the backward pass are the inputs, the output, results of 1x1 convolutions and of normalized
+pools, and the statistics. Nodes are parts of the output; preprocessed inputs, depthwise results and
+ReLUs are computed again, and gradients of candidates never written.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ssfnas.fused import fused_source
-from ssfnas.fused.cell_layout import CellLayout, Filters
-from ssfnas.fused.cell_statistics import Call, Coefficients, Primitives, Statistics
-from ssfnas.fused.cell_tables import CellTables
-from ssfnas.fused.fused_source import Results
+from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, CellLayout
+from ssfnas.fused.cell_statistics import Call, Coefficients, Statistics
+from ssfnas.fused.cell_tables import Tables
+from ssfnas.fused.families import Backward, Modules, Use
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
-from ssfnas.ops.selection import AUTO, choose, has_op, op_of, primitive, requested
+from ssfnas.ops.primitives import node_coefficients, norm_sum_forward, norm_sum_reduce
 
 NHWC = torch.channels_last
-A = 2  # of a node's mean, rstd and a
+_A = 2  # of a sum's mean, rstd and a
+
+
+class _Rows(NamedTuple):
+    """Rows of one state's summands, as int64 tensors on a device.
+
+    Attributes:
+        statistics: [K].
+        weights: [K], places among the cell's weights, behind which comes a one.
+        paths: [K], places among the cell's factors, behind which come ones; None: ones alone.
+        summed: [S], the places of those whose sums over the gradient are needed.
+        gradients: [3, S], the rows of p, q and r of these.
+        sum_rows, sum_weights: [S], ``statistics`` and ``weights`` of these.
+    """
+
+    statistics: Tensor
+    weights: Tensor
+    paths: Tensor | None
+    summed: Tensor
+    gradients: Tensor
+    sum_rows: Tensor
+    sum_weights: Tensor
 
 
 class FusedCell:
-    """Computes what its :class:`~ssfnas.layers.cells.SearchCell` does, with the same modules.
+    """Computes what a cell does, with the same modules.
 
     Args:
         layout: of the cell.
-        operations: candidates an edge.
+        weights: how many weights its candidates have; 0: none.
+        paths: how many of its candidates may be dropped.
+
+    Attributes:
+        summed: for each state, the places of the summands whose sums over its gradient are needed.
     """
 
-    def __init__(self, layout: CellLayout, operations: int) -> None:
-        self.layout = layout
-        self.tables = CellTables(layout, operations)
-        # Of each source and kind of parameter, how many there are.
-        self.counts = [[len(kind) for kind in source.parameters] for source in layout.sources]
+    def __init__(self, layout: CellLayout, weights: int = 0, paths: int = 0) -> None:
+        self.layout, self.weights, self.paths = layout, weights, paths
+        self.tables = Tables(layout.rows)
+        self.summed = [
+            [
+                place
+                for place, term in enumerate(terms)
+                if term.is_normalized or term.candidate.weight is not None
+            ]
+            for terms in layout.terms
+        ]
+        self._counts = [len(family.parameters()) for family in layout.families]
+        self._rows: dict[torch.device, list[_Rows]] = {}
 
-    def __call__(self, call: Call, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:
-        """Preprocessed inputs [N, C, h, w], weights [E, O] -> all nodes [N, nodes * C, h', w']."""
-        output: Tensor = _CellFunction.apply(self, call, s0, s1, weights, *self.layout.parameters())
+    def __call__(
+        self,
+        call: Call,
+        s0: Tensor,
+        s1: Tensor,
+        weights: Tensor | None = None,
+        factors: Tensor | None = None,
+    ) -> Tensor:
+        """Both inputs -> the states of the output, concatenated, channels_last.
+
+        Args:
+            call: how the pass is made.
+            s0, s1: [N, c, h, w] each.
+            weights: of the candidates, in any shape.
+            factors: of the paths for each image, [paths, N].
+        """
+        output: Tensor = _CellFunction.apply(
+            self, call, s0, s1, weights, factors, *self.parameters()
+        )
         return output
 
-    def split_filters(self, parameters: Sequence[Tensor]) -> list[Filters]:
-        """The filters of each source, from the parameters of the layout."""
+    def parameters(self) -> list[Tensor]:
+        """Those of each family, then the BatchNorms' weights and biases."""
+        of_families = (p for family in self.layout.families for p in family.parameters())
+        return [*of_families, *self.tables.affine_parameters()]
+
+    def split(self, parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+        """The parameters of each family, and behind them those of the BatchNorms."""
         remaining = iter(parameters)
-        kinds = [
-            [list(itertools.islice(remaining, count)) for count in counts] for counts in self.counts
-        ]
-        return [Filters(*filters) for *filters, _ in kinds]
+        own = [list(itertools.islice(remaining, count)) for count in self._counts]
+        return [*own, list(remaining)]
+
+    def summands(
+        self,
+        state: int,
+        places: Sequence[int] | None,
+        state_of: Callable[[int], Tensor],
+        results: Sequence[Any],
+    ) -> list[Tensor]:
+        """What a state is a sum of: all, or those in some places.
+
+        Args:
+            state: which.
+            places: of the summands; None: all.
+            state_of: gives a state that is a summand itself.
+            results: of the families.
+        """
+        terms = self.layout.terms[state]
+        zs = []
+        for term in terms if places is None else [terms[place] for place in places]:
+            z = term.family.result(results[term.slot], term.number)
+            zs.append(state_of(term.candidate.start) if z is None else z)
+        return zs
+
+    def rows(self, device: torch.device) -> list[_Rows]:
+        """Rows of each state's summands on a device; made once."""
+        if device not in self._rows:
+            states = range(len(self.layout.terms))
+            self._rows[device] = [self._rows_of(state, device) for state in states]
+        return self._rows[device]
+
+    def _rows_of(self, state: int, device: torch.device) -> _Rows:
+        terms, summed = self.layout.terms[state], self.summed[state]
+
+        def index(values: Sequence[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.int64, device=device)
+
+        statistics = [term.row for term in terms]
+        weights = [_place(term.candidate.weight, self.weights) for term in terms]
+        paths = [_place(term.candidate.path, self.paths) for term in terms]
+        gradients = [terms[place].family.gradient_rows(terms[place].number) for place in summed]
+        return _Rows(
+            index(statistics),
+            index(weights),
+            index(paths) if any(path < self.paths for path in paths) else None,
+            index(summed),
+            torch.tensor(gradients, dtype=torch.int64, device=device).view(-1, 3).T.contiguous(),
+            index([statistics[place] for place in summed]),
+            index([weights[place] for place in summed]),
+        )
+
+
+def _place(place: int | None, count: int) -> int:
+    return count if place is None else place
+
+
+class _Sum(NamedTuple):
+    """How a state is made of its summands: sum_k f_kn (a_k z_k + b_k).
+
+    Attributes:
+        coefficients: mean, rstd and a, [3, K, C].
+        b: [C], or [K, C] where there are factors.
+        factors: [K, N], or None for ones.
+    """
+
+    coefficients: Tensor
+    b: Tensor
+    factors: Tensor | None
+
+    def of(self, zs: list[Tensor]) -> Tensor:
+        """The state."""
+        return norm_sum_forward(zs, self.coefficients[_A], self.b, self.factors)
+
+
+class _Kept(NamedTuple):
+    """What the backward pass needs, besides parameters and the output.
+
+    Attributes:
+        weights: [W + 1], with a one behind.
+        inputs: as they came.
+        hidden: nodes that are not part of the output.
+        results: of each family, but for modules.
+        sums: of each state but the inputs.
+        statistics: [5, 1 + R, C].
+        affine: weights and biases of the BatchNorms, [2, 1 + R, C], or None.
+    """
+
+    weights: Tensor
+    inputs: list[Tensor]
+    hidden: dict[int, Tensor]
+    results: list[Any]
+    sums: list[_Sum]
+    statistics: Tensor
+    affine: Tensor | None
 
 
 class _CellFunction(torch.autograd.Function):
-    """(fused cell, call, s0, s1, weights, *parameters of the layout) -> nodes."""
+    """(fused cell, call, s0, s1, weights, factors, *parameters of the cell) -> output."""
 
     @staticmethod
     def forward(
@@ -73,177 +217,231 @@ class _CellFunction(torch.autograd.Function):
         call: Call,
         s0: Tensor,
         s1: Tensor,
-        weights: Tensor,
-        *rest: Tensor,
+        weights: Tensor | None,
+        factors: Tensor | None,
+        *parameters: Tensor,
     ) -> Tensor:
+        layout = cell.layout
         states = [x.contiguous(memory_format=NHWC) for x in (s0, s1)]
-        layout, tables, channels = cell.layout, cell.tables, s0.shape[1]
-        indices = tables.indices(s0.device)
+        *of_families, of_norms = cell.split(parameters)
         with without_autocast(s0):
-            primitives = _primitives([s0])
-            flat = weights.to(accumulator(s0.dtype)).flatten()
-            statistics = Statistics(
-                call,
-                primitives,
-                tables.statistics(flat, channels),
-                layout.norm_rows,
-                _values(states[0], layout.sources[0].stride),
-            )
-        modules, sources, nodes = [], [], []
-        filters = cell.split_filters(rest)
-        for state, source in enumerate(layout.sources):
-            modules.append(fused_source.run_modules(source.modules, states[state]))
-            with without_autocast(s0):
-                sources.append(
-                    fused_source.forward(
-                        source,
-                        tables.sources[state],
-                        statistics,
-                        states[state],
-                        filters[state],
-                    )
-                )
-                if state == 0:
-                    continue
-                number = state - 1
-                zs = [sources[t.source].find(t, modules[t.source]) for t in layout.terms[number]]
-                node, b = primitives("node_coefficients")(
-                    statistics.table, indices.statistics[number], flat, indices.weights[number]
-                )
-                states.append(_primitives(zs)("norm_sum_forward")(zs, node[A], b))
-                nodes.append(node)
+            one = torch.ones(1, dtype=accumulator(s0.dtype), device=s0.device)
+            flat = one if weights is None else torch.cat([weights.flatten().to(one), one])
+            if factors is not None:
+                factors = torch.cat([factors.to(one), one.expand(1, s0.shape[0])])
+            affine = cell.tables.affine_rows(of_norms, flat)
+            statistics = Statistics(call, layout.rows, cell.tables.statistics(flat), affine)
+        results: list[Any] = []
+        sums: list[_Sum] = []
+        for state, slots in enumerate(layout.sources):
+            if state >= INPUTS:
+                zs = cell.summands(state, None, states.__getitem__, results)
+                with without_autocast(s0):
+                    sums.append(_sum_of(cell, state, statistics.table, flat, factors))
+                    states.append(sums[-1].of(zs))
+            for slot in slots:
+                family = layout.families[slot]
+                # Modules do as autocast wants.
+                with nullcontext() if isinstance(family, Modules) else without_autocast(s0):
+                    results.append(family.forward(states[state], of_families[slot], statistics))
         statistics.finish()
-        saved, ctx.spec = tree_flatten((sources, statistics.table, nodes))
-        ctx.save_for_backward(*rest, *saved)
-        ctx.cell, ctx.call, ctx.modules, ctx.count = cell, call, modules, statistics.count
-        ctx.weights = torch.empty_like(weights, device="meta")
-        return torch.cat(states[2:], dim=1).contiguous(memory_format=NHWC)
+        output = torch.cat([states[state] for state in layout.output], dim=1)
+        output = output.contiguous(memory_format=NHWC)
+        pairs = list(zip(layout.families, results, strict=True))
+        nodes = range(INPUTS + PREPROCESSED, len(states))
+        kept = _Kept(
+            flat,
+            states[:INPUTS],
+            {state: states[state] for state in nodes if state not in layout.output},
+            [None if isinstance(f, Modules) else f.kept(result) for f, result in pairs],
+            sums,
+            statistics.table,
+            affine,
+        )
+        saved, ctx.spec = tree_flatten(kept)
+        ctx.save_for_backward(output, *parameters, *saved)
+        # Modules have graphs, which autograd must not see.
+        ctx.modules = [result if isinstance(f, Modules) else None for f, result in pairs]
+        ctx.cell, ctx.call, ctx.counts = cell, call, statistics.counts
+        ctx.shape = None if weights is None else weights.shape
+        ctx.set_materialize_grads(False)
+        return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
+        if grad is None:  # of a cell that nothing reads
+            return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled():
             # once_differentiable would let torch.autograd.grad return a part of the truth.
             raise RuntimeError(
                 "a fused cell is differentiable once, and create_graph=True asks for more: compute "
                 'the loss under ssfnas.ops.backend("reference")'
             )
-        _, _, needs_s0, needs_s1, needs_table, *needs = ctx.needs_input_grad
-        parameters, saved = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
-        sources, statistics, nodes = tree_unflatten(saved, ctx.spec)
+        _, _, *needs_inputs, needs_weights, _ = ctx.needs_input_grad[:6]
+        needs = ctx.needs_input_grad[6:]
+        output, *rest = ctx.saved_tensors
+        parameters, saved = rest[: len(needs)], rest[len(needs) :]
+        kept: _Kept = tree_unflatten(saved, ctx.spec)
+        of_modules = zip(kept.results, ctx.modules, strict=True)
+        kept = kept._replace(results=[own if of is None else of for own, of in of_modules])
         with without_autocast(grad):
-            coefficients = Coefficients(
-                ctx.call,
-                _primitives([sources[0].x]),
-                ctx.cell.tables.gradients(statistics, sources[0].x.shape[1]),
-                ctx.count,
+            gradients = ctx.cell.tables.gradients(kept.statistics)
+            backward = _CellBackward(
+                ctx.cell, ctx.call, kept, output, Coefficients(ctx.call, gradients, ctx.counts)
             )
-            work = _Backward(ctx.cell, coefficients, ctx.modules, sources, statistics, nodes)
-            table = statistics.new_zeros(ctx.weights.numel())
-            inputs, gradients = work.run(grad, table, parameters, (needs_s0, needs_s1), any(needs))
-        rest = [
-            None if found is None or not needed else found.to(parameter.dtype)
-            for found, parameter, needed in zip(gradients, parameters, needs, strict=True)
+            backward.needs(needs_inputs, needs_weights, any(needs))
+            found = backward.run(grad, parameters)
+        wanted = [
+            gradient.to(parameter.dtype) if gradient is not None and needed else None
+            for gradient, needed, parameter in zip(found, needs, parameters, strict=True)
         ]
-        d_weights = table.to(ctx.weights.dtype).view(ctx.weights.shape) if needs_table else None
-        return None, None, *inputs, d_weights, *rest
+        # Weights are of any dtype, and autograd brings a gradient to that of its tensor.
+        of_weights = backward.of_weights[:-1].view(ctx.shape) if needs_weights else None
+        return None, None, *backward.of_inputs, of_weights, None, *wanted
 
 
-@dataclass
-class _Backward:
-    """The backward pass of one cell; ``grads`` are those of its nodes, as far as they are known."""
-
-    cell: FusedCell
-    coefficients: Coefficients
-    modules: list[dict[fused_source.Module, tuple[Tensor, Tensor]]]
-    sources: list[Results]
-    statistics: Tensor
-    nodes: list[Tensor]
-    grads: dict[int, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.indices = self.cell.tables.indices(self.statistics.device)
-
-    def run(
-        self,
-        grad: Tensor,
-        table: Tensor,
-        parameters: Sequence[Tensor],
-        needs_inputs: tuple[bool, bool],
-        needs_parameters: bool,
-    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """Gradients of both inputs, and of the parameters; fills that of all weights."""
-        layout = self.cell.layout
-        filters = self.cell.split_filters(parameters)
-        channels = self.sources[0].x.shape[1]
-        found: dict[int, list[Tensor | None]] = {}
-        inputs: list[Tensor | None] = [None, None]
-        for state in reversed(range(layout.nodes + 2)):
-            total = None
-            if state >= 2:
-                start = (state - 2) * channels
-                # A copy: the gradient of the node as a source is added to it.
-                total = grad[:, start : start + channels].clone(memory_format=NHWC)
-            if state <= layout.nodes and (state >= 2 or needs_inputs[state] or needs_parameters):
-                source = self._source(state, filters[state], needs_parameters)
-                total, found[state] = source.run(total)
-            if state >= 2:
-                assert total is not None
-                self._reduce(state - 2, total, table)
-            else:
-                inputs[state] = total
-        d_parameters: list[Tensor | None] = []
-        for state, counts in enumerate(self.cell.counts):
-            d_parameters += found.get(state) or [None] * sum(counts)
-        return inputs, d_parameters
-
-    def _source(self, state: int, filters: Filters, needs_weights: bool) -> fused_source.Backward:
-        """The backward pass of one source, once the nodes after it have entered what they know."""
-        tables = self.cell.tables
-        grads = {
-            kind: [self.grads[number] for number, _ in terms]
-            for kind, terms in tables.uses[state].items()
-        }
-        return fused_source.Backward(
-            source=self.cell.layout.sources[state],
-            rows=tables.sources[state],
-            filters=filters,
-            statistics=self.statistics,
-            coefficients=self.coefficients,
-            blocks=tables.blocks[state],
-            paired=self.indices.paired[state],
-            results=self.sources[state],
-            modules=self.modules[state],
-            grads=grads,
-            needs_weights=needs_weights,
-        )
-
-    def _reduce(self, number: int, grad: Tensor, table: Tensor) -> None:
-        """The sums over a node's gradient: of its weights, and for its candidates' gradients."""
-        mean, rstd, a = self.nodes[number]
-        terms = self.cell.layout.terms[number]
-        zs = [self.sources[t.source].find(t, self.modules[t.source]) for t in terms]
-        self.grads[number] = grad
-        s0, s1 = _primitives(zs)("norm_sum_reduce")(grad, zs, mean, rstd)
-        # Of this process alone: gradients of weights are averaged over processes later.
-        table.index_copy_(0, self.indices.weights[number], s1.sum(1))
-        self.coefficients.enter(self.indices.gradients[number], a, mean, rstd, s0, s1)
+def _sum_of(
+    cell: FusedCell, state: int, statistics: Tensor, weights: Tensor, factors: Tensor | None
+) -> _Sum:
+    """How a state is made, once the statistics of its summands are there."""
+    rows = cell.rows(statistics.device)[state]
+    own = None
+    if factors is not None and rows.paths is not None:
+        own = factors.index_select(0, rows.paths)
+    coefficients, b = node_coefficients(
+        statistics, rows.statistics, weights, rows.weights, own is not None
+    )
+    return _Sum(coefficients, b, own)
 
 
-def _values(x: Tensor, stride: int) -> int:
-    """How many values a channel of a cell's results has."""
-    height, width = (-(-size // stride) for size in x.shape[-2:])
-    return x.shape[0] * height * width
+class _CellBackward:
+    """The backward pass of a cell.
 
+    Args:
+        cell, call: of the forward pass.
+        kept, output: what it left.
+        coefficients: to be filled.
 
-def _primitives(tensors: Sequence[Tensor]) -> Primitives:
-    """Functions by name, of the backends in force for these tensors.
-
-    PyTorch's stands in for an op that a forced backend lacks.
+    Attributes:
+        of_inputs, of_weights: gradients that :meth:`run` finds.
     """
-    asked = requested()
 
-    @functools.cache
-    def backend_of(op: str) -> str:
-        return choose(op, tensors, asked) if asked == AUTO or has_op(asked, op) else "torch"
+    def __init__(
+        self,
+        cell: FusedCell,
+        call: Call,
+        kept: _Kept,
+        output: Tensor,
+        coefficients: Coefficients,
+    ) -> None:
+        self.cell, self.layout, self.call = cell, cell.layout, call
+        self.kept, self.coefficients = kept, coefficients
+        self.parts = output.tensor_split(len(self.layout.output), dim=1)
+        self.states: dict[int, Tensor] = dict(enumerate(kept.inputs)) | kept.hidden
+        self.grads: dict[int, Tensor] = {}
+        self.of_inputs: list[Tensor | None] = [None] * INPUTS
+        self.of_weights = kept.weights.new_zeros(len(kept.weights))
+        self.of_affine = None if kept.affine is None else torch.zeros_like(kept.affine)
 
-    return lambda function: primitive(backend_of(op_of(function)), function)
+    def needs(self, inputs: Sequence[bool], weights: bool, parameters: bool) -> None:
+        """Say which gradients are wanted."""
+        self.needs_inputs, self.needs_weights, self.needs_parameters = inputs, weights, parameters
+
+    def run(self, grad: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        """The parameters' gradients, from the last state to the first."""
+        layout = self.layout
+        *of_families, _ = self.cell.split(parameters)
+        found: list[list[Tensor | None]] = [[None] * len(own) for own in of_families]
+        parts = grad.tensor_split(len(layout.output), dim=1)
+        for state in reversed(range(len(layout.sources))):
+            total: Tensor | None = None
+            if state in layout.output:
+                # A copy, to which what comes from later nodes is added.
+                total = parts[layout.output.index(state)].clone(memory_format=NHWC)
+            needs_x = state >= INPUTS or self.needs_inputs[state]
+            if needs_x or self.needs_parameters:
+                for slot in layout.sources[state]:
+                    uses = self._uses(slot)
+                    if uses is None:
+                        continue
+                    given = Backward(
+                        x=self._state(state),
+                        parameters=of_families[slot],
+                        results=self.kept.results[slot],
+                        uses=uses,
+                        statistics=self.kept.statistics,
+                        coefficients=self.coefficients,
+                        affine_gradients=self.of_affine,
+                        needs_x=needs_x,
+                        needs_parameters=self.needs_parameters,
+                    )
+                    total, found[slot] = layout.families[slot].backward(given, total)
+            if state < INPUTS:
+                self.of_inputs[state] = total if needs_x else None
+            elif total is not None:
+                self.grads[state] = total
+                self._reduce(state, total)
+        gradients = [gradient for own in found for gradient in own]
+        if self.of_affine is not None:
+            # A preprocessed input that no edge leaves takes no part.
+            unused = {
+                term.row
+                for state in range(INPUTS, len(layout.terms))
+                if state not in self.grads
+                for term in layout.terms[state]
+            }
+            gradients += self.cell.tables.affine_gradients(self.of_affine, unused)
+        return gradients
+
+    def _state(self, state: int) -> Tensor:
+        """A state, from the output or computed again."""
+        if state not in self.states:
+            if state in self.layout.output:
+                part = self.parts[self.layout.output.index(state)]
+                self.states[state] = part.contiguous(memory_format=NHWC)
+            else:
+                zs = self.cell.summands(state, None, self._state, self.kept.results)
+                self.states[state] = self.kept.sums[state - INPUTS].of(zs)
+        return self.states[state]
+
+    def _uses(self, slot: int) -> list[Use] | None:
+        """What comes back to a family's candidates; None where nothing does."""
+        uses = []
+        for state, place in self.layout.uses[slot]:
+            if state not in self.grads:
+                return None
+            factors = self.kept.sums[state - INPUTS].factors
+            dropped = self.layout.terms[state][place].candidate.path is not None
+            factor = factors[place] if dropped and factors is not None else None
+            uses.append(Use(self.grads[state], factor))
+        return uses
+
+    def _reduce(self, state: int, grad: Tensor) -> None:
+        """The sums over a state's gradient: of weights, and for its summands' gradients."""
+        rows, places = self.cell.rows(grad.device)[state], self.cell.summed[state]
+        if not places:
+            return
+        coefficients, _, factors = self.kept.sums[state - INPUTS]
+        if len(places) < coefficients.shape[1]:
+            coefficients = coefficients.index_select(1, rows.summed)
+            factors = None if factors is None else factors.index_select(0, rows.summed)
+        mean, rstd, a = coefficients.unbind()
+        affine = self.of_affine if self.needs_parameters else None
+        if not self.call.batch_statistics and not self.needs_weights and affine is None:
+            self.coefficients.table.index_copy_(0, rows.gradients[0], a)
+            return
+        zs = self.cell.summands(state, places, self._state, self.kept.results)
+        s0, s1 = norm_sum_reduce(grad, zs, mean, rstd, factors)
+        # Of this process alone: gradients of parameters are averaged over processes later.
+        if self.needs_weights:
+            of_weights = s1
+            if self.kept.affine is not None:
+                gamma, beta = self.kept.affine.index_select(1, rows.sum_rows).unbind()
+                of_weights = gamma * s1 + beta * s0
+            self.of_weights.index_copy_(0, rows.sum_weights, of_weights.sum(1))
+        if affine is not None:
+            sums = torch.stack([s1, s0.expand_as(s1)])
+            if self.cell.weights:
+                sums = sums * self.kept.weights.index_select(0, rows.sum_weights)[:, None]
+            affine.index_copy_(1, rows.sum_rows, sums)
+        self.coefficients.enter(rows.gradients, a, mean, rstd, s0, s1, grad)

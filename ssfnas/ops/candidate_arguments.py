@@ -89,7 +89,8 @@ class Gradients:
 
     Args:
         units: of the forward pass.
-        zs, grads, p, q, r, into: see :func:`ssfnas.ops.torch_candidates.separable_backward`.
+        zs, grads, p, q, r, into, center, factors: see
+            :func:`ssfnas.ops.torch_candidates.separable_backward`.
 
     Attributes:
         zs: of the forward pass; none where ``q`` is None.
@@ -108,6 +109,8 @@ class Gradients:
         q: Tensor | None,
         r: Tensor | None,
         into: Tensor | None,
+        center: Tensor | None,
+        factors: Tensor | None,
     ) -> None:
         x, groups = units.x, len(units.depthwise)
         if not units.shared and (into is not None or units.scale is None):
@@ -118,6 +121,8 @@ class Gradients:
         self.units = units
         self.grads = images(grads, groups, units.output_shape, x)
         self.p = coefficients(p, x, units.rows)
+        self.center = None if center is None else coefficients(center, x, units.rows)
+        self.factors = None if factors is None else coefficients(factors, x, (groups, x.shape[0]))
         self.q: Tensor | None = None
         self.r: Tensor | None = None
         self.zs: list[Tensor] = []

@@ -52,6 +52,8 @@ def separable_backward(
         addresses(given.dxs),
         address(None if sums is None else sums[0]),
         address(None if sums is None else sums[1]),
+        address(given.center),
+        address(given.factors),
         addresses(d_depthwise or []),
         addresses(d_pointwise or []),
     )

@@ -39,6 +39,12 @@ def separable_backward(
     """Fills the gradients of the inputs, and their sums; those of both filters where wanted."""
     units = given.units
     raw = units.native(_core())
+    if given.factors is not None:
+        factors = given.factors.to(units.x.dtype)[:, :, None, None, None]
+        given.grads = [
+            (grad * factor).contiguous(memory_format=torch.channels_last)
+            for grad, factor in zip(given.grads, factors, strict=True)
+        ]
     gradients = _fused_backward if _is_fused(raw) else _unfused_backward
     dd, d_mixing = gradients(given, raw, needs_weights)
     _input_gradients(given, raw, dd)
@@ -170,7 +176,7 @@ def _input_gradients(given: Gradients, raw: Any, dd: Tensor) -> None:
         dd.data_ptr(),
         address(given.total),
         addresses(given.dxs),
-        *addresses([given.sums, partials]),
+        *addresses([given.sums, partials, given.center]),
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ssfnas.errors import RequestError
 from ssfnas.kernels.layout import Extent, accumulator, memory_format
+from ssfnas.ops import torch_sums
 
 try:
     # After torch, whose OpenMP it then shares: two would fight for the cores.
@@ -161,27 +162,50 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
     return mean, var
 
 
-def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
+def norm_sum_forward(
+    zs: Sequence[Tensor], a: Tensor, b: Tensor, factors: Tensor | None = None
+) -> Tensor:
     """See :func:`ssfnas.ops.torch_sums.norm_sum_forward`."""
+    if factors is not None and not _takes_factors(zs[0]):
+        return torch_sums.norm_sum_forward(zs, a, b, factors)
     zs = _in_layout_of(zs[0], zs)
     first, extent = zs[0], Extent.of(zs[0])
-    a = coefficients(a, first, (len(zs), extent.channels))
-    b = coefficients(b, first, (extent.channels,))
+    rows = (len(zs), extent.channels)
+    factors = _of_images(factors, first, len(zs))
+    a = coefficients(a, first, rows)
+    b = coefficients(b, first, rows[1:] if factors is None else rows)
     out = torch.empty_like(first)
     if out.numel() != 0:
-        _C.norm_sum_forward(*_place(first), addresses(zs), extent, *addresses([a, b, out]))
+        _C.norm_sum_forward(
+            *_place(first),
+            addresses(zs),
+            extent,
+            a.data_ptr(),
+            b.data_ptr(),
+            out.data_ptr(),
+            address(factors),
+            first.shape[0],
+        )
     return out
 
 
 def norm_sum_reduce(
-    grad: Tensor, zs: Sequence[Tensor], mean: Tensor, rstd: Tensor
+    grad: Tensor,
+    zs: Sequence[Tensor],
+    mean: Tensor,
+    rstd: Tensor,
+    factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`ssfnas.ops.torch_sums.norm_sum_reduce`."""
+    if factors is not None and not _takes_factors(zs[0]):
+        return torch_sums.norm_sum_reduce(grad, zs, mean, rstd, factors)
     grad, *zs = _in_layout_of(zs[0], [grad, *zs])
     first, extent = zs[0], Extent.of(zs[0])
+    factors = _of_images(factors, first, len(zs))
     mean = coefficients(mean, first, (len(zs), extent.channels))
     rstd = coefficients(rstd, first, (len(zs), extent.channels))
-    s0, s1 = mean.new_zeros(extent.channels), torch.zeros_like(mean)
+    s1 = torch.zeros_like(mean)
+    s0 = mean.new_zeros(extent.channels) if factors is None else torch.zeros_like(mean)
     if first.numel() != 0:
         partials = _norm_partials(first, addresses([grad, *zs, mean]), extent, len(zs) + 1)
         _C.norm_sum_reduce(
@@ -189,7 +213,13 @@ def norm_sum_reduce(
             grad.data_ptr(),
             addresses(zs),
             extent,
-            *addresses([mean, rstd, s0, s1, partials]),
+            mean.data_ptr(),
+            rstd.data_ptr(),
+            s0.data_ptr(),
+            s1.data_ptr(),
+            address(partials),
+            address(factors),
+            first.shape[0],
         )
     return s0, s1
 
@@ -219,6 +249,17 @@ def norm_sum_apply(
             addresses(dzs),
         )
     return dzs
+
+
+def _takes_factors(x: Tensor) -> bool:
+    """Whether the loops can tell images apart: on CPUs, where channels lie next to each other."""
+    extent = Extent.of(x)
+    return not x.is_cuda and extent.channels_inner and extent.channels > 1
+
+
+def _of_images(factors: Tensor | None, like: Tensor, count: int) -> Tensor | None:
+    """Factors of so many tensors' images, as raw memory wants them."""
+    return None if factors is None else coefficients(factors, like, (count, like.shape[0]))
 
 
 def _place(x: Tensor) -> tuple[int, int, int]:

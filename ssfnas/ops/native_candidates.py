@@ -56,11 +56,13 @@ def separable_backward(
     *,
     needs_weights: bool = True,
     into: Tensor | None = None,
+    center: Tensor | None = None,
+    factors: Tensor | None = None,
     **options: Any,
 ) -> tuple[list[Tensor], Statistics | None, list[Tensor] | None, list[Tensor] | None]:
     """See :func:`ssfnas.ops.torch_candidates.separable_backward`."""
     units = Units(xs, depthwise, pointwise, **options)
-    given = Gradients(units, zs, grads, p, q, r, into)
+    given = Gradients(units, zs, grads, p, q, r, into, center, factors)
     d_depthwise = d_pointwise = None
     if units.x.numel() != 0:
         d_depthwise, d_pointwise = _device(units.x).separable_backward(given, needs_weights)

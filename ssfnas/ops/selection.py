@@ -28,8 +28,9 @@ _MODULES = {
         "ssfnas.ops.norm_coefficients",
         "ssfnas.ops.torch_barlow_twins",
         "ssfnas.ops.torch_candidates",
+        "ssfnas.ops.torch_pointwise",
     ),
-    "native": ("ssfnas.ops.native", "ssfnas.ops.native_candidates"),
+    "native": ("ssfnas.ops.native", "ssfnas.ops.native_candidates", "ssfnas.ops.native_pointwise"),
     "triton": ("ssfnas.kernels",),
 }
 _PRIMITIVES = {
@@ -48,6 +49,7 @@ _PRIMITIVES = {
         "pools_forward",
         "pools_backward",
     ),
+    "pointwise": ("pointwise_forward", "pointwise_backward"),
 }
 
 _forced: str | None = None
@@ -103,8 +105,8 @@ def choose(op: str, tensors: Sequence[Tensor], name: str) -> str:
     """The backend that computes ``op`` on these tensors.
 
     Args:
-        op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"norm_coefficients"``, ``"barlow_twins_loss"``
-            or ``"candidate_operations"``.
+        op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"norm_coefficients"``, ``"pointwise"``,
+            ``"barlow_twins_loss"`` or ``"candidate_operations"``.
         tensors: those that are summed, the two embeddings, or sources; one dtype, one device.
         name: what was asked for.
 

@@ -6,8 +6,9 @@ source, or have each an input of its own that is normalized on the way in:
     u_g = scale_gc x_g + shift_gc        (x itself where no scale is given)
     D_g = depthwise_g * relu(u_g),   z_g = pointwise_g D_g
 
-The backward pass takes the gradient of z_g as dz_g = p_gc grad_g + q_gc z_g + r_gc, which is what
-a normalization and a sum over candidates leave of it, so that nobody has to write dz_g out.
+The backward pass takes the gradient of z_g as dz_g = p_gc f_gn grad_g + q_gc z_g + r_gc, which is
+what a normalization and a sum over candidates leave of it (:mod:`ssfnas.ops.norm_coefficients`),
+so that nobody has to write dz_g out.
 
 All tensors are [N, C, H, W]; coefficients and statistics [G, C], float32 (float64 for float64).
 """
@@ -70,6 +71,8 @@ def separable_backward(
     shift: Tensor | None = None,
     needs_weights: bool = True,
     into: Tensor | None = None,
+    center: Tensor | None = None,
+    factors: Tensor | None = None,
 ) -> tuple[list[Tensor], Statistics | None, list[Tensor] | None, list[Tensor] | None]:
     """Gradients of the inputs and the filters of :func:`separable_forward`.
 
@@ -77,14 +80,16 @@ def separable_backward(
         xs, depthwise, pointwise, stride, dilations, scale, shift: as they were in the forward pass.
         zs: its first result; not looked at where ``q`` is None.
         grads: G tensors in the shape of ``zs``; the same one may stand for several groups.
-        p, q, r: [G, C]: dz = p grad + q z + r; ``q`` and ``r`` may be None, for zeros.
+        p, q, r: [G, C]: dz = p f grad + q z + r; ``q`` and ``r`` may be None, for zeros.
         needs_weights: whether the filters' gradients are wanted.
         into: with one shared source, a tensor to add its gradient to, in place.
+        center: without a shared source, [G, C], zeros where None.
+        factors: f [G, N], ones where None.
 
     Returns:
         The gradient of the one source (``into`` itself where it is given), or of every u_g; for
-        the latter S0 = sum du_g and S1 = sum du_g u_g, each [G, C]; the gradients of the depthwise
-        and of the 1x1 filters in their shapes, in the dtype of sums.
+        the latter S0 = sum du_g and S1 = sum du_g (x_g - center_g), each [G, C]; the gradients of
+        the depthwise and of the 1x1 filters in their shapes, in the dtype of sums.
     """
     shared = scale is None
     total, dxs, sums0, sums1, d_depthwise, d_pointwise = into, [], [], [], [], []
@@ -93,6 +98,8 @@ def separable_backward(
         u = _normalized(x, scale, shift, g)
         rectified = u.relu()
         dz = _row(p, g) * grads[g]
+        if factors is not None:
+            dz = dz * factors[g].view(-1, 1, 1, 1)
         if q is not None and r is not None:
             dz = dz + _row(q, g) * zs[g] + _row(r, g)
         dz = dz.to(x.dtype)
@@ -122,7 +129,8 @@ def separable_backward(
         else:
             dxs.append(du)
             sums0.append(_wide(du).sum((0, 2, 3)))
-            sums1.append((_wide(du) * u).sum((0, 2, 3)))
+            shifted = _wide(x) if center is None else _wide(x) - _row(center, g)
+            sums1.append((_wide(du) * shifted).sum((0, 2, 3)))
     weights = (d_depthwise, d_pointwise) if needs_weights else (None, None)
     if shared:
         assert total is not None

@@ -70,8 +70,20 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
     return mean, var
 
 
-def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """sum_k a_kc z_k + b_c for a [K, C] and b [C]."""
+def norm_sum_forward(
+    zs: Sequence[Tensor], a: Tensor, b: Tensor, factors: Tensor | None = None
+) -> Tensor:
+    """sum_k a_kc z_k + b_c for a [K, C] and b [C].
+
+    With ``factors`` f [K, N], for b [K, C]: sum_k f_kn (a_kc z_k + b_kc).
+    """
+    if factors is not None:
+        scale, shift = (f[:, :, None] * x[:, None] for f, x in ((factors, a), (factors, b)))
+        shape = (*zs[0].shape[:2], *[1] * (zs[0].dim() - 2))
+        total = shift.sum(0).view(shape).expand_as(zs[0])
+        for k, z in enumerate(zs):
+            total = torch.addcmul(total, z, scale[k].view(shape))
+        return total.to(zs[0])
     total = torch.addcmul(per_channel(b, zs[0]), zs[0], per_channel(a[0], zs[0]))
     for k in range(1, len(zs)):
         total.addcmul_(zs[k], per_channel(a[k], zs[k]))
@@ -79,11 +91,25 @@ def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
 
 
 def norm_sum_reduce(
-    grad: Tensor, zs: Sequence[Tensor], mean: Tensor, rstd: Tensor
+    grad: Tensor,
+    zs: Sequence[Tensor],
+    mean: Tensor,
+    rstd: Tensor,
+    factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """S0 [C] = sum grad and S1 [K, C] = sum grad (z_k - mean_k) rstd_k."""
+    """S0 [C] = sum grad and S1 [K, C] = sum grad (z_k - mean_kc) rstd_kc.
+
+    With ``factors`` f [K, N], S0 [K, C] and S1 of f_kn grad in the place of grad.
+    """
     axes = _all_but_channels(grad)
     grad = grad.to(mean.dtype)
+    if factors is not None:
+        shape = (-1, *[1] * (grad.dim() - 1))
+        found = [
+            norm_sum_reduce(grad * factors[k].view(shape), [z], mean[k : k + 1], rstd[k : k + 1])
+            for k, z in enumerate(zs)
+        ]
+        return torch.stack([s0 for s0, _ in found]), torch.cat([s1 for _, s1 in found])
     # Without the shift the difference of two large sums would be left where means are large.
     sums = [((z - per_channel(mean[k], z)) * grad).sum(axes) for k, z in enumerate(zs)]
     return grad.sum(axes), torch.stack(sums) * rstd

@@ -15,16 +15,22 @@ from ssfnas.spaces.counting import count_multiply_adds, count_parameters
 from ssfnas.spaces.derived import DerivedNetwork
 from ssfnas.spaces.genotype import PUBLISHED, Genotype
 from ssfnas.spaces.reference import ReferenceSupernet
+from ssfnas.spaces.reference_derived import ReferenceDerivedNetwork
 from ssfnas.spaces.relaxations import RELAXATIONS
 from ssfnas.spaces.supernet import Supernet
 
 SUPERNETS: Registry[type[ReferenceSupernet]] = Registry("supernet")
 SUPERNETS.add("fast", Supernet)
 SUPERNETS.add("reference", ReferenceSupernet)
+NETWORKS: dict[str, type[ReferenceDerivedNetwork]] = {
+    "fast": DerivedNetwork,
+    "reference": ReferenceDerivedNetwork,
+}
 
 __all__ = [
     "DARTS_OPERATIONS",
     "FAIRDARTS_OPERATIONS",
+    "NETWORKS",
     "OPERATIONS",
     "PUBLISHED",
     "RELAXATIONS",
@@ -33,6 +39,7 @@ __all__ = [
     "BatchNorm2d",
     "DerivedNetwork",
     "Genotype",
+    "ReferenceDerivedNetwork",
     "ReferenceSupernet",
     "Supernet",
     "count_multiply_adds",

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssfnas.spaces.derived import DerivedNetwork
 from ssfnas.spaces.reference import ReferenceSupernet
+from ssfnas.spaces.reference_derived import ReferenceDerivedNetwork
 
 
 def count_parameters(net: nn.Module, auxiliary: bool = False) -> int:
@@ -23,7 +23,11 @@ def count_parameters(net: nn.Module, auxiliary: bool = False) -> int:
     parameters = set(net.parameters())
     if isinstance(net, ReferenceSupernet):
         parameters -= set(net.alphas())
-    if isinstance(net, DerivedNetwork) and net.auxiliary_head is not None and not auxiliary:
+    if (
+        isinstance(net, ReferenceDerivedNetwork)
+        and net.auxiliary_head is not None
+        and not auxiliary
+    ):
         parameters -= set(net.auxiliary_head.parameters())
     return sum(parameter.numel() for parameter in parameters)
 

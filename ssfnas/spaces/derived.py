@@ -1,243 +1,77 @@
-"""The network that a genotype describes, as it is trained and used."""
+"""The derived network as it is trained and used: the reference's modules, a cell at a time."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ssfnas.errors import RequestError
-from ssfnas.layers.cells import CellPlan, plan_cells, preprocessing, total
-from ssfnas.layers.initialization import initial_draws
-from ssfnas.layers.normalization import BatchNorm2d
-from ssfnas.layers.operations import make_operation
-from ssfnas.seeding import generator as seeded_generator
-from ssfnas.spaces.cell_network import CellNetwork, check_sizes, make_stem
-from ssfnas.spaces.genotype import Genotype
+from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, Candidate, CellLayout, are_called_with
+from ssfnas.fused.fused_cell import FusedCell
+from ssfnas.fused.fused_network import FusedNetwork
+from ssfnas.ops.selection import wants_reference
+from ssfnas.spaces.reference_derived import DerivedCell, ReferenceDerivedNetwork
 
 
-class DerivedCell(nn.Module):
-    """A cell with the operations of a genotype, absent nodes left out.
+class DerivedNetwork(ReferenceDerivedNetwork):
+    """:class:`~ssfnas.spaces.reference_derived.ReferenceDerivedNetwork`, faster, in less memory.
 
-    Args:
-        edges: (operation, from, to), pruned.
-        concat: nodes of the output, pruned.
-        plan: its place in the network.
-        channels: of its two inputs.
+    Parameters, buffers, names, initial draws and results are the reference's. A cell is one step of
+    autograd (:mod:`ssfnas.fused.fused_cell`), as in a supernet, but with the genotype's edges alone
+    and BatchNorms with weights; a dropped path is a factor for each image. Images and states are
+    channels_last.
+
+    What :class:`~ssfnas.spaces.supernet.Supernet` says of hooks, of BatchNorms and of
+    ``ssfnas.ops.backend("reference")`` holds here as well.
     """
 
-    def __init__(
-        self,
-        edges: tuple[tuple[str, int, int], ...],
-        concat: tuple[int, ...],
-        plan: CellPlan,
-        channels: tuple[int, int],
-    ) -> None:
-        super().__init__()
-        self.preprocess0, self.preprocess1 = preprocessing(plan, channels, affine=True)
-        self.edges = sorted(((start, to) for _, start, to in edges), key=lambda edge: edge[1])
-        self.concat = concat
-        self.operations = nn.ModuleList(
-            make_operation(
-                name, plan.channels, 2 if plan.reduction and start < 2 else 1, searching=False
-            )
-            for name, start, _ in sorted(edges, key=lambda edge: edge[2])
-        )
-
-    @property
-    def droppable(self) -> list[bool]:
-        """For each operation, whether its path may be dropped: all but the identity."""
-        return [not isinstance(operation, nn.Identity) for operation in self.operations]
-
-    def forward(self, s0: Tensor, s1: Tensor, scales: list[Tensor | None]) -> Tensor:
-        """Both inputs [N, c, h, w] -> [N, len(concat) * channels, h', w'].
-
-        Args:
-            s0: output of the cell before the previous one.
-            s1: output of the previous cell.
-            scales: for each operation, what its output is multiplied by ([N, 1, 1, 1]) or None.
-        """
-        states = {0: self.preprocess0(s0), 1: self.preprocess1(s1)}
-        for (start, to), operation, scale in zip(self.edges, self.operations, scales, strict=True):
-            path = operation(states[start])
-            if scale is not None:
-                # Under autocast the path has fewer bits than the image that set the scale's dtype.
-                path = path * scale.to(path.dtype)
-            states[to] = total([states[to], path]) if to in states else path
-        return torch.cat([states[node] for node in self.concat], dim=1)
-
-
-class AuxiliaryHead(nn.Module):
-    """A classifier in mid-depth that helps training (DARTS' CIFAR head, for any size).
-
-    The features are averaged over four overlapping windows, one a corner, each 5/8 of a side: on
-    8x8 pixels exactly the 5x5 windows of DARTS with their stride of 3.
-
-    Args:
-        in_channels: of the features [N, in_channels, h, w].
-        num_classes: logits.
-    """
-
-    def __init__(self, in_channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 128, 1, bias=False),
-            BatchNorm2d(128),
-            nn.ReLU(),
-            nn.Conv2d(128, 768, 2, bias=False),
-            BatchNorm2d(768),
-            nn.ReLU(),
-        )
-        self.classifier = nn.Linear(768, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features [N, in_channels, h, w] -> logits [N, num_classes]."""
-        x = x.relu()
-        for dim in (2, 3):
-            size = x.shape[dim]
-            window = -(-5 * size // 8)
-            corners = [x.narrow(dim, first, window) for first in (0, size - window)]
-            x = torch.cat([corner.mean(dim, keepdim=True) for corner in corners], dim)
-        return self.classifier(self.features(x).flatten(1))
-
-
-class DerivedNetwork(CellNetwork):
-    """The cells of a genotype, stacked.
-
-    Args:
-        genotype: both cells; absent nodes take no part, so a concat may be narrower than written.
-        num_classes: logits.
-        in_channels: of the images.
-        channels: of the first cell; the stem gives three times as many.
-        layers: cells; those at 1/3 and 2/3 of the depth reduce.
-        auxiliary: a second classifier behind the last reduction cell, used in training only.
-        drop_path: probability of :meth:`set_drop_path` where that is given none.
-        image_size: pixels of the longer side; above 64 the stem has a stride (above 128 two, ...).
-        generator: where all initial draws come from; without one, PyTorch's global generator.
-
-    Attributes:
-        num_features: channels of :meth:`forward_features`.
-        genotype: as given.
-
-    Raises:
-        RequestError: a number out of range, an unknown operation, or an empty cell.
-    """
-
-    def __init__(
-        self,
-        genotype: Genotype,
-        num_classes: int = 10,
-        *,
-        in_channels: int = 3,
-        channels: int = 36,
-        layers: int = 20,
-        auxiliary: bool = False,
-        drop_path: float = 0.0,
-        image_size: int | tuple[int, int] = 32,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        longest = image_size if isinstance(image_size, int) else max(image_size)
-        check_sizes(
-            "network",
-            num_classes=num_classes,
-            in_channels=in_channels,
-            channels=channels,
-            layers=layers,
-            image_size=longest,
-        )
-        genotype.check()
-        self.genotype = genotype
-        self.drop_path = _probability(drop_path)
-        self._drop_path: tuple[float, int, int, int, int] | None = None
-        self._forwards = 0
-        pruned = genotype.pruned()
-        with initial_draws(generator):
-            width = 3 * channels
-            self.stem = make_stem(in_channels, width, longest)
-            inputs = (width, width)
-            self.cells = nn.ModuleList()
-            self.auxiliary_head: AuxiliaryHead | None = None
-            self.auxiliary_layer = 2 * layers // 3
-            for layer, plan in enumerate(plan_cells(channels, layers)):
-                concat = pruned.concat(plan.kind)
-                self.cells.append(DerivedCell(pruned.edges(plan.kind), concat, plan, inputs))
-                inputs = (inputs[1], len(concat) * plan.channels)
-                if auxiliary and layer == self.auxiliary_layer:
-                    self.auxiliary_head = AuxiliaryHead(inputs[1], num_classes)
-            self.num_features = inputs[1]
-            self.classifier = nn.Linear(self.num_features, num_classes)
-
-    def set_drop_path(
-        self,
-        probability: float | None = None,
-        seed: int = 0,
-        step: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """Say which paths the next training forwards drop: masks are a function of this alone.
-
-        Each image loses each path (an operation that is not the identity) with ``probability``, and
-        what is left is scaled by 1 / (1 - probability). Masks are drawn for the batch of all
-        processes, of which this one takes its rows, so the number of processes changes nothing.
-        Before the first call nothing is dropped.
-
-        Args:
-            probability: in [0, 1); None: the one given on building.
-            seed: of the run.
-            step: of the training; every forward since this call has masks of its own.
-            rank: of this process.
-            world_size: processes that share the batch evenly.
-
-        Raises:
-            RequestError: a probability that is none, or one of 1.
-        """
-        probability = self.drop_path if probability is None else _probability(probability)
-        self._drop_path = (probability, seed, step, rank, world_size)
-        self._forwards = 0
-
-    def _path_scales(self, x: Tensor) -> list[list[Tensor | None]]:
-        """For each cell and operation, 0 or 1 / (1 - probability) for each image, or None."""
-        droppable = [cell.droppable for cell in self.cells if isinstance(cell, DerivedCell)]
-        if not self.training or self._drop_path is None or self._drop_path[0] == 0:
-            return [[None] * len(flags) for flags in droppable]
-        probability, seed, step, rank, world_size = self._drop_path
-        draws = seeded_generator(seed, "drop_path", step, self._forwards)
-        self._forwards += 1
-        images, paths = x.shape[0], sum(map(sum, droppable))
-        # One draw and one copy to the device for the whole network.
-        kept = torch.rand(paths, images * world_size, generator=draws, device="cpu") >= probability
-        kept = kept[:, rank * images : (rank + 1) * images]
-        scales = kept.to(x.device, x.dtype, non_blocking=True) / (1 - probability)
-        rows = iter(scales.view(paths, images, 1, 1, 1).unbind())
-        return [[next(rows) if flag else None for flag in flags] for flags in droppable]
+    _fused: FusedNetwork | None = None
 
     def _features(self, x: Tensor, *, auxiliary: bool) -> tuple[Tensor, Tensor | None]:
-        """The last cell's output, and the auxiliary logits where they are wanted and there."""
+        if wants_reference():
+            return super()._features(x, auxiliary=auxiliary)
         logits = None
-        scales = self._path_scales(x)
-        s0 = s1 = self.stem(x)
-        for layer, (cell, cell_scales) in enumerate(zip(self.cells, scales, strict=True)):
-            s0, s1 = s1, cell(s0, s1, cell_scales)
+        factors = self._path_factors(x)
+        fused = self._fused_cells().start()
+        s0 = s1 = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for layer, (cell, of_cell) in enumerate(zip(self.cells, factors, strict=True)):
+            output = fused.cell(layer, s0, s1, factors=of_cell)
+            s0, s1 = s1, cell(s0, s1, of_cell) if output is None else output
             if auxiliary and self.auxiliary_head is not None and layer == self.auxiliary_layer:
                 logits = self.auxiliary_head(s1)
+        fused.finish()
         return s1, logits
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images [N, in_channels, H, W] -> the last cell's output [N, num_features, h, w]."""
-        return self._features(x, auxiliary=False)[0]
+    def _fused_cells(self) -> FusedNetwork:
+        if self._fused is None or not self._fused.is_current:
+            self._fused = FusedNetwork(self.cells, _fuse)
+        return self._fused
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Images [N, in_channels, H, W] -> logits [N, num_classes].
-
-        In training with an auxiliary head: (logits, auxiliary logits).
-        """
-        features, auxiliary = self._features(x, auxiliary=self.training)
-        logits = self.forward_head(features)
-        return logits if auxiliary is None else (logits, auxiliary)
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made from the modules, which a copy makes from its own."""
+        return {**self.__dict__, "_fused": None}
 
 
-def _probability(value: float) -> float:
-    if not 0 <= value < 1:
-        raise RequestError(f"drop_path is {value}: it has to be at least 0 and below 1")
-    return float(value)
+def _fuse(cell: nn.Module) -> FusedCell | None:
+    """A derived cell as one step of autograd."""
+    if type(cell) is not DerivedCell or are_called_with(cell):
+        return None
+    candidates = [
+        Candidate(0, INPUTS, cell.preprocess0),
+        Candidate(1, INPUTS + 1, cell.preprocess1),
+    ]
+    # Nodes that are absent leave no gap here.
+    nodes = sorted({to for _, to in cell.edges})
+    state = {0: INPUTS, 1: INPUTS + 1}
+    state |= {node: INPUTS + PREPROCESSED + place for place, node in enumerate(nodes)}
+    paths = 0
+    for (start, to), module, droppable in zip(
+        cell.edges, cell.operations, cell.droppable, strict=True
+    ):
+        stride = 2 if cell.reduction and start < PREPROCESSED else 1
+        path = paths if droppable else None
+        candidates.append(Candidate(state[start], state[to], module, stride, path=path))
+        paths += droppable
+    layout = CellLayout(candidates, [state[node] for node in cell.concat])
+    return FusedCell(layout, paths=paths) if layout.rows.norms else None

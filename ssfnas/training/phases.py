@@ -27,7 +27,7 @@ from ssfnas.ops import barlow_twins_loss
 from ssfnas.runtime.precision import autocast
 from ssfnas.runtime.updates import Updater
 from ssfnas.seeding import derive_seed, generator
-from ssfnas.spaces import DerivedNetwork
+from ssfnas.spaces import ReferenceDerivedNetwork
 from ssfnas.training.schedules import cosine, set_learning_rate
 from ssfnas.training.streams import training_stream
 from ssfnas.training.trainer import Resumable, Trainer
@@ -209,7 +209,7 @@ class LabelPhase(Phase):
                 features = pooled(self.net, images)
             return classifier_of(self.net)(features), None
         self.net.train()
-        if isinstance(self.net, DerivedNetwork):
+        if isinstance(self.net, ReferenceDerivedNetwork):
             epoch = step // self.steps_per_epoch
             self.net.set_drop_path(
                 self.config.drop_path * epoch / self.epochs,

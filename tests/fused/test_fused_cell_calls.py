@@ -9,12 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssfnas.fused import fused_cell
-from ssfnas.spaces import FAIRDARTS_OPERATIONS, Supernet
+from ssfnas.ops import primitives
+from ssfnas.spaces import FAIRDARTS_OPERATIONS, DerivedNetwork, Genotype, Supernet
 
 # Make or look at memory, and launch nothing.
 FREE = {
     "alias", "as_strided", "detach", "empty", "empty_like", "expand", "new_empty", "permute",
-    "select", "slice", "t", "transpose", "unbind", "unsqueeze", "view",
+    "select", "slice", "split", "t", "transpose", "unbind", "unsqueeze", "view",
 }  # fmt: skip
 
 
@@ -26,7 +27,7 @@ class Counted(TorchDispatchMode):
         self.primitives: Counter[str] = Counter()
         self.operators: Counter[str] = Counter()
         self._inside = False
-        found = fused_cell.primitive
+        found = primitives.primitive
 
         def watched(backend, name):
             function = found(backend, name)
@@ -41,7 +42,7 @@ class Counted(TorchDispatchMode):
 
             return call
 
-        monkeypatch.setattr(fused_cell, "primitive", watched)
+        monkeypatch.setattr(primitives, "primitive", watched)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
@@ -50,48 +51,67 @@ class Counted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def cell():
-    """A normal cell of FairDARTS' space, its function, and what it takes."""
-    net = Supernet(channels=4, layers=3, num_classes=2)
-    assert net.cells[0].kind == "normal"
-    x = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last)
-    weights = torch.rand(14, len(FAIRDARTS_OPERATIONS))
-    return net._fused_cells()[0], [x.clone().requires_grad_() for _ in range(2)], weights
+def first_cell(net, *more):
+    """The function of a network's first cell, and what it takes."""
+    x = torch.randn(2, 12, 6, 6).contiguous(memory_format=torch.channels_last)
+    fused = net._fused_cells().start()._fused[0]
+    return fused, [x.clone().requires_grad_() for _ in range(2)], *more
 
 
-def test_few_operators_stand_between_primitives(cell, monkeypatch):
-    fused, states, weights = cell
+def counted_passes(fused, states, weights, monkeypatch):
+    """Primitives and operators of the forward and of the backward pass."""
     call = fused_cell.Call(True, 1e-5, None)
     # Once before: tables of rows are made on first use.
-    fused(call, *states, weights.requires_grad_()).sum().backward()
+    fused(call, *states, weights).sum().backward()
     counted = Counted(monkeypatch)
     with counted:
         out = fused(call, *states, weights)
-    nodes, sources = 4, 5
-    assert counted.primitives == {
-        "separable_forward": 2 * sources,
-        "pools_forward": sources,
-        "enter_statistics": 3 * sources,
-        "node_coefficients": nodes,
-        "norm_sum_forward": nodes,
-    }
-    # The table of statistics' first row, and the cell's output.
-    assert sum(counted.operators.values()) <= 4, counted.operators
-
+    forward = counted.primitives.copy(), counted.operators.copy()
     counted.primitives.clear()
     counted.operators.clear()
     gradient = torch.ones_like(out)
+    wanted = [x for x in (*states, weights, *fused.parameters()) if x is not None]
     with counted:
-        torch.autograd.grad(out, [*states, weights, *fused.layout.parameters()], gradient)
-    assert counted.primitives == {
-        "norm_sum_reduce": nodes,
-        "gradient_coefficients": nodes + sources,
-        # One for skip connections and each pool.
-        "norm_sum_forward": 3 * sources,
+        torch.autograd.grad(out, wanted, gradient, allow_unused=True)
+    return forward, (counted.primitives, counted.operators)
+
+
+def test_few_operators_stand_between_primitives_of_a_search_cell(monkeypatch):
+    net = Supernet(channels=4, layers=3, num_classes=2)
+    weights = torch.rand(14, len(FAIRDARTS_OPERATIONS)).requires_grad_()
+    forward, backward = counted_passes(*first_cell(net, weights), monkeypatch)
+    nodes, sources, entries = 4, 5, 2
+    assert forward[0] == {
+        "pointwise_forward": entries,
+        "separable_forward": 2 * sources,
+        "pools_forward": sources,
+        "enter_statistics": 3 * sources + entries,
+        "node_coefficients": nodes + entries,
+        "norm_sum_forward": nodes + entries,
+    }
+    # A one behind the weights, the table of statistics' first row, and the cell's output.
+    assert sum(forward[1].values()) <= 6, forward[1]
+    assert backward[0] == {
+        "norm_sum_reduce": nodes + entries,
+        "gradient_coefficients": nodes + entries + sources,
+        # One for skip connections and each pool, and both preprocessed inputs once more.
+        "norm_sum_forward": 3 * sources + entries,
         "pools_backward": sources,
         "separable_backward": 2 * sources,
+        "pointwise_backward": entries,
     }
-    # A node's gradient is copied, the gradients of its weights are summed and entered, and two
-    # tables are begun.
-    assert sum(counted.operators.values()) <= 3 * nodes + 2, counted.operators
+    # A node's gradient and part of the output are copied, the gradients of its weights summed and
+    # entered; sums of first units are brought to scale; two tables are begun.
+    assert sum(backward[1].values()) <= 5 * nodes + 3 * entries + 2 * sources + 4, backward[1]
+
+
+def test_a_derived_cell_computes_its_edges_alone(monkeypatch):
+    net = DerivedNetwork(Genotype.load("DARTS_V2"), 2, channels=4, layers=3)
+    forward, backward = counted_passes(*first_cell(net, None), monkeypatch)
+    # Separable convolutions leave both inputs, a dilated one the first node; the others are skips.
+    nodes, entries = 4, 2
+    assert forward[0]["separable_forward"] == 2 * 2 + 1
+    assert forward[0]["pools_forward"] == 0
+    assert forward[0]["norm_sum_forward"] == nodes + entries
+    assert backward[0]["norm_sum_reduce"] == nodes + entries
+    assert backward[0]["pointwise_backward"] == entries

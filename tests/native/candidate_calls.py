@@ -28,6 +28,9 @@ class Calls:
         self.keywords = {"stride": stride, "dilations": [d for _, d in kinds]}
         if not shared:
             self.keywords |= {"scale": draws.values(groups, c), "shift": draws.values(groups, c)}
+        self.backward = {"factors": draws.values(groups, n).clamp_min(0)}
+        if not shared:
+            self.backward["center"] = draws.values(groups, c)
         self.zs, self.grads = draws.tensors(groups, output), draws.tensors(groups, output)
         self.p, self.q, self.r = (draws.values(groups, c) for _ in range(3))
         self.into = draws.tensor(shape) if shared else None
@@ -45,7 +48,7 @@ class Calls:
         into = None if self.into is None else self.into.clone()
         dxs, sums, d_depthwise, d_pointwise = module.separable_backward(
             self.xs, self.zs, self.grads, self.p, self.q, self.r, self.depthwise,
-            self.pointwise, **self.keywords, into=into,
+            self.pointwise, **self.keywords, **self.backward, into=into,
         )  # fmt: skip
         return [*zs, mean, var, *dxs, *(sums or ()), *d_depthwise, *d_pointwise]
 

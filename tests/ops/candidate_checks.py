@@ -30,6 +30,8 @@ class Units:
     p: Tensor
     q: Tensor | None
     r: Tensor | None
+    center: Tensor | None
+    factors: Tensor | None
 
     @property
     def keywords(self):
@@ -53,7 +55,10 @@ class Units:
             depthwise=all_wide(self.depthwise),
             pointwise=all_wide(self.pointwise),
             grads=all_wide(self.grads),
-            **{name: wide(getattr(self, name)) for name in ("scale", "shift", "p", "q", "r")},
+            **{
+                name: wide(getattr(self, name))
+                for name in ("scale", "shift", "p", "q", "r", "center", "factors")
+            },
         )
 
     def run(self, forward, backward, needs_weights=True, into=None):
@@ -71,6 +76,8 @@ class Units:
             **self.keywords,
             needs_weights=needs_weights,
             into=into,
+            center=self.center,
+            factors=self.factors,
         )
         assert (sums is None) == (self.scale is None)
         assert [found is None for found in filters] == [not needs_weights] * 2
@@ -85,6 +92,7 @@ def make_units(
     stride: int = 1,
     shared: bool = True,
     affine: bool = True,
+    factors: bool = False,
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> Units:
@@ -116,6 +124,9 @@ def make_units(
         p=values(groups, c),
         q=values(groups, c) if affine else None,
         r=values(groups, c) if affine else None,
+        center=None if shared or not affine else values(groups, c),
+        # Paths of some images are dropped.
+        factors=values(groups, n).clamp_min(0) if factors else None,
     )
 
 
@@ -131,6 +142,8 @@ def by_autograd(units: Units, needs_weights: bool = True, into: Tensor | None = 
         inner = F.conv2d(padded, leaves[1], None, units.stride, 0, units.dilations[g], x.shape[1])
         z = torch.einsum("oi,nihw->nohw", leaves[2][:, :, 0, 0], inner)
         dz = _row(units.p, g) * units.grads[g]
+        if units.factors is not None:
+            dz = dz * units.factors[g].view(-1, 1, 1, 1)
         if units.q is not None:
             dz = dz + _row(units.q, g) * z.detach() + _row(units.r, g)
         du, df, dw = torch.autograd.grad(z, leaves, dz)
@@ -141,7 +154,8 @@ def by_autograd(units: Units, needs_weights: bool = True, into: Tensor | None = 
         dus.append(du)
         total += du
         sums0.append(du.sum((0, 2, 3)))
-        sums1.append((du * u).sum((0, 2, 3)))
+        shifted = x if units.center is None else x - _row(units.center, g)
+        sums1.append((du * shifted).sum((0, 2, 3)))
         d_depthwise.append(df)
         d_pointwise.append(dw)
     of_inputs = [total] if units.scale is None else [*dus, torch.stack(sums0), torch.stack(sums1)]

@@ -8,6 +8,7 @@ import torch
 from ssfnas.ops.norm_coefficients import (
     MEAN,
     RSTD,
+    SCALE,
     SHIFT,
     VAR,
     enter_statistics,
@@ -40,17 +41,18 @@ def row(values):
 
 def test_statistics_fill_their_rows_and_no_other():
     mean, var = draws(2, 4), draws(2, 4, seed=1).square()
-    table = torch.full((4, 7, 4), 9.0, dtype=torch.float64)
+    table = torch.full((5, 7, 4), 9.0, dtype=torch.float64)
     enter_statistics(table, 3, mean, var, EPS)
     assert torch.equal(table[MEAN, 3:5], mean)
     assert torch.equal(table[VAR, 3:5], var)
     torch.testing.assert_close(table[RSTD, 3:5], 1 / (var + EPS).sqrt(), rtol=1e-15, atol=0)
+    torch.testing.assert_close(table[SCALE, 3:5], table[RSTD, 3:5], rtol=0, atol=0)
     torch.testing.assert_close(table[SHIFT, 3:5], -mean / (var + EPS).sqrt(), rtol=1e-14, atol=0)
     assert bool((table[:, [0, 1, 2, 5, 6]] == 9).all())
 
 
 def test_a_node_is_the_weighted_sum_of_normalized_inputs():
-    zs, table = inputs(), torch.zeros(4, 6, 4, dtype=torch.float64)
+    zs, table = inputs(), torch.zeros(5, 6, 4, dtype=torch.float64)
     weights, rows, places = draws(8), torch.tensor([5, 1, 3]), torch.tensor([7, 0, 4])
     mean, var = statistics_of(zs)
     for k, at in enumerate(rows.tolist()):

@@ -47,7 +47,14 @@ def assert_close(found, truth, what, tolerance=1e-12):
 def test_units_are_what_autograd_says(both, channels, stride, shared):
     for number, (height, width) in enumerate(SIZES):
         shape, needs_weights = (2, channels, height, width), number % 2 == 0
-        units = make_units(shape, stride=stride, shared=shared, affine=number != 1, seed=number)
+        units = make_units(
+            shape,
+            stride=stride,
+            shared=shared,
+            affine=number != 1,
+            factors=number > 1,
+            seed=number,
+        )
         into = draw(*shape, seed=9) if shared and number > 1 else None
         truth = by_autograd(units, needs_weights, into)
         found = units.run(*both, needs_weights, None if into is None else into.clone())

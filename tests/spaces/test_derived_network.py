@@ -202,16 +202,14 @@ def test_dropped_paths_are_zero_and_the_others_scaled():
     net.set_drop_path(probability, seed=1, step=0)
     x = images(images_count, net.num_features, 2, 2, seed=5)
     cell = net.cells[4]
-    scales = net._path_scales(x)
-    found = cell(net_input(cell, x), x, scales[4])
-    whole = cell(net_input(cell, x), x, [None])
+    factors = net._path_factors(x)
+    found = cell(net_input(cell, x), x, factors[4])
+    whole = cell(net_input(cell, x), x)
     kept = found.flatten(1).abs().amax(1) > 0
     torch.testing.assert_close(found[kept], whole[kept] / (1 - probability))
     assert 0.6 < kept.double().mean() < 0.8
     # Each path and each layer has masks of its own.
-    rows = torch.cat(
-        [scale.flatten()[None] for row in scales for scale in row if scale is not None]
-    )
+    rows = torch.cat(factors)
     assert len(rows.unique(dim=0)) == len(rows) == 5
 
 
@@ -226,10 +224,8 @@ def test_the_identity_is_never_dropped():
     genotype = Genotype((("skip_connect", 1, 2),), (2,), (("sep_conv_3x3", 0, 2),), (2,))
     net = dropping(genotype, layers=5)
     net.set_drop_path(0.9, seed=0, step=0)
-    scales = net._path_scales(images(4, 3, 8, 8))
-    assert [[scale is None for scale in row] for row in scales] == [
-        [True], [False], [True], [False], [True]
-    ]  # fmt: skip
+    factors = net._path_factors(images(4, 3, 8, 8))
+    assert [len(of_cell) for of_cell in factors] == [0, 1, 0, 1, 0]
 
 
 def test_drop_path_only_in_training_once_set_and_above_zero():

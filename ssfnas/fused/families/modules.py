@@ -1,0 +1,81 @@
+"""Candidates that are none of the others: modules, each with a graph of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssfnas.fused.cell_statistics import Statistics
+from ssfnas.fused.cell_tables import Rows
+from ssfnas.fused.families.family import Backward, Family, Gradients
+
+
+class Modules(Family):
+    """Modules of users, and built-in ones that are hooked or changed.
+
+    They normalize themselves, and their graphs are differentiated when the cell's gradient is.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__(stride)
+        self._modules: list[nn.Module] = []
+
+    def accept(self, module: nn.Module) -> int | None:
+        """Any module's number."""
+        self._modules.append(module)
+        return len(self._modules) - 1
+
+    def take_rows(self, rows: Rows) -> None:
+        """p of each; q and r are not used."""
+        count = len(self._modules)
+        self._p, self._unused = rows.take_ones(count), rows.take(2 * count)
+
+    def parameters(self) -> list[Tensor]:
+        """Those of each module."""
+        return [parameter for module in self._modules for parameter in module.parameters()]
+
+    def gradient_rows(self, number: int) -> tuple[int, int, int]:
+        """Those of p, and two that nobody reads."""
+        unused = self._unused.start + number
+        return self._p.start + number, unused, unused + len(self._modules)
+
+    def forward(
+        self, x: Tensor, parameters: Sequence[Tensor], statistics: Statistics
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For each module a leaf that is its input, and its output."""
+        results = []
+        for module in self._modules:
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_(x.is_floating_point())
+                results.append((leaf, module(leaf).to(x.dtype)))
+        return results
+
+    def result(self, results: list[tuple[Tensor, Tensor]], number: int) -> Tensor:
+        """The output, without its graph."""
+        return results[number][1].detach()
+
+    def backward(self, given: Backward, total: Tensor | None) -> tuple[Tensor | None, Gradients]:
+        """Through the graph of each module."""
+        gradients: Gradients = []
+        for number, (module, (leaf, y)) in enumerate(
+            zip(self._modules, given.results, strict=True)
+        ):
+            own = [weight for weight in module.parameters() if weight.requires_grad]
+            use, p = given.uses[number], given.coefficients.table[self._p.start + number]
+            dy = use.grad * p.view(1, -1, 1, 1)
+            if use.factor is not None:
+                dy = dy * use.factor.view(-1, 1, 1, 1)
+            wanted = [leaf, *own] if given.needs_parameters else [leaf]
+            found: tuple[Tensor | None, ...] = (None,) * len(wanted)
+            if y.requires_grad:
+                found = torch.autograd.grad(
+                    y, wanted, dy.to(y.dtype), allow_unused=True, retain_graph=True
+                )
+            of_own = dict(zip(own, found[1:], strict=False))
+            gradients += [of_own.get(weight) for weight in module.parameters()]
+            if found[0] is not None:
+                dx = found[0].contiguous(memory_format=torch.channels_last)
+                total = dx if total is None else total.add_(dx)
+        return total, gradients

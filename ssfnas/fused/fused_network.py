@@ -1,0 +1,139 @@
+"""The cells of a network, computed a cell at a time where that is what their modules would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
+
+from ssfnas.fused.cell_layout import hooks_of
+from ssfnas.fused.cell_statistics import Call, Update
+from ssfnas.fused.fused_cell import FusedCell
+from ssfnas.layers.normalization import BatchNorm2d
+
+
+class FusedNetwork:
+    """Fused cells, made anew where a module was exchanged or hooked since.
+
+    Args:
+        cells: of the network.
+        fuse: makes a fused cell of one, or None where it cannot be.
+    """
+
+    def __init__(self, cells: nn.ModuleList, fuse: Callable[[nn.Module], FusedCell | None]) -> None:
+        self._watched = _Watched(cells)
+        self._fused = [fuse(cell) for cell in cells]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all modules and hooks are those that it was made of."""
+        return not self._watched.has_changed
+
+    def start(self) -> FusedPass:
+        """A forward pass through all cells."""
+        return FusedPass(self._fused)
+
+
+class FusedPass:
+    """One forward pass: cells in turn, then :meth:`finish`."""
+
+    def __init__(self, fused: Sequence[FusedCell | None]) -> None:
+        self._fused = fused
+        self._updates: list[Update] = []
+
+    @torch.compiler.disable
+    def cell(
+        self,
+        number: int,
+        s0: Tensor,
+        s1: Tensor,
+        weights: Tensor | None = None,
+        factors: Tensor | None = None,
+    ) -> Tensor | None:
+        """A cell's output, see :class:`FusedCell`; None where its own modules have to compute it.
+
+        That is where they are hooked as a whole, or where its BatchNorms are not all in one state.
+        """
+        fused = self._fused[number]
+        if fused is None or _hooked_everywhere():
+            return None
+        state = _state(fused.layout.rows.norms)
+        if state is None:
+            return None
+        call = Call(*state)
+        output = fused(call, s0, s1, weights, factors)
+        self._updates += call.updates
+        return output
+
+    def finish(self) -> None:
+        """Fold the batch's statistics into the running ones."""
+        _fold(self._updates)
+
+
+class _Watched:
+    """The modules below one, and what is called with them."""
+
+    def __init__(self, root: nn.Module) -> None:
+        parts = list(root.modules())
+        self._children = [part._modules for part in parts]
+        self._hooks = [hooks for part in parts for hooks in hooks_of(part)]
+        self._seen = self._now()
+
+    def _now(self) -> tuple[list[list[nn.Module | None]], list[int]]:
+        return [list(own.values()) for own in self._children], list(map(len, self._hooks))
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether another module is in a place, or hooks came or went."""
+        return self._now() != self._seen
+
+
+def _hooked_everywhere() -> bool:
+    return torch_modules._has_any_global_hook()
+
+
+def _state(rows: Sequence[Sequence[BatchNorm2d]]) -> tuple[bool, float, Any] | None:
+    """Whether batches are normalized by their own statistics, epsilon and group, if all agree."""
+    norms = [norm for row in rows for norm in row]
+    states = {
+        (norm.training, norm.track_running_stats, norm.eps, norm.momentum, id(norm.group))
+        for norm in norms
+    }
+    if len(states) != 1 or norms[0].momentum is None:
+        return None
+    first = norms[0]
+    own = first.training or first.running_mean is None
+    return own, first.eps, first.group if first.training else None
+
+
+@torch.no_grad()
+def _fold(updates: Sequence[Update]) -> None:
+    """running = (1 - momentum) running + momentum batch, with unbiased variances, for all at once.
+
+    Counts of batches go up by one, as PyTorch's do. BatchNorms in evaluation, or whose statistics
+    are frozen, are left alone.
+    """
+    running: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
+    counts: list[Tensor] = []
+    for update in updates:
+        unbiased = update.var * (update.values / (update.values - 1))
+        rows = zip(update.norms, update.mean.unbind(), unbiased.unbind(), strict=True)
+        for norms, mean, var in rows:
+            for norm in norms:
+                if not (norm.training and norm.track_running_stats):
+                    continue
+                assert norm.momentum is not None
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                assert norm.num_batches_tracked is not None
+                old, new = running.setdefault(norm.momentum, ([], []))
+                old += [norm.running_mean, norm.running_var]
+                new += [mean.to(norm.running_mean.dtype), var.to(norm.running_var.dtype)]
+                counts.append(norm.num_batches_tracked)
+    for momentum, (old, new) in running.items():
+        torch._foreach_lerp_(old, new, momentum)
+    if counts:
+        torch._foreach_add_(counts, 1)

@@ -1,0 +1,52 @@
+"""The passes over memory that fused functions are made of, computed by the fastest backend.
+
+Each is the function of the same name that is its definition, in plain PyTorch, with the backend in
+force for the tensors of a call in its place (:mod:`ssfnas.ops.selection`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from ssfnas.ops import norm_coefficients as coefficients
+from ssfnas.ops import torch_candidates as candidates
+from ssfnas.ops import torch_pointwise as pointwise
+from ssfnas.ops import torch_sums as sums
+from ssfnas.ops.selection import AUTO, choose, has_op, op_of, primitive, requested
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _dispatched(definition: Function) -> Function:
+    name = definition.__name__
+    op = op_of(name)
+
+    @functools.wraps(definition)
+    def call(*args: Any, **options: Any) -> Any:
+        asked = requested()
+        # The first list: backends may be limited in how many tensors they take.
+        tensors: list[Tensor] = next((x for x in args if isinstance(x, list)), [args[0]])
+        # PyTorch stands in for an op that a backend, asked for by name, does not have at all.
+        known = asked == AUTO or has_op(asked, op)
+        backend = choose(op, tensors, asked) if known else "torch"
+        return primitive(backend, name)(*args, **options)
+
+    return call  # type: ignore[return-value]
+
+
+enter_statistics = _dispatched(coefficients.enter_statistics)
+node_coefficients = _dispatched(coefficients.node_coefficients)
+gradient_coefficients = _dispatched(coefficients.gradient_coefficients)
+norm_statistics = _dispatched(sums.norm_statistics)
+norm_sum_forward = _dispatched(sums.norm_sum_forward)
+norm_sum_reduce = _dispatched(sums.norm_sum_reduce)
+separable_forward = _dispatched(candidates.separable_forward)
+separable_backward = _dispatched(candidates.separable_backward)
+pools_forward = _dispatched(candidates.pools_forward)
+pools_backward = _dispatched(candidates.pools_backward)
+pointwise_forward = _dispatched(pointwise.pointwise_forward)
+pointwise_backward = _dispatched(pointwise.pointwise_backward)
