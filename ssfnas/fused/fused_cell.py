@@ -28,6 +28,7 @@ from ssfnas.fused.cell_tables import Tables
 from ssfnas.fused.families import Backward, Modules, Use
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
+from ssfnas.ops.differentiable_once import differentiable_once
 from ssfnas.ops.primitives import node_coefficients, norm_sum_forward, norm_sum_reduce
 
 NHWC = torch.channels_last
@@ -268,15 +269,10 @@ class _CellFunction(torch.autograd.Function):
         return output
 
     @staticmethod
+    @differentiable_once("a fused cell")
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
         if grad is None:  # of a cell that nothing reads
             return (None,) * len(ctx.needs_input_grad)
-        if torch.is_grad_enabled():
-            # once_differentiable would let torch.autograd.grad return a part of the truth.
-            raise RuntimeError(
-                "a fused cell is differentiable once, and create_graph=True asks for more: compute "
-                'the loss under ssfnas.ops.backend("reference")'
-            )
         _, _, *needs_inputs, needs_weights, _ = ctx.needs_input_grad[:6]
         needs = ctx.needs_input_grad[6:]
         output, *rest = ctx.saved_tensors

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssfnas.errors import RequestError
 from ssfnas.ops.collectives import Grouped, merged_moments
+from ssfnas.ops.differentiable_once import differentiable_once
 from ssfnas.ops.torch_sums import per_channel
 
 
@@ -58,7 +58,10 @@ class _SynchronizedNormalization(torch.autograd.Function):
         return y.to(x.dtype), mean, variance, count
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once(
+        "a BatchNorm over several processes",
+        "compute the loss in one process, or after synchronize_batchnorm(net, None)",
+    )
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd, count = ctx.saved_tensors
         wide = grad if grad.dtype == torch.float64 else grad.float()
@@ -115,7 +118,7 @@ class _Synchronizable(Grouped, _BatchNorm):
 class BatchNorm1d(_Synchronizable, nn.BatchNorm1d):
     """``nn.BatchNorm1d`` whose statistics span the processes of ``.group`` where that is set.
 
-    Differentiable twice where no group is set.
+    Differentiable any number of times where no group is set, and once with one.
     """
 
 
@@ -123,7 +126,8 @@ class BatchNorm2d(_Synchronizable, nn.BatchNorm2d):
     """``nn.BatchNorm2d`` whose statistics span the processes of ``.group`` where that is set.
 
     With a group, gradients are such that their *average* over the processes is the gradient of the
-    mean of the processes' losses. Differentiable twice where no group is set.
+    mean of the processes' losses. Differentiable any number of times where no group is set, and
+    once with one.
     """
 
 

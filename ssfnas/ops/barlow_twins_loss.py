@@ -7,12 +7,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ssfnas.errors import RequestError
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.collectives import gather_rows
+from ssfnas.ops.differentiable_once import differentiable_once
 from ssfnas.ops.selection import choose, primitive, requested, wants_reference
 from ssfnas.ops.torch_barlow_twins import Saved
 
@@ -147,7 +147,7 @@ class _BarlowTwinsLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once(_OP)
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with without_autocast(grad):
             dz1, dz2 = primitive(ctx.name, "barlow_twins_backward")(
@@ -216,6 +216,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.mark_non_differentiable(*output[1:])
 
 
+@differentiable_once(_OP)
 def _op_backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     dz1, dz2 = _backward_op(grad, *ctx.saved_tensors, ctx.lambd, ctx.backend)
     needs = ctx.needs_input_grad

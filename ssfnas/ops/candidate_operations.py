@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ssfnas.errors import RequestError
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
+from ssfnas.ops.differentiable_once import differentiable_once
 from ssfnas.ops.selection import choose, primitive, requested, wants_reference
 from ssfnas.ops.torch_candidates import depthwise_convolution
 
@@ -120,7 +120,7 @@ class _CandidateOperations(torch.autograd.Function):
         return *zs, largest, average
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once(_OP)
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         s, *filters = ctx.saved_tensors
         groups = len(ctx.dilations)

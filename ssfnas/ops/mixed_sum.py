@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ssfnas.errors import RequestError
 from ssfnas.kernels.layout import accumulator, in_one_layout, memory_format
 from ssfnas.ops.autocast import autocasts, without_autocast
+from ssfnas.ops.differentiable_once import differentiable_once
 from ssfnas.ops.selection import choose, primitive, requested, wants_reference
 
 _OP = "mixed_sum"
@@ -117,7 +117,7 @@ class _MixedSum(torch.autograd.Function):
         return _forward(name, xs, weights)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once(_OP)
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weights, *xs = ctx.saved_tensors
         needs_x = ctx.needs_input_grad[2:]
@@ -207,6 +207,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(weights, *xs)
 
 
+@differentiable_once(_OP)
 def _op_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     weights, *xs = ctx.saved_tensors
     needs_x, needs_weights, _ = ctx.needs_input_grad

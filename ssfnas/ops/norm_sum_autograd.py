@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ssfnas.errors import RequestError
 from ssfnas.kernels.layout import in_one_layout, memory_format
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.collectives import merged_moments
+from ssfnas.ops.differentiable_once import differentiable_once
 from ssfnas.ops.mixed_sum import fake_gradients
 from ssfnas.ops.selection import choose, primitive
 
@@ -52,7 +52,7 @@ class MixedNormSum(torch.autograd.Function):
         return out, mean, var, count
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once(OP)
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """One pass for the reductions, one for the gradients of the inputs."""
         weights, mean, rstd, count, *zs = ctx.saved_tensors
@@ -242,6 +242,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.mark_non_differentiable(mean, var, rstd)
 
 
+@differentiable_once(OP)
 def _op_backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
     weights, mean, rstd, *zs = ctx.saved_tensors
     needs_z, needs_weights, needs_mean, needs_var, *_rest = ctx.needs_input_grad

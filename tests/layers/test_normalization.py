@@ -152,6 +152,14 @@ def work(rank, folder):
     assert net[0].group is group
     assert clone[0].group is None
     found["alone"] = clone[0](x[rows]).detach()
+    found["refusals"] = []
+    for power in (1, 2):  # below a sum the gradient that comes in is constant
+        pixels = x[rows].clone().requires_grad_()
+        loss = (single(pixels) ** power).sum()
+        try:
+            torch.autograd.grad(loss, pixels, create_graph=True)
+        except RuntimeError as error:
+            found["refusals"].append(str(error))
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -183,6 +191,11 @@ def test_two_processes_are_one_on_the_whole_batch(tmp_path):
         torch.cat([result["one pixel"] for result in found]),
         definitions.batch_norm(x[:2, :, :1, :1]),
     )
+    for result in found:
+        assert len(result["refusals"]) == 2
+        for words in result["refusals"]:
+            assert "BatchNorm over several processes is differentiable once" in words
+            assert "in one process" in words
     norm = make_net()[0]
     for rank, result in enumerate(found):
         rows = slice(*ROWS[rank])

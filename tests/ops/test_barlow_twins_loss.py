@@ -157,12 +157,9 @@ def test_views_and_single_gradients(name):
         torch.testing.assert_close(leaf.grad, exact[2] / 2)
 
 
-def test_reference_is_differentiable_twice_and_the_op_refuses():
+def test_reference_is_differentiable_twice():
     leaves = [z.requires_grad_() for z in inputs(4, 3)]
     assert torch.autograd.gradgradcheck(barlow_twins_loss_reference, leaves)
-    (first,) = torch.autograd.grad(barlow_twins_loss(*leaves) ** 2, leaves[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
 
 
 @pytest.mark.parametrize("name", BACKENDS)
