@@ -7,20 +7,22 @@ from pathlib import Path
 
 from ssfnas.commandline import main as run_command
 from ssfnas.config import DeriveConfig
+from ssfnas.runtime.imports import first_imports
 
 
 def derive_again(config: DeriveConfig) -> None:
     """Write the genotype that the rule gives, how, its pictures, and the report anew."""
-    import torch
+    with first_imports():
+        import torch
 
-    from ssfnas.declarations.derivations import DERIVATIONS
-    from ssfnas.errors import RequestError
-    from ssfnas.pictures import report_html
-    from ssfnas.pipeline.run import Run
-    from ssfnas.pipeline.search_run import write_derivation, write_genotype
-    from ssfnas.plugins import import_plugins
-    from ssfnas.spaces import DerivedNetwork, Genotype, count_multiply_adds, count_parameters
-    from ssfnas.strategies.derivation import derive, limit
+        from ssfnas.declarations.derivations import DERIVATIONS
+        from ssfnas.errors import RequestError
+        from ssfnas.pictures import report_html
+        from ssfnas.pipeline.run import Run
+        from ssfnas.pipeline.search_run import write_derivation, write_genotype
+        from ssfnas.plugins import import_plugins
+        from ssfnas.spaces import DerivedNetwork, Genotype, count_multiply_adds, count_parameters
+        from ssfnas.strategies.derivation import derive, limit
 
     import_plugins(config.plugins)
     run = Run(config.run)

@@ -6,6 +6,7 @@ import sys
 
 from ssfnas.commandline import main as run_command
 from ssfnas.config import EvaluateConfig
+from ssfnas.runtime.imports import first_imports
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -14,18 +15,19 @@ def evaluate(config: EvaluateConfig) -> None:
     ``evaluation.json``, which the report shows, is that of the last weights on the run's own data;
     whatever else is measured has a file of its own.
     """
-    from ssfnas.data import load_data
-    from ssfnas.pictures import report_html
-    from ssfnas.pipeline.evaluation import (
-        data_options,
-        evaluate_network,
-        table,
-        write_evaluation,
-    )
-    from ssfnas.pipeline.run import Run
-    from ssfnas.plugins import import_plugins
-    from ssfnas.runs.run_files import EVALUATION_FILE
-    from ssfnas.runtime.distributed import start_world
+    with first_imports():
+        from ssfnas.data import load_data
+        from ssfnas.pictures import report_html
+        from ssfnas.pipeline.evaluation import (
+            data_options,
+            evaluate_network,
+            table,
+            write_evaluation,
+        )
+        from ssfnas.pipeline.run import Run
+        from ssfnas.plugins import import_plugins
+        from ssfnas.runs.run_files import EVALUATION_FILE
+        from ssfnas.runtime.distributed import start_world
 
     import_plugins(config.plugins)
     device = start_world(config.device).device

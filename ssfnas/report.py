@@ -7,12 +7,14 @@ from pathlib import Path
 
 from ssfnas.commandline import main as run_command
 from ssfnas.config import ReportConfig
+from ssfnas.runtime.imports import first_imports
 
 
 def report(config: ReportConfig) -> None:
     """Write the page that ``config`` asks for, and print where it is."""
-    from ssfnas.atomic_files import write_atomically
-    from ssfnas.pictures import report_html
+    with first_imports():
+        from ssfnas.atomic_files import write_atomically
+        from ssfnas.pictures import report_html
 
     file = Path(config.out) if config.out else Path(config.run[0]) / "report.html"
     page = report_html([Path(path) for path in config.run])

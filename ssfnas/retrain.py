@@ -6,11 +6,13 @@ import sys
 
 from ssfnas.commandline import main as run_command
 from ssfnas.config import RetrainConfig
+from ssfnas.runtime.imports import first_imports
 
 
 def retrain(config: RetrainConfig) -> None:
     """Run the retraining that ``config`` describes."""
-    from ssfnas.pipeline.retrain_run import run_retrain
+    with first_imports():
+        from ssfnas.pipeline.retrain_run import run_retrain
 
     run_retrain(config)
 

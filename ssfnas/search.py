@@ -6,11 +6,13 @@ import sys
 
 from ssfnas.commandline import main as run_command
 from ssfnas.config import SearchConfig
+from ssfnas.runtime.imports import first_imports
 
 
 def search(config: SearchConfig) -> None:
     """Run the search that ``config`` describes."""
-    from ssfnas.pipeline.search_run import run_search
+    with first_imports():
+        from ssfnas.pipeline.search_run import run_search
 
     run_search(config)
 

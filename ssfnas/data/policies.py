@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from abc import abstractmethod
 
 import torch
 from torch import Tensor
-from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
 from ssfnas.data.policy_operations import NAMES, OPERATIONS, SIGNED
 from ssfnas.data.views import VIEWS, CropFlip, Parameters, to_float
 
 _IDENTITY = NAMES.index("identity")
 
-CIFAR10_POLICY = tuple(
-    tuple(
-        (re.sub(r"\B[A-Z]", r"_\g<0>", name).lower(), round(10 * probability), level or 0)
-        for name, probability, level in pair
+
+@functools.cache
+def cifar10_policy() -> tuple[tuple[tuple[str, int, int], ...], ...]:
+    """The 25 sub-policies that AutoAugment found on CIFAR-10 (Cubuk et al., 2019).
+
+    Each is twice an operation, its probability in tenths, and the number of its magnitude (0 where
+    it has none).
+    """
+    from torchvision.transforms import AutoAugment, AutoAugmentPolicy
+
+    return tuple(
+        tuple(
+            (re.sub(r"\B[A-Z]", r"_\g<0>", name).lower(), round(10 * probability), level or 0)
+            for name, probability, level in pair
+        )
+        for pair in AutoAugment(AutoAugmentPolicy.CIFAR10).policies
     )
-    for pair in AutoAugment(AutoAugmentPolicy.CIFAR10).policies
-)
-"""The 25 sub-policies that AutoAugment found on CIFAR-10 (Cubuk et al., 2019): twice an operation,
-its probability in tenths, and the number of its magnitude (0 where it has none)."""
 
 
 class PolicyViews(CropFlip):
@@ -104,7 +112,7 @@ class AutoAugmentViews(PolicyViews):
         translate = (150 / 331 * width, 150 / 331 * height)
         table = magnitudes(10, shear=0.3, translate=translate, rotate=30, blend=0.9, bits=4)
         pairs = torch.tensor(
-            [[(NAMES.index(o), p, level) for o, p, level in pair] for pair in CIFAR10_POLICY]
+            [[(NAMES.index(o), p, level) for o, p, level in pair] for pair in cifar10_policy()]
         )
         chosen = pairs[torch.randint(len(pairs), (n,), generator=generator)]  # [n, 2, 3]
         operation, tenths, level = chosen.unbind(2)

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 
 import torch
-import torchvision.transforms.v2.functional as F
 from torch import Tensor
 
 from ssfnas.data.color import LUMINANCE
@@ -145,6 +144,8 @@ def auto_contrast(images: Tensor, magnitude: Tensor) -> Tensor:
 
 def equalize(images: Tensor, magnitude: Tensor) -> Tensor:
     """Each channel's histogram made even; the magnitude has no meaning."""
+    import torchvision.transforms.v2.functional as F
+
     return F.equalize(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torchvision.transforms.v2.functional as F
 from torch import Tensor
 
 _CHUNK = 1024
@@ -24,6 +23,8 @@ def resize_square(images: Tensor, size: int) -> Tensor:
     height, width = images.shape[1:3]
     if (height, width) == (size, size):
         return images
+    import torchvision.transforms.v2.functional as F
+
     shorter = min(height, width)
     new_height = max(size, round(height * size / shorter))
     new_width = max(size, round(width * size / shorter))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torchvision
 
 from ssfnas.config import DataOptions
 from ssfnas.data.folder import read_folder
@@ -44,6 +43,8 @@ def read_cifar(options: DataOptions) -> DataParts:
     Raises:
         RequestError: the archive is not there and cannot be downloaded, or is damaged.
     """
+    import torchvision
+
     name, folder = options.dataset, Path(options.data_dir)
     kind = getattr(torchvision.datasets, name.upper())
     try:

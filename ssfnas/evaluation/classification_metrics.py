@@ -9,11 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    binary_auroc,
-    multiclass_calibration_error,
-    multiclass_f1_score,
-)
 
 from ssfnas.errors import NumericalError
 
@@ -88,6 +83,12 @@ def evaluate_predictions(
 def _single_label(
     logits: Tensor, labels: Tensor, class_counts: Sequence[int], thirds: bool
 ) -> dict[str, Any]:
+    # Here and below: to import it takes as long as to measure thousands of images.
+    from torchmetrics.functional.classification import (
+        multiclass_calibration_error,
+        multiclass_f1_score,
+    )
+
     num_classes = logits.shape[1]
     if num_classes < 2:
         raise ValueError("a single class leaves nothing to predict")
@@ -125,6 +126,8 @@ def _single_label(
 
 def _areas(scores: Tensor, members: Tensor) -> dict[str, Any]:
     """``auc`` and ``per_class_auc`` of scores [N, C] against membership bool [N, C]."""
+    from torchmetrics.functional.classification import binary_auroc
+
     areas: list[float | None] = []
     for score, member in zip(scores.T, members.T, strict=True):
         if bool(member.all()) or not bool(member.any()):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from timm.optim import Lars
 from torch import Tensor, nn
 
 from ssfnas.config import RetrainConfig
@@ -90,6 +89,8 @@ class PretrainPhase(Phase):
     kept = ("projector", "updater", "stream")
 
     def __init__(self, trainer: Trainer) -> None:
+        from timm.optim import Lars  # a second or two, which others need not wait
+
         config: RetrainConfig = trainer.config
         world = trainer.world
         super().__init__(trainer, "pretrain", "barlow_twins", batch_size=config.pretrain_batch_size)
