@@ -84,7 +84,7 @@ def weights_over_time(
     high = max(float(np.nanmax(weights, initial=0.0)), threshold or 0.0) * 1.05 or 1.0
     with drawing():
         figure = Figure((1.55 * last + 0.4, 1.15 * (last - 1) + 0.6), layout="constrained")
-        panels = figure.subplot_mosaic(grid, sharex=True, sharey=True)
+        panels = figure.subplot_mosaic(grid)
         for edge, (start, to) in enumerate(ends):
             axes = panels[edge]
             for name, values in zip(operations, weights[:, edge].T, strict=True):
@@ -93,6 +93,7 @@ def weights_over_time(
                 axes.axhline(threshold, color=WARNING, linewidth=0.9, linestyle=_DASHES)
             axes.set_title(f"{state_name(start)} → {state_name(to)}", pad=3, size=8)
             axes.set_ylim(0, high)
+            axes.label_outer()
             if to == last:
                 axes.set_xlabel("epoch")
             if start == 0:

@@ -10,7 +10,8 @@ from ssfnas.config import DeriveConfig, SearchConfig
 from ssfnas.errors import RequestError, found_everywhere
 from ssfnas.layers.operations import check_operations
 from ssfnas.objectives import OBJECTIVES
-from ssfnas.pictures import report_html, save_cell
+from ssfnas.pictures import draw_cell, report_html
+from ssfnas.pictures.style import save_figure
 from ssfnas.pipeline.dry_run import predict
 from ssfnas.pipeline.run import Run
 from ssfnas.pipeline.session import Session, open_session, run_training
@@ -136,8 +137,9 @@ def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:
     """``genotype.json`` and the pictures of both cells."""
     genotype.save(directory.path / "genotype.json")
     for cell in ("normal", "reduce"):
+        figure = draw_cell(genotype, cell)
         for ending in ("svg", "png"):
-            save_cell(genotype, cell, directory.path / f"genotype_{cell}.{ending}")
+            save_figure(figure, directory.path / f"genotype_{cell}.{ending}")
 
 
 def write_derivation(
