@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssfnas.data import ImageData, ImageSet
 from ssfnas.evaluation.classification_metrics import evaluate_predictions
-from ssfnas.evaluation.features import over_images
+from ssfnas.evaluation.features import classifier_of, over_images
 from ssfnas.evaluation.networks import logits_of
 from ssfnas.objectives.classification import at_least_float32
 from ssfnas.runs.data_card import DataCard
@@ -49,6 +49,40 @@ def predict(
     return over_images(
         net, compute, images, data, batch_size=batch_size, device=device, dtype=dtype
     )
+
+
+def predict_with_features(
+    net: nn.Module,
+    images: ImageSet,
+    data: ImageData,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 256,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits as :func:`predict` gives them, and what the classifier made them of, in one pass.
+
+    Args:
+        net: with a classifier that takes features [n, F].
+        images, data, device, dtype, batch_size: see :func:`predict`.
+
+    Returns:
+        logits [N, classes], features [N, F] and labels, all on ``device``.
+    """
+    taken: list[Tensor] = []
+    hook = classifier_of(net).register_forward_pre_hook(lambda _, given: taken.append(given[0]))
+
+    def compute(net: nn.Module, x: Tensor) -> Tensor:
+        logits = logits_of(net(x))
+        return torch.cat([logits, taken.pop()], dim=1)
+
+    try:
+        both, labels = over_images(
+            net, compute, images, data, batch_size=batch_size, device=device, dtype=dtype
+        )
+    finally:
+        hook.remove()
+    return both[:, : data.num_classes], both[:, data.num_classes :], labels
 
 
 def measure(

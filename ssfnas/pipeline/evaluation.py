@@ -17,7 +17,7 @@ from ssfnas.errors import RequestError
 from ssfnas.evaluation.features import classifier_of
 from ssfnas.evaluation.monitor import pooled_features
 from ssfnas.evaluation.posthoc import TAUS, adjust_logits, normalize_classifier
-from ssfnas.evaluation.prediction import measure, predict
+from ssfnas.evaluation.prediction import measure, predict, predict_with_features
 from ssfnas.evaluation.probe import apply_linear_probe, fit_linear_probe
 from ssfnas.objectives import LOSSES
 from ssfnas.pipeline.run import Run
@@ -66,16 +66,24 @@ def evaluate_network(
         )
     data = dataclasses.replace(data.to(device), mean=card.mean, std=card.std)
     own = config.which == "last" and config.dataset is None
+    test = data.test
+    assert test is not None
 
     def predicted(net: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        assert data.test is not None
         return predict(
-            net, data.test, data, device=device,
+            net, test, data, device=device,
             precision=config.precision, batch_size=config.batch_size,
         )  # fmt: skip
 
     net = run.network(config.which).to(device)
-    logits, labels = predicted(net)
+    features: torch.Tensor | None = None
+    linear = isinstance(classifier_of(net), nn.Linear)
+    if config.precision == "fp32" and linear:
+        logits, features, labels = predict_with_features(
+            net, test, data, device=device, batch_size=config.batch_size
+        )
+    else:
+        logits, labels = predicted(net)
     result: dict[str, Any] = {
         "data": {"name": data.name, "test_images": len(labels)},
         "weights": config.which,
@@ -92,9 +100,12 @@ def evaluate_network(
         averaged = predicted(run.network("ema").to(device))
         result["ema"] = measure(*averaged, card, thirds=config.thirds)
     if not data.multi_label:
-        result["post_hoc"] = _post_hoc(net, run.config, logits, labels, data, card, device)
+        if features is None and (linear or config.probe):
+            features, _ = pooled_features(net, test, data, device=device)
+        result["post_hoc"] = _post_hoc(net, run.config, logits, features, labels, card)
         if config.probe:
-            result["probe"] = _probes(net, run, data, device)
+            assert features is not None
+            result["probe"] = _probes(net, run, data, features, labels, device)
     return result
 
 
@@ -159,10 +170,9 @@ def _post_hoc(
     net: nn.Module,
     config: RetrainConfig,
     logits: torch.Tensor,
+    features: torch.Tensor | None,
     labels: torch.Tensor,
-    data: ImageData,
     card: DataCard,
-    device: torch.device,
 ) -> dict[str, Any]:
     sweeps: dict[str, Any] = {}
     if LOSSES.get(config.loss).corrects_prior:
@@ -173,8 +183,7 @@ def _post_hoc(
         adjusted = {tau: adjust_logits(logits, card.class_counts, tau) for tau in TAUS}
         sweeps["logit_adjustment"] = _sweep(adjusted, labels, card)
     classifier = classifier_of(net)
-    if isinstance(classifier, nn.Linear) and data.test is not None:
-        features, _ = pooled_features(net, data.test, data, device=device)
+    if isinstance(classifier, nn.Linear) and features is not None:
         with torch.no_grad():
             normalized = {
                 tau: normalize_classifier(features, classifier, tau) for tau in TAUS if tau <= 1
@@ -195,9 +204,14 @@ def _brief(logits: torch.Tensor, labels: torch.Tensor, card: DataCard) -> dict[s
     return {name: measured[name] for name in _BRIEF}
 
 
-def _probes(net: nn.Module, run: Run, data: ImageData, device: torch.device) -> dict[str, Any]:
-    assert data.test is not None
-    test, test_labels = pooled_features(net, data.test, data, device=device)
+def _probes(
+    net: nn.Module,
+    run: Run,
+    data: ImageData,
+    test: torch.Tensor,
+    test_labels: torch.Tensor,
+    device: torch.device,
+) -> dict[str, Any]:
     probes = {}
     for name, images in (("long_tailed", data.train), ("balanced", _balanced(run, data))):
         features, labels = pooled_features(net, images.to(device), data, device=device)
