@@ -128,7 +128,11 @@ class SearchConfig(
     weight_momentum: float = option(0.9, "momentum of the weights", minimum=0, below=1)
     weight_decay: float = option(3e-4, "decay of the weights", minimum=0)
     clip: float = option(5.0, "largest norm of the weights' gradient; 0: any", minimum=0)
-    knn: bool = option(True, "measure nearest-neighbor accuracy of the features each epoch")
+    knn: bool = option(True, "measure nearest-neighbor accuracy of the features")
+    knn_every: int = option(
+        5, "epochs from one such measurement to the next; the last epoch has one in any case",
+        minimum=1, only_if={"knn": (True,)},
+    )  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -205,7 +209,11 @@ class RetrainConfig(LossOptions, StageOptions, DataOptions, RunOptions):
         maximum=1,
     )
     ema: float = option(0.0, "decay of the weights' moving average; 0: none", minimum=0, below=1)
-    evaluate_every: int = option(1, "epochs between evaluations", minimum=1)
+    evaluate_every: int = option(
+        10,
+        "epochs from one evaluation to the next; the last epoch has one in any case",
+        minimum=1,
+    )
 
 
 @dataclass(kw_only=True)

@@ -41,6 +41,7 @@ def tiny_retrain(
         "auxiliary": 0.0,
         "augment": "crop_flip",
         "cutout": 2,
+        "evaluate_every": 1,
         "device": "cpu",
         "seed": 5,
     }

@@ -81,6 +81,7 @@ def _summary(run: RunFiles) -> Section:
         kept = f"{len(genotype.normal)} normal, {len(genotype.reduce)} reduction"
     neighbors = {key: run.last(key) for key in ("knn/top1", "knn/balanced")}
     top1, balanced = (None if v is None else shown(key, v) for key, v in neighbors.items())
+    images = run.last("knn/images")
     facts: list[tuple[str, object]] = [
         ("strategy", values.get("strategy")),
         ("objective", _OBJECTIVES.get(str(values.get("objective")), values.get("objective"))),
@@ -91,6 +92,7 @@ def _summary(run: RunFiles) -> Section:
         ("operations kept", kept),
         ("nearest neighbors", top1),
         ("nearest neighbors, balanced", balanced),
+        ("neighbors measured", "{1:,} images among {0:,}".format(*images) if images else None),
     ]
     return Section("summary", "Summary", tiles(facts))
 

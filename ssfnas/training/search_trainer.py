@@ -187,7 +187,7 @@ class SearchTrainer(GenotypeSearch):
                 raise NumericalError(f"{error} in one of the last {_LOOK_EVERY} steps") from None
 
     def end_epoch(self) -> dict[str, Any]:
-        """Record the alphas, measure the features, and ask the stopping criterion."""
+        """Record the alphas, every so often measure the features, ask the stopping criterion."""
         self.alpha_history.append(self._alphas())
         values: dict[str, Any] = self.means.pop(self.world)
         values["lr"] = self.weight_optimizer.param_groups[0]["lr"]
@@ -195,16 +195,25 @@ class SearchTrainer(GenotypeSearch):
         for cell, table in weights.items():
             values[f"entropy/{cell}"] = float(self.net.relaxation.entropy(table))
             values[f"skips/{cell}"] = self.skip_count(cell)
-        if self.monitor is not None:
-            values.update(self.monitor.measure(self.net))
+        wanted = "" if self.stopper is None else STOPPERS.get(self.config.early_stop).measures
+        if wanted.startswith("knn"):
+            values.update(self._neighbors())
         if self.stopper is not None:
-            measured = STOPPERS.get(self.config.early_stop).measures
-            if measured == TOP_EIGENVALUE:  # costs too much to be measured unasked
+            if wanted == TOP_EIGENVALUE:  # costs too much to be measured unasked
                 values[TOP_EIGENVALUE] = self.top_eigenvalue()
-            decision = self.stopper.update(self.epoch, values[measured])
+            decision = self.stopper.update(self.epoch, values[wanted])
             if decision is not None:
                 self.stopped_because, self.use_epoch = decision.reason, decision.use_epoch
+        due = self.epoch % self.config.knn_every == 0 or self.finished
+        if due and "knn/images" not in values:
+            values.update(self._neighbors())
         return values
+
+    def _neighbors(self) -> dict[str, Any]:
+        """Nearest-neighbor accuracy of the features, where it is asked for."""
+        if self.monitor is None:
+            return {}
+        return self.monitor.measure(self.net, seen=2 * self.step * self.config.batch_size)
 
     def edge_weights(self, epoch: int | None = None) -> dict[str, Tensor]:
         """Weights by cell type, [E, O] on the CPU, of now or as they were after ``epoch``."""

@@ -14,10 +14,12 @@ from image_files import write_npz
 from tiny_runs import tiny_search
 
 from ssfnas import derive
+from ssfnas.declarations.early_stopping import STOPPERS, EarlyStop
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.pipeline.run import load
 from ssfnas.pipeline.search_run import run_search
 from ssfnas.spaces import Genotype
+from ssfnas.strategies.early_stopping import Stopper
 from ssfnas.training.search_trainer import SearchTrainer
 
 WRITTEN = [
@@ -136,7 +138,48 @@ def test_too_many_skip_connections_stop_the_search(small_npz, tmp_path, monkeypa
     config = tiny_search(
         small_npz, tmp_path / "run", epochs=3, early_stop="skip", max_skips=2, early_stop_after=0
     )
-    assert len(run_search(config).metrics) == 1
+    (only,) = run_search(config).metrics
+    assert "knn/top1" in only  # its last epoch, however early
+
+
+def test_neighbors_are_measured_every_so_many_epochs_and_at_the_end(small_npz, tmp_path):
+    settings = {"epochs": 5, "knn_every": 2, "objective": "supervised"}
+    run = run_search(tiny_search(small_npz, tmp_path / "run", **settings))
+    assert [e["epoch"] for e in run.metrics if "knn/top1" in e] == [2, 4, 5]
+    assert run.metrics[-1]["knn/images"] == [20, 20]
+    assert "20 images among 20" in (run.path / "report.html").read_text()
+    # The same search but for what is measured.
+    often = run_search(tiny_search(small_npz, tmp_path / "b", **settings | {"knn_every": 1}))
+    assert [e["epoch"] for e in often.metrics if "knn/top1" in e] == [1, 2, 3, 4, 5]
+    assert np.array_equal(often.alphas["normal"], run.alphas["normal"])
+    for first, second in zip(run.metrics, often.metrics, strict=True):
+        assert {k: v for k, v in second.items() if k in first and k != "wall_time"} == {
+            k: v for k, v in first.items() if k != "wall_time"
+        }
+
+
+def test_a_search_of_one_step_is_measured_on_what_it_has_seen(small_npz, tmp_path):
+    run = run_search(tiny_search(small_npz, tmp_path / "run", steps=1, objective="supervised"))
+    assert run.metrics[-1]["knn/images"] == [8, 8]
+
+
+def test_a_rule_that_stops_by_neighbors_is_given_them_each_epoch(small_npz, tmp_path):
+    given = []
+
+    class Watching(Stopper):
+        def update(self, epoch, value):
+            given.append((epoch, value))
+
+    STOPPERS.add("watching", EarlyStop(lambda config: Watching(), measures="knn/balanced"))
+    try:
+        config = tiny_search(
+            small_npz, tmp_path / "run", epochs=3, early_stop="watching", objective="supervised"
+        )
+        run = run_search(config)
+    finally:
+        del STOPPERS._entries["watching"]
+    assert given == [(e["epoch"], e["knn/balanced"]) for e in run.metrics]
+    assert len(given) == 3
 
 
 def test_a_loss_that_is_not_finite_names_step_term_and_checkpoint(small_npz, tmp_path, monkeypatch):
