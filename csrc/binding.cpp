@@ -181,29 +181,33 @@ void separable_backward(int threads, const Units& units, const Addresses& zs,
       threads);
 }
 
-// Pixels, channels of the input and of the output.
+// Pixels, channels of each input and of the output.
 using PixelSizes = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
 
-void pointwise_forward(int threads, int dtype, const PixelSizes& sizes, std::uintptr_t x,
+void pointwise_forward(int threads, int dtype, const PixelSizes& sizes, const Addresses& xs,
                        std::uintptr_t weight, std::uintptr_t z, std::uintptr_t mean,
                        std::uintptr_t var) {
   const auto [pixels, inputs, outputs] = sizes;
   const py::gil_scoped_release released;
-  cpu().pointwise_forward({static_cast<Dtype>(dtype), pixels, inputs, outputs, pointer(x),
-                           pointer(weight), pointer(z), pointer(mean), pointer(var)},
-                          threads);
+  const std::vector<void*> x = pointers(xs);
+  cpu().pointwise_forward(
+      {static_cast<Dtype>(dtype), pixels, static_cast<std::int64_t>(x.size()), inputs, outputs,
+       x.data(), pointer(weight), pointer(z), pointer(mean), pointer(var)},
+      threads);
 }
 
-void pointwise_backward(int threads, int dtype, const PixelSizes& sizes, std::uintptr_t x,
+void pointwise_backward(int threads, int dtype, const PixelSizes& sizes, const Addresses& xs,
                         std::uintptr_t z, std::uintptr_t grad, std::uintptr_t p, std::uintptr_t q,
-                        std::uintptr_t r, std::uintptr_t weight, std::uintptr_t into,
-                        std::uintptr_t dx, std::uintptr_t d_weight) {
+                        std::uintptr_t r, std::uintptr_t weight, const Addresses& dxs,
+                        std::uintptr_t d_weight) {
   const auto [pixels, inputs, outputs] = sizes;
+  if (!dxs.empty()) check_count(dxs.size(), xs.size(), "pointwise_backward");
   const py::gil_scoped_release released;
+  const std::vector<void*> x = pointers(xs), dx = pointers(dxs);
   cpu().pointwise_backward(
-      {static_cast<Dtype>(dtype), pixels, inputs, outputs, pointer(x), pointer(z), pointer(grad),
-       pointer(p), pointer(q), pointer(r), pointer(weight), pointer(into), pointer(dx),
-       pointer(d_weight)},
+      {static_cast<Dtype>(dtype), pixels, static_cast<std::int64_t>(x.size()), inputs, outputs,
+       x.data(), pointer(z), pointer(grad), pointer(p), pointer(q), pointer(r), pointer(weight),
+       dx.empty() ? nullptr : dx.data(), pointer(d_weight)},
       threads);
 }
 

@@ -131,29 +131,29 @@ struct SeparableBackward {
   void* const* d_pointwise;  // [G] -> [C, C]
 };
 
-// z = weight relu(x), from I channels to O, and mean and biased variance of each channel of z
+// z = weight relu(x), from T tensors of I channels each to one of O, and mean and biased variance of
+// each channel of z
 struct PointwiseForward {
   Dtype dtype;
-  int64_t pixels, inputs, outputs;
-  const void* x;       // [pixels, I]
-  const void* weight;  // [O, I], in the dtype of sums, as are the next two
-  void* z;             // [pixels, O]
+  int64_t pixels, tensors, inputs, outputs;
+  const void* const* xs;  // [T] -> [pixels, I]
+  const void* weight;     // [O, T I], in the dtype of sums, as are the next two
+  void* z;                // [pixels, O]
   void* mean;          // [O]
   void* var;           // [O]
 };
 
-// From dz = p_c grad + q_c z + r_c the gradients of x and of the weight.
+// From dz = p_c grad + q_c z + r_c the gradients of all x and of the weight.
 struct PointwiseBackward {
   Dtype dtype;
-  int64_t pixels, inputs, outputs;
-  const void* x;
+  int64_t pixels, tensors, inputs, outputs;
+  const void* const* xs;
   const void* z;         // not read where q is null
   const void* grad;
   const void *p, *q, *r;  // [O]; q and r may be null
   const void* weight;
-  const void* into;      // added to the gradient of x; may be where it goes; or null
-  void* dx;              // or null
-  void* d_weight;        // [O, I], or null
+  void* const* dxs;       // [T], or null
+  void* d_weight;         // [O, T I], or null
 };
 
 // Largest and average of 3x3 windows (of the pixels inside), and mean and variance of both.

@@ -195,24 +195,30 @@ void add_filter_gradient(int64_t size, const S* from, int64_t pitch, int64_t ste
 
 // --- products over channels: to[pixel][o] = sum_i from[pixel][i] weights[i][o]
 
+// Channels of one or several tensors side by side, each with lanes of its own.
+struct Channels {
+  int64_t tensors, each;
+};
+
 template <class S, int U, int N, class Put>
-SSFNAS_INLINE void mix_pixels(const S* from, int64_t plane, int64_t channels, const S* weights,
+SSFNAS_INLINE void mix_pixels(const S* from, int64_t plane, Channels channels, const S* weights,
                               int64_t width, Put put_pixel) {
   constexpr int L = lanes<S>;
   Vector<S> total[N][U] = {};
-  for (int64_t first = 0; first < channels; first += L, from += plane) {
-    const int64_t n = smaller(L, channels - first);
-    for (int64_t i = 0; i < n; ++i, weights += width) {
-      Vector<S> weight[N];
-      for (int k = 0; k < N; ++k) weight[k] = get(weights + k * L);
+  for (int64_t tensor = 0; tensor < channels.tensors; ++tensor)
+    for (int64_t first = 0; first < channels.each; first += L, from += plane) {
+      const int64_t n = smaller(L, channels.each - first);
+      for (int64_t i = 0; i < n; ++i, weights += width) {
+        Vector<S> weight[N];
+        for (int k = 0; k < N; ++k) weight[k] = get(weights + k * L);
 #pragma GCC unroll 8
-      for (int u = 0; u < U; ++u) {
-        const Vector<S> value = everywhere<Vector<S>>(from[u * L + i]);
+        for (int u = 0; u < U; ++u) {
+          const Vector<S> value = everywhere<Vector<S>>(from[u * L + i]);
 #pragma GCC unroll 2
-        for (int k = 0; k < N; ++k) total[k][u] += value * weight[k];
+          for (int k = 0; k < N; ++k) total[k][u] += value * weight[k];
+        }
       }
     }
-  }
 #pragma GCC unroll 2
   for (int k = 0; k < N; ++k)
 #pragma GCC unroll 8
@@ -221,7 +227,7 @@ SSFNAS_INLINE void mix_pixels(const S* from, int64_t plane, int64_t channels, co
 
 // `from` is [vectors][pixels][lanes], its vectors `plane` apart; `to` likewise.
 template <class S>
-void mix(const S* from, int64_t plane, int64_t channels, const S* weights, int64_t width, S* to,
+void mix(const S* from, int64_t plane, Channels channels, const S* weights, int64_t width, S* to,
          int64_t to_plane, int64_t count) {
   constexpr int L = lanes<S>;
   const int64_t vectors = width / L;

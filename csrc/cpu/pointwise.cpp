@@ -19,17 +19,20 @@ constexpr int64_t LEAST_BLOCKS = 8;
 constexpr int64_t MOST_SUMS = 1 << 20;       // over all blocks, while there are more than the least
 
 struct Widths {
-  int64_t pixels, inputs, outputs;
-  int64_t vectors_in, vectors_out, padded_in, padded_out;
-  int64_t tile;  // pixels
+  int64_t pixels, tensors, inputs, outputs;
+  int64_t vectors_in, vectors_out;         // of a tensor
+  int64_t padded_one, padded_in, padded_out;  // lanes of one input, of all, and of the output
+  int64_t tile;                            // pixels
 
   template <class S, class Arguments>
   static Widths of(const Arguments& args) {
     constexpr int64_t L = lanes<S>;
     Widths w{};
-    w.pixels = args.pixels, w.inputs = args.inputs, w.outputs = args.outputs;
+    w.pixels = args.pixels, w.tensors = args.tensors;
+    w.inputs = args.inputs, w.outputs = args.outputs;
     w.vectors_in = ceil_div(w.inputs, L), w.vectors_out = ceil_div(w.outputs, L);
-    w.padded_in = w.vectors_in * L, w.padded_out = w.vectors_out * L;
+    w.padded_one = w.vectors_in * L, w.padded_in = w.tensors * w.padded_one;
+    w.padded_out = w.vectors_out * L;
     w.tile = larger(LEAST_PIXELS, TILE_VALUES / (w.padded_in + w.padded_out) / 8 * 8);
     return w;
   }
@@ -37,28 +40,46 @@ struct Widths {
   int64_t block(int64_t most) const { return ceil_div(ceil_div(pixels, most), tile) * tile; }
 };
 
-// [rows, columns], or its transpose, with zeros up to `width` columns.
+// The weight as the loops want it: [T I][padded outputs], and [O][padded inputs].
 template <class S>
-void pack(const S* from, int64_t rows, int64_t columns, bool transposed, int64_t width, S* to) {
-  clear(to, rows * width);
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t column = 0; column < columns; ++column)
-      to[row * width + column] = transposed ? from[column * rows + row]
-                                            : from[row * columns + column];
+void pack(const S* weight, const Widths& w, S* to) {
+  const int64_t inputs = w.tensors * w.inputs;
+  clear(to, inputs * w.padded_out);
+  for (int64_t o = 0; o < w.outputs; ++o)
+    for (int64_t i = 0; i < inputs; ++i) to[i * w.padded_out + o] = weight[o * inputs + i];
 }
 
-// relu(x) of `count` pixels: to[vector][pixel]; NaN stays NaN.
+template <class S>
+void pack_back(const S* weight, const Widths& w, S* to) {
+  clear(to, w.outputs * w.padded_in);
+  for (int64_t o = 0; o < w.outputs; ++o)
+    for (int64_t t = 0; t < w.tensors; ++t)
+      for (int64_t i = 0; i < w.inputs; ++i)
+        to[o * w.padded_in + t * w.padded_one + i] = weight[(o * w.tensors + t) * w.inputs + i];
+}
+
+// relu of `count` pixels of all tensors from pixel `at` on: to[tensor][vector][pixel]; NaN stays
+// NaN.
 template <class T>
-void rectify_tile(const T* x, int64_t channels, int64_t count, Scalar<T>* to) {
+void rectify_tile(const void* const* xs, const Widths& w, int64_t at, int64_t count,
+                  Scalar<T>* to) {
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
-  for (int64_t v = 0; v * L < channels; ++v, to += count * L) {
-    const int64_t n = lanes_of<S>(v, channels);
-    for (int64_t i = 0; i < count; ++i) {
-      const Vector<S> value = load_some(x + i * channels + v * L, n);
-      put(to + i * L, value < 0 ? Vector<S>{} : value);
+  for (int64_t t = 0; t < w.tensors; ++t)
+    for (int64_t v = 0; v < w.vectors_in; ++v, to += count * L) {
+      const T* x = static_cast<const T*>(xs[t]) + at * w.inputs + v * L;
+      const int64_t n = lanes_of<S>(v, w.inputs);
+      for (int64_t i = 0; i < count; ++i) {
+        const Vector<S> value = load_some(x + i * w.inputs, n);
+        put(to + i * L, value < 0 ? Vector<S>{} : value);
+      }
     }
-  }
+}
+
+template <class T>
+void fetch_tile(const void* const* xs, const Widths& w, int64_t at, int64_t count) {
+  for (int64_t t = 0; t < w.tensors; ++t)
+    fetch(static_cast<const T*>(xs[t]) + at * w.inputs, count * w.inputs);
 }
 
 template <class T>
@@ -98,10 +119,9 @@ void forward(const PointwiseForward& args, int threads) {
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
   const Widths w = Widths::of<S>(args);
-  const T* x = static_cast<const T*>(args.x);
   T* z = static_cast<T*>(args.z);
-  const AlignedWorkspace<S> weights(w.inputs * w.padded_out);
-  pack(static_cast<const S*>(args.weight), w.inputs, w.outputs, true, w.padded_out, weights.at(0));
+  const AlignedWorkspace<S> weights(w.tensors * w.inputs * w.padded_out);
+  pack(static_cast<const S*>(args.weight), w, weights.at(0));
   const int64_t block = w.block(FORWARD_BLOCKS), blocks = ceil_div(w.pixels, block);
   const AlignedWorkspace<S> means(blocks * w.padded_out), squares(blocks * w.padded_out);
   threads = threads_for(w.pixels * w.padded_in, threads);
@@ -116,9 +136,9 @@ void forward(const PointwiseForward& args, int threads) {
     const int64_t first = b * block, last = smaller(w.pixels, first + block);
     for (int64_t at = first; at < last; at += w.tile) {
       const int64_t count = smaller(w.tile, last - at), plane = count * L;
-      rectify_tile(x + at * w.inputs, w.inputs, count, tile);
-      if (at + w.tile < last) fetch(x + (at + w.tile) * w.inputs, count * w.inputs);
-      mix(tile, plane, w.inputs, weights.at(0), w.padded_out, mixed, plane, count);
+      rectify_tile<T>(args.xs, w, at, count, tile);
+      if (at + w.tile < last) fetch_tile<T>(args.xs, w, at + w.tile, smaller(count, last - at - w.tile));
+      mix(tile, plane, {w.tensors, w.inputs}, weights.at(0), w.padded_out, mixed, plane, count);
       for (int64_t v = 0; v < w.vectors_out; ++v) {
         const Moments<S> all = merged<S>({get(mean + v * L), get(square + v * L), at - first},
                                          moments_of(mixed + v * plane, count));
@@ -168,21 +188,20 @@ void gradient_tile(const T* grad, const T* z, const Scalar<T>* p, const Scalar<T
   }
 }
 
-// The gradient of `count` pixels of x where x is positive, with what was there before.
+// The gradients of `count` pixels of all tensors from pixel `at` on where they are positive.
 template <class T>
-void store_inputs(const Scalar<T>* gradient, const Scalar<T>* rectified, int64_t channels,
-                  int64_t count, const T* into, T* dx) {
+void store_inputs(const Scalar<T>* gradient, const Scalar<T>* rectified, const Widths& w,
+                  int64_t at, int64_t count, void* const* dxs) {
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
-  for (int64_t v = 0; v * L < channels; ++v, gradient += count * L, rectified += count * L) {
-    const int64_t n = lanes_of<S>(v, channels);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = i * channels + v * L;
-      Vector<S> value = get(rectified + i * L) > 0 ? get(gradient + i * L) : Vector<S>{};
-      if (into != nullptr) value += load_some(into + at, n);
-      store_some(dx + at, value, n);
+  for (int64_t t = 0; t < w.tensors; ++t)
+    for (int64_t v = 0; v < w.vectors_in; ++v, gradient += count * L, rectified += count * L) {
+      T* dx = static_cast<T*>(dxs[t]) + at * w.inputs + v * L;
+      const int64_t n = lanes_of<S>(v, w.inputs);
+      for (int64_t i = 0; i < count; ++i)
+        store_some(dx + i * w.inputs,
+                   get(rectified + i * L) > 0 ? get(gradient + i * L) : Vector<S>{}, n);
     }
-  }
 }
 
 template <class T>
@@ -190,16 +209,12 @@ void backward(const PointwiseBackward& args, int threads) {
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
   const Widths w = Widths::of<S>(args);
-  const T* x = static_cast<const T*>(args.x);
   const T* z = static_cast<const T*>(args.z);
   const T* grad = static_cast<const T*>(args.grad);
-  const T* into = static_cast<const T*>(args.into);
-  T* dx = static_cast<T*>(args.dx);
   const PaddedRow<S> p(args.p, w), q(args.q, w), r(args.r, w);
   const AlignedWorkspace<S> weights(w.outputs * w.padded_in);
-  pack(static_cast<const S*>(args.weight), w.outputs, w.inputs, false, w.padded_in, weights.at(0));
+  pack_back(static_cast<const S*>(args.weight), w, weights.at(0));
   const bool wanted = args.d_weight != nullptr;
-  // add_products writes rows for all lanes of inputs.
   const int64_t size = wanted ? w.padded_in * w.padded_out : 0;
   int64_t most = BACKWARD_BLOCKS;
   while (most > LEAST_BLOCKS && most * size > MOST_SUMS) most /= 2;
@@ -218,26 +233,28 @@ void backward(const PointwiseBackward& args, int threads) {
     const int64_t first = b * block, last = smaller(w.pixels, first + block);
     for (int64_t at = first; at < last; at += w.tile) {
       const int64_t count = smaller(w.tile, last - at), plane = count * L;
-      rectify_tile(x + at * w.inputs, w.inputs, count, rectified);
+      rectify_tile<T>(args.xs, w, at, count, rectified);
       gradient_tile(grad + at * w.outputs, z + at * w.outputs, p.get(), q.get(), r.get(),
                     w.outputs, count, dz);
-      if (at + w.tile < last) fetch(x + (at + w.tile) * w.inputs, count * w.inputs);
-      if (wanted)
-        add_products(rectified, plane, dz, plane, count, w.inputs, own, w.padded_out);
-      if (dx == nullptr) continue;
-      mix(dz, plane, w.outputs, weights.at(0), w.padded_in, gradient, plane, count);
-      store_inputs<T>(gradient, rectified, w.inputs, count,
-                      into == nullptr ? nullptr : into + at * w.inputs, dx + at * w.inputs);
+      if (at + w.tile < last) fetch_tile<T>(args.xs, w, at + w.tile, smaller(count, last - at - w.tile));
+      for (int64_t t = 0; wanted && t < w.tensors; ++t)
+        add_products(rectified + t * w.vectors_in * plane, plane, dz, plane, count, w.inputs,
+                     own + t * w.padded_one * w.padded_out, w.padded_out);
+      if (args.dxs == nullptr) continue;
+      mix(dz, plane, {1, w.outputs}, weights.at(0), w.padded_in, gradient, plane, count);
+      store_inputs<T>(gradient, rectified, w, at, count, args.dxs);
     }
   }
   if (!wanted) return;
   S* d_weight = static_cast<S*>(args.d_weight);
-  for (int64_t i = 0; i < w.inputs; ++i)
-    for (int64_t o = 0; o < w.outputs; ++o) {
-      S total = 0;
-      for (int64_t b = 0; b < blocks; ++b) total += sums.at(b * size)[i * w.padded_out + o];
-      d_weight[o * w.inputs + i] = total;
-    }
+  for (int64_t t = 0; t < w.tensors; ++t)
+    for (int64_t i = 0; i < w.inputs; ++i)
+      for (int64_t o = 0; o < w.outputs; ++o) {
+        S total = 0;
+        for (int64_t b = 0; b < blocks; ++b)
+          total += sums.at(b * size)[(t * w.padded_one + i) * w.padded_out + o];
+        d_weight[(o * w.tensors + t) * w.inputs + i] = total;
+      }
 }
 
 }  // namespace

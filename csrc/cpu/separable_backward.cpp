@@ -123,7 +123,7 @@ void backward_outputs(const BackwardScratch<T>& scratch, const Filters<Scalar<T>
     if (row + rows < sizes.out_height)
       fetch_tile(grad, z, coefficients, sizes, row + rows);
     for (int64_t y = 0; y < rows; ++y)
-      mix(scratch.dz + y * sizes.out_width * L, plane, sizes.channels, filters.mixing_back,
+      mix(scratch.dz + y * sizes.out_width * L, plane, {1, sizes.channels}, filters.mixing_back,
           sizes.padded, scratch.inner.at(0, row + y, 0), scratch.inner.plane, sizes.out_width);
     if (mixing_sums == nullptr) continue;
     depthwise_tile(scratch.image, filters, sizes, row, rows, scratch.tile);

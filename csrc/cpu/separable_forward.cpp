@@ -43,7 +43,7 @@ void forward_image(const ForwardScratch<T>& scratch, const Filters<Scalar<T>>& f
     const int64_t before = row * sizes.out_width;
     fetch(z + before * sizes.channels, count * sizes.channels);
     depthwise_tile(scratch.image, filters, sizes, row, rows, scratch.inner);
-    mix(scratch.inner, plane, sizes.channels, filters.mixing, sizes.padded, scratch.mixed, plane,
+    mix(scratch.inner, plane, {1, sizes.channels}, filters.mixing, sizes.padded, scratch.mixed, plane,
         count);
     for (int64_t v = 0; v < sizes.vectors; ++v) {
       const S* tile = scratch.mixed + v * plane;

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ssfnas.fused.cell_tables import PLAIN, Rows
-from ssfnas.fused.families import FAMILIES, Family, Modules
+from ssfnas.fused.families import FAMILIES, OF_PARTS, Family, Modules
 from ssfnas.layers.operations import Zero
 
 INPUTS = 2
@@ -111,7 +111,8 @@ class CellLayout:
         if not leaving:
             return
         stride = leaving[0].stride
-        families = [family(stride) for family in FAMILIES]
+        kinds = FAMILIES if state >= INPUTS else OF_PARTS
+        families = [family(stride) for family in kinds]
         modules = next(family for family in families if isinstance(family, Modules))
         accepted: list[tuple[Candidate, Family, int]] = []
         for candidate in leaving:

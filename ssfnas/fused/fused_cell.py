@@ -6,9 +6,10 @@ Backward, from the last state to the first: one reduction over a state's summand
 gradients of their weights, of their BatchNorms' weights, and what BatchNorm's gradient needs
 (:mod:`ssfnas.ops.norm_coefficients`); then come the gradients of what leaves the state before.
 
-Kept for the backward pass are the inputs, the output, results of 1x1 convolutions and of normalized
-pools, and the statistics. Nodes are parts of the output; preprocessed inputs, depthwise results and
-ReLUs are computed again, and gradients of candidates never written.
+Kept for the backward pass are the inputs, the nodes, results of 1x1 convolutions and of normalized
+pools, and the statistics. Preprocessed inputs, depthwise results and ReLUs are computed again, and
+gradients of candidates never written. Cells hand nodes to each other as they are, side by side but
+never copied into one tensor.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, CellLayout
 from ssfnas.fused.cell_statistics import Call, Coefficients, Statistics
 from ssfnas.fused.cell_tables import Tables
-from ssfnas.fused.families import Backward, Modules, Use
+from ssfnas.fused.families import Backward, Modules, Parts, Skips, Use
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.differentiable_once import differentiable_once
@@ -85,23 +86,26 @@ class FusedCell:
     def __call__(
         self,
         call: Call,
-        s0: Tensor,
-        s1: Tensor,
+        s0: Sequence[Tensor],
+        s1: Sequence[Tensor],
         weights: Tensor | None = None,
         factors: Tensor | None = None,
-    ) -> Tensor:
-        """Both inputs -> the states of the output, concatenated, channels_last.
+    ) -> list[Tensor]:
+        """Both inputs -> the states of the output, channels_last.
 
         Args:
             call: how the pass is made.
-            s0, s1: [N, c, h, w] each.
+            s0, s1: tensors [N, c, h, w] side by side.
             weights: of the candidates, in any shape.
             factors: of the paths for each image, [paths, N].
+
+        Returns:
+            [N, C, h', w'] each: the output is what they are side by side.
         """
-        output: Tensor = _CellFunction.apply(
-            self, call, s0, s1, weights, factors, *self.parameters()
+        outputs: tuple[Tensor, ...] = _CellFunction.apply(
+            self, call, len(s0), len(s1), weights, factors, *s0, *s1, *self.parameters()
         )
-        return output
+        return list(outputs)
 
     def parameters(self) -> list[Tensor]:
         """Those of each family, then the BatchNorms' weights and biases."""
@@ -118,7 +122,7 @@ class FusedCell:
         self,
         state: int,
         places: Sequence[int] | None,
-        state_of: Callable[[int], Tensor],
+        state_of: Callable[[int], Parts],
         results: Sequence[Any],
     ) -> list[Tensor]:
         """What a state is a sum of: all, or those in some places.
@@ -133,7 +137,7 @@ class FusedCell:
         zs = []
         for term in terms if places is None else [terms[place] for place in places]:
             z = term.family.result(results[term.slot], term.number)
-            zs.append(state_of(term.candidate.start) if z is None else z)
+            zs += state_of(term.candidate.start) if z is None else [z]
         return zs
 
     def rows(self, device: torch.device) -> list[_Rows]:
@@ -191,7 +195,7 @@ class _Kept(NamedTuple):
 
     Attributes:
         weights: [W + 1], with a one behind.
-        inputs: as they came.
+        inputs: their parts.
         hidden: nodes that are not part of the output.
         results: of each family, but for modules.
         sums: of each state but the inputs.
@@ -200,8 +204,8 @@ class _Kept(NamedTuple):
     """
 
     weights: Tensor
-    inputs: list[Tensor]
-    hidden: dict[int, Tensor]
+    inputs: list[Parts]
+    hidden: dict[int, Parts]
     results: list[Any]
     sums: list[_Sum]
     statistics: Tensor
@@ -209,21 +213,23 @@ class _Kept(NamedTuple):
 
 
 class _CellFunction(torch.autograd.Function):
-    """(fused cell, call, s0, s1, weights, factors, *parameters of the cell) -> output."""
+    """(cell, call, numbers of parts, weights, factors, *parts, *parameters) -> nodes."""
 
     @staticmethod
     def forward(
         ctx: Any,
         cell: FusedCell,
         call: Call,
-        s0: Tensor,
-        s1: Tensor,
+        first: int,
+        second: int,
         weights: Tensor | None,
         factors: Tensor | None,
-        *parameters: Tensor,
-    ) -> Tensor:
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        inputs = [x.contiguous(memory_format=NHWC) for x in tensors[: first + second]]
+        parameters, s0 = tensors[first + second :], inputs[0]
+        states: list[Parts] = [inputs[:first], inputs[first:]]
         layout = cell.layout
-        states = [x.contiguous(memory_format=NHWC) for x in (s0, s1)]
         *of_families, of_norms = cell.split(parameters)
         with without_autocast(s0):
             one = torch.ones(1, dtype=accumulator(s0.dtype), device=s0.device)
@@ -239,15 +245,14 @@ class _CellFunction(torch.autograd.Function):
                 zs = cell.summands(state, None, states.__getitem__, results)
                 with without_autocast(s0):
                     sums.append(_sum_of(cell, state, statistics.table, flat, factors))
-                    states.append(sums[-1].of(zs))
+                    states.append([sums[-1].of(zs)])
             for slot in slots:
                 family = layout.families[slot]
                 # Modules do as autocast wants.
                 with nullcontext() if isinstance(family, Modules) else without_autocast(s0):
                     results.append(family.forward(states[state], of_families[slot], statistics))
         statistics.finish()
-        output = torch.cat([states[state] for state in layout.output], dim=1)
-        output = output.contiguous(memory_format=NHWC)
+        outputs = [states[state][0] for state in layout.output]
         pairs = list(zip(layout.families, results, strict=True))
         nodes = range(INPUTS + PREPROCESSED, len(states))
         kept = _Kept(
@@ -260,40 +265,48 @@ class _CellFunction(torch.autograd.Function):
             affine,
         )
         saved, ctx.spec = tree_flatten(kept)
-        ctx.save_for_backward(output, *parameters, *saved)
+        ctx.save_for_backward(*outputs, *parameters, *saved)
         # Modules have graphs, which autograd must not see.
         ctx.modules = [result if isinstance(f, Modules) else None for f, result in pairs]
         ctx.cell, ctx.call, ctx.counts = cell, call, statistics.counts
         ctx.shape = None if weights is None else weights.shape
+        ctx.parts = first, second
         ctx.set_materialize_grads(False)
-        return output
+        return tuple(outputs)
 
     @staticmethod
     @differentiable_once("a fused cell")
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
-        if grad is None:  # of a cell that nothing reads
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        known = next((grad for grad in grads if grad is not None), None)
+        if known is None:  # of a cell that nothing reads
             return (None,) * len(ctx.needs_input_grad)
-        _, _, *needs_inputs, needs_weights, _ = ctx.needs_input_grad[:6]
-        needs = ctx.needs_input_grad[6:]
-        output, *rest = ctx.saved_tensors
+        _, _, _, _, needs_weights, _, *needs = ctx.needs_input_grad
+        first, second = ctx.parts
+        needs_inputs = any(needs[:first]), any(needs[first : first + second])
+        needs = needs[first + second :]
+        outputs = ctx.saved_tensors[: len(grads)]
+        rest = ctx.saved_tensors[len(grads) :]
         parameters, saved = rest[: len(needs)], rest[len(needs) :]
         kept: _Kept = tree_unflatten(saved, ctx.spec)
         of_modules = zip(kept.results, ctx.modules, strict=True)
         kept = kept._replace(results=[own if of is None else of for own, of in of_modules])
-        with without_autocast(grad):
+        with without_autocast(known):
             gradients = ctx.cell.tables.gradients(kept.statistics)
             backward = _CellBackward(
-                ctx.cell, ctx.call, kept, output, Coefficients(ctx.call, gradients, ctx.counts)
+                ctx.cell, ctx.call, kept, outputs, Coefficients(ctx.call, gradients, ctx.counts)
             )
             backward.needs(needs_inputs, needs_weights, any(needs))
-            found = backward.run(grad, parameters)
+            found = backward.run(grads, parameters)
         wanted = [
             gradient.to(parameter.dtype) if gradient is not None and needed else None
             for gradient, needed, parameter in zip(found, needs, parameters, strict=True)
         ]
         # Weights are of any dtype, and autograd brings a gradient to that of its tensor.
         of_weights = backward.of_weights[:-1].view(ctx.shape) if needs_weights else None
-        return None, None, *backward.of_inputs, of_weights, None, *wanted
+        of_inputs: list[Tensor | None] = []
+        for count, gradients in zip(ctx.parts, backward.of_inputs, strict=True):
+            of_inputs += [None] * count if gradients is None else gradients
+        return None, None, None, None, of_weights, None, *of_inputs, *wanted
 
 
 def _sum_of(
@@ -315,7 +328,7 @@ class _CellBackward:
 
     Args:
         cell, call: of the forward pass.
-        kept, output: what it left.
+        kept, outputs: what it left.
         coefficients: to be filled.
 
     Attributes:
@@ -327,15 +340,17 @@ class _CellBackward:
         cell: FusedCell,
         call: Call,
         kept: _Kept,
-        output: Tensor,
+        outputs: Sequence[Tensor],
         coefficients: Coefficients,
     ) -> None:
         self.cell, self.layout, self.call = cell, cell.layout, call
         self.kept, self.coefficients = kept, coefficients
-        self.parts = output.tensor_split(len(self.layout.output), dim=1)
-        self.states: dict[int, Tensor] = dict(enumerate(kept.inputs)) | kept.hidden
+        self.states: dict[int, Parts] = dict(enumerate(kept.inputs)) | kept.hidden
+        self.states |= {
+            state: [output] for state, output in zip(self.layout.output, outputs, strict=True)
+        }
         self.grads: dict[int, Tensor] = {}
-        self.of_inputs: list[Tensor | None] = [None] * INPUTS
+        self.of_inputs: list[Parts | None] = [None] * INPUTS
         self.of_weights = kept.weights.new_zeros(len(kept.weights))
         self.of_affine = None if kept.affine is None else torch.zeros_like(kept.affine)
 
@@ -343,17 +358,15 @@ class _CellBackward:
         """Say which gradients are wanted."""
         self.needs_inputs, self.needs_weights, self.needs_parameters = inputs, weights, parameters
 
-    def run(self, grad: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    def run(
+        self, grads: Sequence[Tensor | None], parameters: Sequence[Tensor]
+    ) -> list[Tensor | None]:
         """The parameters' gradients, from the last state to the first."""
         layout = self.layout
         *of_families, _ = self.cell.split(parameters)
         found: list[list[Tensor | None]] = [[None] * len(own) for own in of_families]
-        parts = grad.tensor_split(len(layout.output), dim=1)
         for state in reversed(range(len(layout.sources))):
-            total: Tensor | None = None
-            if state in layout.output:
-                # A copy, to which what comes from later nodes is added.
-                total = parts[layout.output.index(state)].clone(memory_format=NHWC)
+            total = self._of_output(state, grads)
             needs_x = state >= INPUTS or self.needs_inputs[state]
             if needs_x or self.needs_parameters:
                 for slot in layout.sources[state]:
@@ -361,7 +374,7 @@ class _CellBackward:
                     if uses is None:
                         continue
                     given = Backward(
-                        x=self._state(state),
+                        parts=self._state(state),
                         parameters=of_families[slot],
                         results=self.kept.results[slot],
                         uses=uses,
@@ -375,8 +388,8 @@ class _CellBackward:
             if state < INPUTS:
                 self.of_inputs[state] = total if needs_x else None
             elif total is not None:
-                self.grads[state] = total
-                self._reduce(state, total)
+                (self.grads[state],) = total
+                self._reduce(state, self.grads[state])
         gradients = [gradient for own in found for gradient in own]
         if self.of_affine is not None:
             # A preprocessed input that no edge leaves takes no part.
@@ -389,15 +402,23 @@ class _CellBackward:
             gradients += self.cell.tables.affine_gradients(self.of_affine, unused)
         return gradients
 
-    def _state(self, state: int) -> Tensor:
-        """A state, from the output or computed again."""
+    def _of_output(self, state: int, grads: Sequence[Tensor | None]) -> Parts | None:
+        """A state's gradient as a part of the output."""
+        layout = self.layout
+        grad = grads[layout.output.index(state)] if state in layout.output else None
+        if grad is None:
+            return None
+        grad = grad.contiguous(memory_format=NHWC)
+        slots = layout.sources[state]
+        # Others add to what is there, which is not theirs; skip connections make a sum of it.
+        added = bool(slots) and not isinstance(layout.families[slots[0]], Skips)
+        return [grad.clone(memory_format=NHWC) if added else grad]
+
+    def _state(self, state: int) -> Parts:
+        """A state, computed again where it was not kept."""
         if state not in self.states:
-            if state in self.layout.output:
-                part = self.parts[self.layout.output.index(state)]
-                self.states[state] = part.contiguous(memory_format=NHWC)
-            else:
-                zs = self.cell.summands(state, None, self._state, self.kept.results)
-                self.states[state] = self.kept.sums[state - INPUTS].of(zs)
+            zs = self.cell.summands(state, None, self._state, self.kept.results)
+            self.states[state] = [self.kept.sums[state - INPUTS].of(zs)]
         return self.states[state]
 
     def _uses(self, slot: int) -> list[Use] | None:

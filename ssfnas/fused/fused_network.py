@@ -48,11 +48,11 @@ class FusedPass:
     def cell(
         self,
         number: int,
-        s0: Tensor,
-        s1: Tensor,
+        s0: Sequence[Tensor],
+        s1: Sequence[Tensor],
         weights: Tensor | None = None,
         factors: Tensor | None = None,
-    ) -> Tensor | None:
+    ) -> list[Tensor] | None:
         """A cell's output, see :class:`FusedCell`; None where its own modules have to compute it.
 
         That is where they are hooked as a whole, or where its BatchNorms are not all in one state.
@@ -71,6 +71,11 @@ class FusedPass:
     def finish(self) -> None:
         """Fold the batch's statistics into the running ones."""
         _fold(self._updates)
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors [N, C, h, w] as one, [N, parts * C, h, w]."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 
 class _Watched:

@@ -7,6 +7,7 @@ brought to channels_last, and so are results.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,27 +15,26 @@ from torch import Tensor
 from ssfnas.errors import RequestError
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops import native
-from ssfnas.ops.candidate_arguments import image, images, moved, room_for_gradients
-from ssfnas.ops.native import coefficients
+from ssfnas.ops.candidate_arguments import image, images
+from ssfnas.ops.native import address, addresses, coefficients
 
 
-def pointwise_forward(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pointwise_forward(xs: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`ssfnas.ops.torch_pointwise.pointwise_forward`."""
-    x, weight = _checked(x, weight)
-    outputs = weight.shape[0]
-    shape = (x.shape[0], outputs, *x.shape[2:])
+    xs, weight, shape = _checked(xs, weight)
+    x = xs[0]
     z = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-    mean = torch.full((1, outputs), math.nan, dtype=accumulator(x.dtype))
+    mean = torch.full((1, shape[1]), math.nan, dtype=accumulator(x.dtype))
     var = mean.clone()
     if x.numel() != 0:
         native._C.pointwise_forward(
-            *_place(x, outputs), *native.addresses([x, weight, z, mean, var])
+            *_place(x, shape[1]), addresses(xs), *addresses([weight, z, mean, var])
         )
     return z, mean, var
 
 
 def pointwise_backward(
-    x: Tensor,
+    xs: Sequence[Tensor],
     z: Tensor,
     grad: Tensor,
     p: Tensor,
@@ -44,33 +44,40 @@ def pointwise_backward(
     *,
     needs_x: bool = True,
     needs_weight: bool = True,
-    into: Tensor | None = None,
-) -> tuple[Tensor | None, Tensor | None]:
+) -> tuple[list[Tensor] | None, Tensor | None]:
     """See :func:`ssfnas.ops.torch_pointwise.pointwise_backward`."""
-    x, weight = _checked(x, weight)
-    outputs = weight.shape[0]
-    shape = torch.Size((x.shape[0], outputs, *x.shape[2:]))
+    xs, weight, shape = _checked(xs, weight)
+    x = xs[0]
     (grad,) = images([grad], 1, shape, x)
     z = grad if q is None else images([z], 1, shape, x)[0]
-    rows = [None if row is None else coefficients(row, x, (1, outputs)) for row in (p, q, r)]
-    total, dx = None, None
-    if needs_x:
-        total, (dx,) = room_for_gradients([x], into)
+    p, q, r = (None if row is None else coefficients(row, x, (1, shape[1])) for row in (p, q, r))
+    dxs = [torch.empty_like(x) for x in xs] if needs_x else None
     d_weight = torch.zeros_like(weight) if needs_weight else None
     if x.numel() != 0 and (needs_x or needs_weight):
         native._C.pointwise_backward(
-            *_place(x, outputs),
-            *native.addresses([x, z, grad, *rows, weight, total, dx, d_weight]),
+            *_place(x, shape[1]),
+            addresses(xs),
+            z.data_ptr(),
+            grad.data_ptr(),
+            address(p),
+            address(q),
+            address(r),
+            weight.data_ptr(),
+            addresses(dxs or []),
+            address(d_weight),
         )
-    return None if dx is None else moved(dx, into), d_weight
+    return dxs, d_weight
 
 
-def _checked(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Both, dense, the weight in the dtype of sums."""
-    x = image(x)
-    if x.device.type != "cpu":
-        raise RequestError(f"pointwise got a tensor on {x.device}: native code has it on CPUs")
-    return x, coefficients(weight, x, (weight.shape[0], x.shape[1], 1, 1))
+def _checked(xs: Sequence[Tensor], weight: Tensor) -> tuple[list[Tensor], Tensor, torch.Size]:
+    """Both, dense, the weight in the dtype of sums; and the shape of the result."""
+    first = image(xs[0])
+    if first.device.type != "cpu":
+        raise RequestError(f"pointwise got a tensor on {first.device}: native code has it on CPUs")
+    dense = images(xs, len(xs), first.shape, first)
+    outputs, inputs = len(weight), len(xs) * first.shape[1]
+    shape = torch.Size((first.shape[0], outputs, *first.shape[2:]))
+    return dense, coefficients(weight, first, (outputs, inputs, 1, 1)), shape
 
 
 def _place(x: Tensor, outputs: int) -> tuple[int, int, tuple[int, int, int]]:

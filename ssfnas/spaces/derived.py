@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, Candidate, CellLayout, are_called_with
 from ssfnas.fused.fused_cell import FusedCell
-from ssfnas.fused.fused_network import FusedNetwork
+from ssfnas.fused.fused_network import FusedNetwork, side_by_side
 from ssfnas.ops.selection import wants_reference
 from ssfnas.spaces.reference_derived import DerivedCell, ReferenceDerivedNetwork
 
@@ -34,14 +34,16 @@ class DerivedNetwork(ReferenceDerivedNetwork):
         logits = None
         factors = self._path_factors(x)
         fused = self._fused_cells().start()
-        s0 = s1 = self.stem(x.contiguous(memory_format=torch.channels_last))
+        s0 = s1 = [self.stem(x.contiguous(memory_format=torch.channels_last))]
         for layer, (cell, of_cell) in enumerate(zip(self.cells, factors, strict=True)):
             output = fused.cell(layer, s0, s1, factors=of_cell)
-            s0, s1 = s1, cell(s0, s1, of_cell) if output is None else output
+            if output is None:
+                output = [cell(side_by_side(s0), side_by_side(s1), of_cell)]
+            s0, s1 = s1, output
             if auxiliary and self.auxiliary_head is not None and layer == self.auxiliary_layer:
-                logits = self.auxiliary_head(s1)
+                logits = self.auxiliary_head(side_by_side(s1))
         fused.finish()
-        return s1, logits
+        return side_by_side(s1), logits
 
     def _fused_cells(self) -> FusedNetwork:
         if self._fused is None or not self._fused.is_current:

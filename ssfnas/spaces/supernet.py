@@ -15,7 +15,7 @@ from ssfnas.fused.cell_layout import (
     are_called_with,
 )
 from ssfnas.fused.fused_cell import FusedCell
-from ssfnas.fused.fused_network import FusedNetwork
+from ssfnas.fused.fused_network import FusedNetwork, side_by_side
 from ssfnas.layers.cells import MixedEdge, SearchCell, cell_edges
 from ssfnas.ops.selection import wants_reference
 from ssfnas.spaces.reference import ReferenceSupernet
@@ -42,13 +42,15 @@ class Supernet(ReferenceSupernet):
             return super().forward_features(x)
         weights = self.edge_weights()
         fused = self._fused_cells().start()
-        s0 = s1 = self.stem(x.contiguous(memory_format=torch.channels_last))
+        s0 = s1 = [self.stem(x.contiguous(memory_format=torch.channels_last))]
         for number, cell in enumerate(self.cells):
             of_cell = weights[cell.kind]  # type: ignore[index]
             output = fused.cell(number, s0, s1, of_cell)
-            s0, s1 = s1, cell(s0, s1, of_cell) if output is None else output
+            if output is None:
+                output = [cell(side_by_side(s0), side_by_side(s1), of_cell)]
+            s0, s1 = s1, output
         fused.finish()
-        return s1
+        return side_by_side(s1)
 
     def _fused_cells(self) -> FusedNetwork:
         if self._fused is None or not self._fused.is_current:

@@ -55,22 +55,22 @@ def first_cell(net, *more):
     """The function of a network's first cell, and what it takes."""
     x = torch.randn(2, 12, 6, 6).contiguous(memory_format=torch.channels_last)
     fused = net._fused_cells().start()._fused[0]
-    return fused, [x.clone().requires_grad_() for _ in range(2)], *more
+    return fused, [[x.clone().requires_grad_()] for _ in range(2)], *more
 
 
 def counted_passes(fused, states, weights, monkeypatch):
     """Primitives and operators of the forward and of the backward pass."""
     call = fused_cell.Call(True, 1e-5, None)
     # Once before: tables of rows are made on first use.
-    fused(call, *states, weights).sum().backward()
+    sum(node.sum() for node in fused(call, *states, weights)).backward()
     counted = Counted(monkeypatch)
     with counted:
         out = fused(call, *states, weights)
     forward = counted.primitives.copy(), counted.operators.copy()
     counted.primitives.clear()
     counted.operators.clear()
-    gradient = torch.ones_like(out)
-    wanted = [x for x in (*states, weights, *fused.parameters()) if x is not None]
+    gradient = [torch.ones_like(node) for node in out]
+    wanted = [x for x in (*states[0], *states[1], weights, *fused.parameters()) if x is not None]
     with counted:
         torch.autograd.grad(out, wanted, gradient, allow_unused=True)
     return forward, (counted.primitives, counted.operators)

@@ -26,26 +26,33 @@ def case(shape, channels, edges=3):
     return modules, x.contiguous(memory_format=torch.channels_last), generator
 
 
+def parts_of(x, count):
+    return [
+        part.contiguous(memory_format=torch.channels_last) for part in x.tensor_split(count, dim=1)
+    ]
+
+
 @pytest.mark.parametrize("channels", [2, 4, 7])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_results_and_gradients_are_the_modules(shape, channels):
+    count = 2 if shape[1] % 2 == 0 else 1  # tensors side by side
     modules, x, generator = case(shape, channels)
     even, odd = ([getattr(module, name).weight for module in modules] for name in ("even", "odd"))
     leaf = x.clone().requires_grad_()
     wanted = [module(leaf) for module in modules]
     with torch.no_grad():
-        found = reduces_forward(x, even, odd)
+        found = reduces_forward(parts_of(x, count), even, odd)
     for z, truth in zip(found, wanted, strict=True):
         assert z.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(z, truth, rtol=1e-12, atol=1e-12)
     dzs = [torch.randn(z.shape, generator=generator, dtype=torch.float64) for z in found]
     truth = torch.autograd.grad(wanted, [leaf, *even, *odd], dzs)
     before = torch.randn(shape, generator=generator, dtype=torch.float64)
-    before = before.contiguous(memory_format=torch.channels_last)
-    for into in (None, before.clone(memory_format=torch.preserve_format)):
+    for into in (None, parts_of(before.clone(), count)):
         with torch.no_grad():
-            dx, of_even, of_odd = reduces_backward(x, dzs, even, odd, into=into)
-        assert into is None or dx is into
+            dxs, of_even, of_odd = reduces_backward(parts_of(x, count), dzs, even, odd, into=into)
+        assert into is None or dxs is into
+        dx = torch.cat(dxs, dim=1)
         dx = dx if into is None else dx - before
         for value, expected in zip([dx, *of_even, *of_odd], truth, strict=True):
             torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-12)
@@ -55,12 +62,12 @@ def test_filters_that_want_no_gradient_get_none():
     modules, x, _ = case((2, 4, 6, 6), 4)
     even, odd = ([getattr(module, name).weight for module in modules] for name in ("even", "odd"))
     with torch.no_grad():
-        zs = reduces_forward(x, even, odd)
-        every = reduces_backward(x, zs, even, odd)
-        few = reduces_backward(x, zs, even, odd, needs_weights=False)
+        zs = reduces_forward([x], even, odd)
+        every = reduces_backward([x], zs, even, odd)
+        few = reduces_backward([x], zs, even, odd, needs_weights=False)
     assert few[1] is None
     assert few[2] is None
-    assert torch.equal(few[0], every[0])
+    assert torch.equal(few[0][0], every[0][0])
 
 
 def test_nan_stays_nan():
@@ -68,6 +75,6 @@ def test_nan_stays_nan():
     modules, x, _ = case((1, 2, 4, 4), 2, edges=1)
     x[0, 0, 0, 0] = float("nan")
     with torch.no_grad():
-        (z,) = reduces_forward(x, [modules[0].even.weight], [modules[0].odd.weight])
+        (z,) = reduces_forward([x], [modules[0].even.weight], [modules[0].odd.weight])
     assert z[0, 0, 0, 0].isnan()
     assert not z[0, :, 1, 1].isnan().any()

@@ -11,8 +11,9 @@ from ssfnas.kernels.layout import accumulator
 from ssfnas.ops import torch_pointwise
 from ssfnas.ops.selection import primitive, why_unsupported
 
-SHAPES = (((2, 1, 1, 1), 1), ((2, 3, 7, 5), 16), ((3, 64, 8, 8), 16), ((2, 36, 5, 9), 20),
-          ((1, 17, 33, 31), 33), ((2, 144, 6, 6), 36))  # fmt: skip
+# Of all inputs, how many tensors they are, and channels of the output.
+SHAPES = (((2, 1, 1, 1), 1, 1), ((2, 3, 7, 5), 1, 16), ((3, 64, 8, 8), 4, 16),
+          ((2, 36, 5, 9), 3, 20), ((1, 34, 33, 31), 2, 33), ((2, 144, 6, 6), 4, 36))  # fmt: skip
 
 
 @pytest.fixture(params=BACKENDS)
@@ -34,68 +35,61 @@ def arguments(shape, outputs, dtype=torch.float64):
     return x, grad, weight, *(draw(1, outputs, seed=4 + k).to(wide) for k in range(3))
 
 
-def run(both, x, grad, weight, p, q, r, into=None):
-    z, mean, var = both[0](x, weight)
-    dx, dw = both[1](x, z, grad, p, q, r, weight, into=into)
-    return [z, mean, var, dx, dw]
+def parts_of(x, count):
+    """Tensors side by side."""
+    nhwc = {"memory_format": torch.channels_last}
+    return [part.contiguous(**nhwc) for part in x.tensor_split(count, dim=1)]
 
 
-def by_autograd(x, grad, weight, p, q, r, into=None):
+def run(both, parts, x, grad, weight, p, q, r):
+    xs = parts_of(x, parts)
+    z, mean, var = both[0](xs, weight)
+    dxs, dw = both[1](xs, z, grad, p, q, r, weight)
+    return [z, mean, var, torch.cat(dxs, dim=1), dw]
+
+
+def by_autograd(x, grad, weight, p, q, r):
     x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
     z = torch.einsum("oi,nihw->nohw", weight[:, :, 0, 0], F.relu(x))
     p, q, r = (row.double().view(1, -1, 1, 1) for row in (p, q, r))
     dx, dw = torch.autograd.grad(z, (x, weight), p * grad.double() + q * z.detach() + r)
     flat = z.detach().transpose(0, 1).flatten(1)
-    dx = dx if into is None else dx + into.double()
     return [z.detach(), flat.mean(1)[None], flat.var(1, correction=0)[None], dx, dw]
 
 
-@pytest.mark.parametrize(("shape", "outputs"), SHAPES)
-def test_is_what_autograd_says(both, shape, outputs):
+@pytest.mark.parametrize(("shape", "parts", "outputs"), SHAPES)
+def test_is_what_autograd_says(both, shape, parts, outputs):
     given = arguments(shape, outputs)
-    into = draw(*shape, seed=9)
-    for found, wanted in zip(
-        run(both, *given, into.clone()), by_autograd(*given, into), strict=True
-    ):
+    for found, wanted in zip(run(both, parts, *given), by_autograd(*given), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_less_exact_than_pytorch_in_that_dtype(both, dtype):
     plain = torch_pointwise.pointwise_forward, torch_pointwise.pointwise_backward
-    for shape, outputs in SHAPES:
+    for shape, parts, outputs in SHAPES:
         given = arguments(shape, outputs, dtype)
         truth = by_autograd(*given)
-        for values in zip(run(both, *given), run(plain, *given), truth, strict=True):
+        for values in zip(run(both, parts, *given), run(plain, parts, *given), truth, strict=True):
             assert values[0].dtype == values[1].dtype
             assert_as_exact(*values, length=shape[0] * shape[2] * shape[3], what=f"{shape}")
 
 
 def test_only_what_is_asked_for(both):
     x, grad, weight, p, q, r = arguments((2, 5, 4, 3), 7)
-    z, _, _ = both[0](x, weight)
+    z, _, _ = both[0]([x], weight)
     *_, dx, dw = by_autograd(x, grad, weight, p, q, r)
-    no_x = both[1](x, z, grad, p, q, r, weight, needs_x=False)
-    no_weight = both[1](x, z, grad, p, q, r, weight, needs_weight=False)
+    no_x = both[1]([x], z, grad, p, q, r, weight, needs_x=False)
+    no_weight = both[1]([x], z, grad, p, q, r, weight, needs_weight=False)
     assert no_x[0] is None
     assert no_weight[1] is None
     torch.testing.assert_close(no_x[1], dw, rtol=1e-11, atol=1e-12)
-    torch.testing.assert_close(no_weight[0], dx, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(no_weight[0], [dx], rtol=1e-11, atol=1e-12)
     # Constants in place of statistics: the gradient is p grad.
     zero = torch.zeros_like(p)
     *_, dx, dw = by_autograd(x, grad, weight, p, zero, zero)
-    found = both[1](x, z, grad, p, None, None, weight)
-    torch.testing.assert_close(found, (dx, dw), rtol=1e-11, atol=1e-12)
-
-
-def test_into_is_added_to_in_place_in_any_layout(both):
-    x, grad, weight, p, q, r = arguments((2, 5, 4, 3), 7)
-    for layout in (torch.channels_last, torch.contiguous_format):
-        into = draw(2, 5, 4, 3, seed=3).contiguous(memory_format=layout)
-        wanted = by_autograd(x, grad, weight, p, q, r, into)[3]
-        dx, _ = both[1](x, both[0](x, weight)[0], grad, p, q, r, weight, into=into)
-        assert dx is into
-        torch.testing.assert_close(into, wanted, rtol=1e-11, atol=1e-12)
+    found = both[1]([x], z, grad, p, None, None, weight)
+    torch.testing.assert_close(found, ([dx], dw), rtol=1e-11, atol=1e-12)
 
 
 def test_bits_do_not_depend_on_threads(both):
@@ -106,7 +100,7 @@ def test_bits_do_not_depend_on_threads(both):
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            found.append(run(both, *given))
+            found.append(run(both, 2, *given))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -115,6 +109,6 @@ def test_bits_do_not_depend_on_threads(both):
 def test_nan_stays(both):
     x, _, weight, *_ = arguments((1, 4, 3, 3), 2)
     x[0, 1, 1, 1] = float("nan")
-    z, _, _ = both[0](x, weight)
+    z, _, _ = both[0]([x], weight)
     assert torch.isnan(z[0, :, 1, 1]).all()
     assert int(torch.isnan(z).sum()) == 2

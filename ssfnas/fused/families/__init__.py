@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssfnas.fused.families.entries import Entries
-from ssfnas.fused.families.family import Backward, Family, Use
+from ssfnas.fused.families.family import Backward, Family, Parts, Use
 from ssfnas.fused.families.modules import Modules
 from ssfnas.fused.families.pools import Pools
 from ssfnas.fused.families.reduces import Reduces
@@ -14,4 +14,7 @@ from ssfnas.fused.families.skips import Skips
 # add to what is there. Modules come last to be asked, since they take everything.
 FAMILIES: tuple[type[Family], ...] = (Skips, Modules, Reduces, Pools, Entries, SeparableUnits)
 
-__all__ = ["FAMILIES", "Backward", "Family", "Modules", "Use"]
+# Those that take a state in several parts, as a cell's inputs come.
+OF_PARTS: tuple[type[Family], ...] = (Modules, Reduces, Entries)
+
+__all__ = ["FAMILIES", "OF_PARTS", "Backward", "Family", "Modules", "Parts", "Skips", "Use"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Statistics
 from ssfnas.fused.cell_tables import Rows
-from ssfnas.fused.families.family import Backward, Family, Gradients
+from ssfnas.fused.families.family import Backward, Family, Gradients, Parts
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import ReLUConvBN
 from ssfnas.ops.primitives import pointwise_backward, pointwise_forward
@@ -55,12 +56,12 @@ class Entries(Family):
         return self._block.rows(number)
 
     def forward(
-        self, x: Tensor, parameters: Sequence[Tensor], statistics: Statistics
+        self, parts: Parts, parameters: Sequence[Tensor], statistics: Statistics
     ) -> list[Tensor]:
         """Results before the BatchNorms."""
         results = []
         for number, weight in enumerate(parameters):
-            z, mean, var = pointwise_forward(x, weight)
+            z, mean, var = pointwise_forward(parts, weight)
             row = self._statistics.start + number
             statistics.enter(slice(row, row + 1), mean, var, z)
             results.append(z)
@@ -70,7 +71,7 @@ class Entries(Family):
         """One of them."""
         return results[number]
 
-    def backward(self, given: Backward, total: Tensor | None) -> tuple[Tensor | None, Gradients]:
+    def backward(self, given: Backward, total: Parts | None) -> tuple[Parts | None, Gradients]:
         """Each adds to the gradient of the input."""
         of_filters: Gradients = []
         p, q, r = given.coefficients.rows_of(self._block)
@@ -81,8 +82,8 @@ class Entries(Family):
             grad = use.grad
             if use.factor is not None:
                 grad = grad * use.factor.to(grad.dtype).view(-1, 1, 1, 1)
-            total, d_weight = pointwise_backward(
-                given.x,
+            dxs, d_weight = pointwise_backward(
+                given.parts,
                 z,
                 grad,
                 p[own],
@@ -91,7 +92,10 @@ class Entries(Family):
                 weight,
                 needs_x=given.needs_x,
                 needs_weight=given.needs_parameters,
-                into=total,
             )
             of_filters.append(d_weight)
+            if total is None:
+                total = dxs
+            elif dxs is not None:
+                torch._foreach_add_(total, dxs)
         return total, of_filters

@@ -14,6 +14,9 @@ from ssfnas.fused.cell_statistics import Coefficients, Statistics
 from ssfnas.fused.cell_tables import PLAIN, Rows
 from ssfnas.ops.primitives import norm_sum_forward
 
+# Tensors side by side whose channels are those of a state: a cell's input has several, every other
+# state has one.
+Parts = list[Tensor]
 Gradients = list[Tensor | None]
 
 
@@ -35,7 +38,7 @@ class Backward:
     """What a family's gradients are made of.
 
     Attributes:
-        x: the state that its candidates start from, [N, C, H, W].
+        parts: of the state that its candidates start from, [N, C, H, W].
         parameters: as in the forward pass.
         results: what the forward pass gave.
         uses: of each candidate.
@@ -45,7 +48,7 @@ class Backward:
         needs_x, needs_parameters: which gradients are wanted.
     """
 
-    x: Tensor
+    parts: Parts
     parameters: Sequence[Tensor]
     results: Any
     uses: Sequence[Use]
@@ -54,6 +57,12 @@ class Backward:
     affine_gradients: Tensor | None
     needs_x: bool
     needs_parameters: bool
+
+    @property
+    def x(self) -> Tensor:
+        """The state, of one part."""
+        (x,) = self.parts
+        return x
 
     def sum(self, xs: list[Tensor], a: slice, b: int, factors: Tensor | None = None) -> Tensor:
         """sum_k a_k x_k + b, by rows of coefficients; with factors [K, N] each is its images'."""
@@ -108,7 +117,7 @@ class Family(ABC):
         """The rows of a candidate's p, q and r."""
 
     @abstractmethod
-    def forward(self, x: Tensor, parameters: Sequence[Tensor], statistics: Statistics) -> Any:
+    def forward(self, parts: Parts, parameters: Sequence[Tensor], statistics: Statistics) -> Any:
         """The results of all candidates, as a tree of tensors; enters their statistics."""
 
     @abstractmethod
@@ -120,10 +129,10 @@ class Family(ABC):
         return results
 
     @abstractmethod
-    def backward(self, given: Backward, total: Tensor | None) -> tuple[Tensor | None, Gradients]:
+    def backward(self, given: Backward, total: Parts | None) -> tuple[Parts | None, Gradients]:
         """The gradient of the state, added to ``total`` or in its place, and of the parameters.
 
-        ``total`` may be overwritten.
+        ``total`` may be overwritten, unless the family is the first.
         """
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Statistics
 from ssfnas.fused.cell_tables import Rows
-from ssfnas.fused.families.family import Backward, Family, Gradients
+from ssfnas.fused.families.family import Backward, Family, Gradients, Parts
 
 
 class Modules(Family):
@@ -42,12 +42,13 @@ class Modules(Family):
         return self._p.start + number, unused, unused + len(self._modules)
 
     def forward(
-        self, x: Tensor, parameters: Sequence[Tensor], statistics: Statistics
+        self, parts: Parts, parameters: Sequence[Tensor], statistics: Statistics
     ) -> list[tuple[Tensor, Tensor]]:
         """For each module a leaf that is its input, and its output."""
         results = []
         for module in self._modules:
             with torch.enable_grad():
+                x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
                 leaf = x.detach().requires_grad_(x.is_floating_point())
                 results.append((leaf, module(leaf).to(x.dtype)))
         return results
@@ -56,7 +57,7 @@ class Modules(Family):
         """The output, without its graph."""
         return results[number][1].detach()
 
-    def backward(self, given: Backward, total: Tensor | None) -> tuple[Tensor | None, Gradients]:
+    def backward(self, given: Backward, total: Parts | None) -> tuple[Parts | None, Gradients]:
         """Through the graph of each module."""
         gradients: Gradients = []
         for number, (module, (leaf, y)) in enumerate(
@@ -76,6 +77,12 @@ class Modules(Family):
             of_own = dict(zip(own, found[1:], strict=False))
             gradients += [of_own.get(weight) for weight in module.parameters()]
             if found[0] is not None:
-                dx = found[0].contiguous(memory_format=torch.channels_last)
-                total = dx if total is None else total.add_(dx)
+                dxs = [
+                    dx.contiguous(memory_format=torch.channels_last)
+                    for dx in found[0].tensor_split(len(given.parts), dim=1)
+                ]
+                if total is None:
+                    total = dxs
+                else:
+                    torch._foreach_add_(total, dxs)
         return total, gradients

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Statistics
 from ssfnas.fused.cell_tables import PLAIN, ZEROS, Rows
-from ssfnas.fused.families.family import Backward, Family, Gradients
+from ssfnas.fused.families.family import Backward, Family, Gradients, Parts
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import AvgPool, MaxPool
 from ssfnas.ops.primitives import pools_backward, pools_forward
@@ -74,10 +74,10 @@ class Pools(Family):
         return p, self._p[kind].stop - 1, self._r[kind]
 
     def forward(
-        self, x: Tensor, parameters: Sequence[Tensor], statistics: Statistics
+        self, parts: Parts, parameters: Sequence[Tensor], statistics: Statistics
     ) -> list[Tensor]:
         """Maxima and averages."""
-        largest, average, mean, var = pools_forward(x, self.stride)
+        largest, average, mean, var = pools_forward(parts[0], self.stride)
         if any(self._normalized):
             statistics.enter(self._statistics, mean, var, largest)
         return [largest, average]
@@ -90,12 +90,13 @@ class Pools(Family):
         """What is normalized."""
         return [z if own else None for z, own in zip(results, self._normalized, strict=True)]
 
-    def backward(self, given: Backward, total: Tensor | None) -> tuple[Tensor | None, Gradients]:
+    def backward(self, given: Backward, total: Parts | None) -> tuple[Parts | None, Gradients]:
         """Those of both results, and through both at once."""
         if not given.needs_x:
             return total, []
         largest, average = (self._gradient(given, kind) for kind in (_MAX, _AVERAGE))
-        return pools_backward(given.x, largest, average, self.stride, total), []
+        into = None if total is None else total[0]
+        return [pools_backward(given.x, largest, average, self.stride, into)], []
 
     def _gradient(self, given: Backward, kind: int) -> Tensor | None:
         """sum_k p_k g_k + q z + r of a kind, in one sum."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Statistics
 from ssfnas.fused.cell_tables import Block, Rows
-from ssfnas.fused.families.family import Backward, Family, Gradients
+from ssfnas.fused.families.family import Backward, Family, Gradients, Parts
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import FactorizedReduce
 from ssfnas.ops.factorized_reduces import reduces_backward, reduces_forward
@@ -54,11 +54,11 @@ class Reduces(Family):
         return self._block.rows(number)
 
     def forward(
-        self, x: Tensor, parameters: Sequence[Tensor], statistics: Statistics
+        self, parts: Parts, parameters: Sequence[Tensor], statistics: Statistics
     ) -> list[Tensor]:
         """Results before the BatchNorms."""
         count = len(self._reduces)
-        zs = reduces_forward(x, parameters[:count], parameters[count:])
+        zs = reduces_forward(parts, parameters[:count], parameters[count:])
         mean, var = norm_statistics(zs, [True] * count)
         statistics.enter(self._statistics, mean, var, zs[0])
         return zs
@@ -67,7 +67,7 @@ class Reduces(Family):
         """One of them."""
         return results[number]
 
-    def backward(self, given: Backward, total: Tensor | None) -> tuple[Tensor | None, Gradients]:
+    def backward(self, given: Backward, total: Parts | None) -> tuple[Parts | None, Gradients]:
         """Each gradient of a result is written once."""
         count, own_statistics = len(self._reduces), given.coefficients.batch_statistics
         dzs = []
@@ -80,7 +80,7 @@ class Reduces(Family):
             else:
                 dzs.append(given.sum([grad], slice(p, p + 1), 0, given.factors([number])))
         total, of_even, of_odd = reduces_backward(
-            given.x,
+            given.parts,
             dzs,
             given.parameters[:count],
             given.parameters[count:],

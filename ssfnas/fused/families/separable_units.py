@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Statistics
 from ssfnas.fused.cell_tables import Block, Rows
-from ssfnas.fused.families.family import Backward, Family, Gradients, none_of
+from ssfnas.fused.families.family import Backward, Family, Gradients, Parts, none_of
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import DilConv, SepConv
 from ssfnas.ops.norm_coefficients import MEAN, RSTD, SCALE, SHIFT
@@ -154,11 +154,13 @@ class SeparableUnits(Family):
         bounds = [0, first, 2 * first, 2 * first + second, 2 * (first + second)]
         return tuple(parameters[start:stop] for start, stop in itertools.pairwise(bounds))
 
-    def forward(self, x: Tensor, parameters: Sequence[Tensor], statistics: Statistics) -> Results:
+    def forward(
+        self, parts: Parts, parameters: Sequence[Tensor], statistics: Statistics
+    ) -> Results:
         """All units; the second ones normalize what they read."""
         depthwise, pointwise, depthwise2, pointwise2 = self._filters(parameters)
         first, mean, var = separable_forward(
-            [x],
+            parts,
             depthwise,
             pointwise,
             stride=self.stride,
@@ -184,7 +186,7 @@ class SeparableUnits(Family):
         paired, place = self._candidates[number]
         return results.second[place] if paired else results.first[len(self._paired) + place]
 
-    def backward(self, given: Backward, total: Tensor | None) -> tuple[Tensor | None, Gradients]:
+    def backward(self, given: Backward, total: Parts | None) -> tuple[Parts | None, Gradients]:
         """Those of the second units first: they are the gradients of the paired ones' results."""
         depthwise, pointwise, *_ = self._filters(given.parameters)
         singles = [number for number, (paired, _) in enumerate(self._candidates) if not paired]
@@ -192,8 +194,8 @@ class SeparableUnits(Family):
         factors = given.factors(singles)
         if factors is not None:
             factors = torch.cat([factors.new_ones(len(inner), factors.shape[1]), factors])
-        (dx,), _, *found = separable_backward(
-            [given.x],
+        dxs, _, *found = separable_backward(
+            given.parts,
             given.results.first,
             [*inner, *(given.uses[number].grad for number in singles)],
             *given.coefficients.rows_of(self._first_block),
@@ -202,10 +204,10 @@ class SeparableUnits(Family):
             stride=self.stride,
             dilations=[unit.dilation for unit in self._first],
             needs_weights=given.needs_parameters,
-            into=total,
+            into=None if total is None else total[0],
             factors=factors,
         )
-        return dx, [*_gradients(found, depthwise), *of_second]
+        return dxs, [*_gradients(found, depthwise), *of_second]
 
     def _backward_second(self, given: Backward) -> tuple[list[Tensor], Gradients]:
         """Gradients of the first units' normalized results, and of the second units' filters.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Statistics
 from ssfnas.fused.cell_tables import Rows
-from ssfnas.fused.families.family import Backward, Family, Gradients
+from ssfnas.fused.families.family import Backward, Family, Gradients, Parts
 
 
 class Skips(Family):
@@ -34,13 +34,13 @@ class Skips(Family):
         unused = self._unused.start + number
         return self._p.start + number, unused, unused + self._count
 
-    def forward(self, x: Tensor, parameters: Sequence[Tensor], statistics: Statistics) -> Any:
+    def forward(self, parts: Parts, parameters: Sequence[Tensor], statistics: Statistics) -> Any:
         """Nothing."""
 
     def result(self, results: Any, number: int) -> None:
         """The state."""
 
-    def backward(self, given: Backward, total: Tensor | None) -> tuple[Tensor | None, Gradients]:
+    def backward(self, given: Backward, total: Parts | None) -> tuple[Parts | None, Gradients]:
         """One sum."""
         if not given.needs_x:
             return total, []
@@ -48,5 +48,5 @@ class Skips(Family):
         more = 0 if total is None else 1
         factors = given.factors(range(len(grads)), more)
         if total is not None:
-            grads.append(total)
-        return given.sum(grads, slice(self._p.start, self._p.start + len(grads)), 0, factors), []
+            grads += total
+        return [given.sum(grads, slice(self._p.start, self._p.start + len(grads)), 0, factors)], []
