@@ -35,6 +35,7 @@ CPU_SOURCES = (
     *("cpu/mixed_sum.cpp", "cpu/mixed_norm_sum.cpp", "cpu/mixed_norm_sum_reductions.cpp"),
     *("cpu/separable_forward.cpp", "cpu/separable_backward.cpp", "cpu/pointwise.cpp"),
     "cpu/pools.cpp",
+    "cpu/norm_coefficients.cpp",
 )
 BINDING_SOURCES = ("cpu/instruction_sets.cpp", "binding.cpp")
 CUDA_SOURCES = (

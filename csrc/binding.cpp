@@ -181,6 +181,44 @@ void separable_backward(int threads, const Units& units, const Addresses& zs,
       threads);
 }
 
+// Rows that are meant, rows of the table, channels.
+using TableSizes = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
+
+const std::int64_t* places(std::uintptr_t address) {
+  return static_cast<const std::int64_t*>(pointer(address));
+}
+
+void enter_statistics(int dtype, const TableSizes& sizes, std::uintptr_t table,
+                      std::int64_t start, std::uintptr_t mean, std::uintptr_t var,
+                      std::uintptr_t gamma, std::uintptr_t beta, double eps) {
+  const auto [count, rows, channels] = sizes;
+  cpu().enter_statistics({static_cast<Dtype>(dtype), count, rows, channels, pointer(table), start,
+                          pointer(mean), pointer(var), pointer(gamma), pointer(beta), eps},
+                         1);
+}
+
+void node_coefficients(int dtype, const TableSizes& sizes, std::uintptr_t table,
+                       std::uintptr_t rows_of, std::uintptr_t weights,
+                       std::uintptr_t weight_places, bool separate, std::uintptr_t out,
+                       std::uintptr_t b) {
+  const auto [count, rows, channels] = sizes;
+  cpu().node_coefficients(
+      {static_cast<Dtype>(dtype), count, rows, channels, pointer(table), places(rows_of),
+       pointer(weights), places(weight_places), separate, pointer(out), pointer(b)},
+      1);
+}
+
+void gradient_coefficients(int dtype, const TableSizes& sizes, std::uintptr_t table,
+                           std::uintptr_t rows_of, std::uintptr_t a, std::uintptr_t mean,
+                           std::uintptr_t rstd, std::uintptr_t s0, bool s0_each,
+                           std::uintptr_t s1, double values) {
+  const auto [count, rows, channels] = sizes;
+  cpu().gradient_coefficients(
+      {static_cast<Dtype>(dtype), count, rows, channels, pointer(table), places(rows_of),
+       pointer(a), pointer(mean), pointer(rstd), pointer(s0), s0_each, pointer(s1), values},
+      1);
+}
+
 // Pixels, channels of each input and of the output.
 using PixelSizes = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
 
@@ -248,6 +286,9 @@ PYBIND11_MODULE(_C, m) {
   bind_units(m);
   m.def("separable_forward", &separable_forward);
   m.def("separable_backward", &separable_backward);
+  m.def("enter_statistics", &enter_statistics);
+  m.def("node_coefficients", &node_coefficients);
+  m.def("gradient_coefficients", &gradient_coefficients);
   m.def("pointwise_forward", &pointwise_forward);
   m.def("pointwise_backward", &pointwise_backward);
   m.def("pools_forward", &pools_forward);

@@ -178,6 +178,43 @@ struct PoolsBackward {
   void* dx;
 };
 
+// Rows of a table [5, R, C] of mean, var, rstd, scale and shift, from row `start` on.
+struct EnterStatistics {
+  Dtype dtype;  // float32 or float64, of everything, as in the next two
+  int64_t count, rows, channels;
+  void* table;
+  int64_t start;
+  const void *mean, *var;    // [K, C]
+  const void *gamma, *beta;  // [K, C], or null
+  double eps;
+};
+
+// mean, rstd and a = w scale, and b = sum w shift, or its parts
+struct NodeCoefficients {
+  Dtype dtype;
+  int64_t count, rows, channels;
+  const void* table;  // [5, R, C]
+  const int64_t* places;  // [K], rows
+  const void* weights;
+  const int64_t* weight_places;  // [K]
+  bool separate;
+  void* out;  // [3, K, C]
+  void* b;    // [C], or [K, C]
+};
+
+// p = a, q -= slope, r += slope mean - a s0 / values, with slope = a rstd s1 / values
+struct GradientCoefficients {
+  Dtype dtype;
+  int64_t count, rows, channels;
+  void* table;  // [T, C]
+  const int64_t* places;  // [3, K], rows of p, q and r
+  const void *a, *mean, *rstd;  // [K, C]
+  const void* s0;  // [C], or [K, C]
+  bool s0_each;
+  const void* s1;  // [K, C]
+  double values;
+};
+
 #define SSFNAS_PRIMITIVES(APPLY)                  \
   APPLY(mixed_sum_forward, MixedSumForward)       \
   APPLY(mixed_sum_backward, MixedSumBackward)     \
@@ -190,6 +227,9 @@ struct PoolsBackward {
 #define SSFNAS_CPU_PRIMITIVES(APPLY)                  \
   APPLY(separable_forward, SeparableForward)    \
   APPLY(separable_backward, SeparableBackward)  \
+  APPLY(enter_statistics, EnterStatistics)      \
+  APPLY(node_coefficients, NodeCoefficients)    \
+  APPLY(gradient_coefficients, GradientCoefficients)  \
   APPLY(pointwise_forward, PointwiseForward)    \
   APPLY(pointwise_backward, PointwiseBackward)  \
   APPLY(pools_forward, PoolsForward)            \

@@ -126,6 +126,44 @@ def separable_backward(
     d_pointwise: Sequence[int],
     /,
 ) -> None: ...
+def enter_statistics(
+    dtype: int,
+    sizes: tuple[int, int, int],
+    table: int,
+    start: int,
+    mean: int,
+    var: int,
+    gamma: int,
+    beta: int,
+    eps: float,
+    /,
+) -> None: ...
+def node_coefficients(
+    dtype: int,
+    sizes: tuple[int, int, int],
+    table: int,
+    rows: int,
+    weights: int,
+    places: int,
+    separate: bool,
+    out: int,
+    b: int,
+    /,
+) -> None: ...
+def gradient_coefficients(
+    dtype: int,
+    sizes: tuple[int, int, int],
+    table: int,
+    rows: int,
+    a: int,
+    mean: int,
+    rstd: int,
+    s0: int,
+    s0_each: bool,
+    s1: int,
+    values: float,
+    /,
+) -> None: ...
 def pointwise_forward(
     threads: int,
     dtype: int,

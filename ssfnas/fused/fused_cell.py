@@ -6,16 +6,15 @@ Backward, from the last state to the first: one reduction over a state's summand
 gradients of their weights, of their BatchNorms' weights, and what BatchNorm's gradient needs
 (:mod:`ssfnas.ops.norm_coefficients`); then come the gradients of what leaves the state before.
 
-Kept for the backward pass are the inputs, the nodes, results of 1x1 convolutions and of normalized
-pools, and the statistics. Preprocessed inputs, depthwise results and ReLUs are computed again, and
-gradients of candidates never written. Cells hand nodes to each other as they are, side by side but
-never copied into one tensor.
+Kept for the backward pass are the states, results of 1x1 convolutions and of normalized pools, and
+the statistics. Depthwise results and ReLUs are computed again, and gradients of candidates never
+written. Cells hand nodes to each other as they are, side by side but never copied into one tensor.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, CellLayout
+from ssfnas.fused.cell_layout import INPUTS, CellLayout
 from ssfnas.fused.cell_statistics import Call, Coefficients, Statistics
 from ssfnas.fused.cell_tables import Tables
 from ssfnas.fused.families import Backward, Modules, Parts, Skips, Use
@@ -122,7 +121,7 @@ class FusedCell:
         self,
         state: int,
         places: Sequence[int] | None,
-        state_of: Callable[[int], Parts],
+        states: Mapping[int, Parts],
         results: Sequence[Any],
     ) -> list[Tensor]:
         """What a state is a sum of: all, or those in some places.
@@ -130,14 +129,14 @@ class FusedCell:
         Args:
             state: which.
             places: of the summands; None: all.
-            state_of: gives a state that is a summand itself.
+            states: those that may be summands themselves.
             results: of the families.
         """
         terms = self.layout.terms[state]
         zs = []
         for term in terms if places is None else [terms[place] for place in places]:
             z = term.family.result(results[term.slot], term.number)
-            zs += state_of(term.candidate.start) if z is None else [z]
+            zs += states[term.candidate.start] if z is None else [z]
         return zs
 
     def rows(self, device: torch.device) -> list[_Rows]:
@@ -196,7 +195,7 @@ class _Kept(NamedTuple):
     Attributes:
         weights: [W + 1], with a one behind.
         inputs: their parts.
-        hidden: nodes that are not part of the output.
+        hidden: states that are neither inputs nor part of the output.
         results: of each family, but for modules.
         sums: of each state but the inputs.
         statistics: [5, 1 + R, C].
@@ -242,7 +241,7 @@ class _CellFunction(torch.autograd.Function):
         sums: list[_Sum] = []
         for state, slots in enumerate(layout.sources):
             if state >= INPUTS:
-                zs = cell.summands(state, None, states.__getitem__, results)
+                zs = cell.summands(state, None, dict(enumerate(states)), results)
                 with without_autocast(s0):
                     sums.append(_sum_of(cell, state, statistics.table, flat, factors))
                     states.append([sums[-1].of(zs)])
@@ -254,7 +253,7 @@ class _CellFunction(torch.autograd.Function):
         statistics.finish()
         outputs = [states[state][0] for state in layout.output]
         pairs = list(zip(layout.families, results, strict=True))
-        nodes = range(INPUTS + PREPROCESSED, len(states))
+        nodes = range(INPUTS, len(states))
         kept = _Kept(
             flat,
             states[:INPUTS],
@@ -374,7 +373,7 @@ class _CellBackward:
                     if uses is None:
                         continue
                     given = Backward(
-                        parts=self._state(state),
+                        parts=self.states[state],
                         parameters=of_families[slot],
                         results=self.kept.results[slot],
                         uses=uses,
@@ -414,13 +413,6 @@ class _CellBackward:
         added = bool(slots) and not isinstance(layout.families[slots[0]], Skips)
         return [grad.clone(memory_format=NHWC) if added else grad]
 
-    def _state(self, state: int) -> Parts:
-        """A state, computed again where it was not kept."""
-        if state not in self.states:
-            zs = self.cell.summands(state, None, self._state, self.kept.results)
-            self.states[state] = [self.kept.sums[state - INPUTS].of(zs)]
-        return self.states[state]
-
     def _uses(self, slot: int) -> list[Use] | None:
         """What comes back to a family's candidates; None where nothing does."""
         uses = []
@@ -447,7 +439,7 @@ class _CellBackward:
         if not self.call.batch_statistics and not self.needs_weights and affine is None:
             self.coefficients.table.index_copy_(0, rows.gradients[0], a)
             return
-        zs = self.cell.summands(state, places, self._state, self.kept.results)
+        zs = self.cell.summands(state, places, self.states, self.kept.results)
         s0, s1 = norm_sum_reduce(grad, zs, mean, rstd, factors)
         # Of this process alone: gradients of parameters are averaged over processes later.
         if self.needs_weights:

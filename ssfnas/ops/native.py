@@ -32,6 +32,7 @@ except ImportError as error:
         f"(pip install -v says what it finds; {error})"
     )
 
+_OF_CPUS = ("norm_coefficients", "pointwise")
 # In the order of Dtype in csrc/primitives.h.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
@@ -55,6 +56,8 @@ def unsupported(op: str, tensors: Sequence[Tensor]) -> str | None:
         return f"dtype {dtype} is none of {', '.join(str(known) for known in DTYPES)}"
     if device.type == "cpu":
         return None
+    if op in _OF_CPUS:
+        return f"native code has {op} on CPUs alone"
     if device.type != "cuda":
         return f"native code takes tensors of CPUs and NVIDIA GPUs, not of '{device}'"
     if len(tensors) > _C.max_inputs > 0:
@@ -299,7 +302,9 @@ def coefficients(values: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor
             f"native code got coefficients {list(values.shape)} on {values.device}: "
             f"{list(shape)} on {like.device} fit"
         )
-    values = values.to(accumulator(like.dtype)).contiguous()
+    dtype = accumulator(like.dtype)
+    if values.dtype != dtype or not values.is_contiguous():
+        values = values.to(dtype).contiguous()
     # Kernels load 16 bytes at once, and decide by the tensors alone whether they can.
     return values.clone() if values.data_ptr() % 16 else values
 

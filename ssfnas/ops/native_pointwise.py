@@ -50,7 +50,8 @@ def pointwise_backward(
     x = xs[0]
     (grad,) = images([grad], 1, shape, x)
     z = grad if q is None else images([z], 1, shape, x)[0]
-    p, q, r = (None if row is None else coefficients(row, x, (1, shape[1])) for row in (p, q, r))
+    p = coefficients(p, x, (1, shape[1]))
+    q, r = (None if row is None else coefficients(row, x, (1, shape[1])) for row in (q, r))
     dxs = [torch.empty_like(x) for x in xs] if needs_x else None
     d_weight = torch.zeros_like(weight) if needs_weight else None
     if x.numel() != 0 and (needs_x or needs_weight):
@@ -59,7 +60,7 @@ def pointwise_backward(
             addresses(xs),
             z.data_ptr(),
             grad.data_ptr(),
-            address(p),
+            p.data_ptr(),
             address(q),
             address(r),
             weight.data_ptr(),

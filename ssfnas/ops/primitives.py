@@ -24,17 +24,26 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def _dispatched(definition: Function) -> Function:
     name = definition.__name__
     op = op_of(name)
+    # A choice depends on these alone, and makes as many checks as a small pass takes.
+    known: dict[tuple[object, ...], Callable[..., Any]] = {}
 
     @functools.wraps(definition)
     def call(*args: Any, **options: Any) -> Any:
         asked = requested()
         # The first list: backends may be limited in how many tensors they take.
-        tensors: list[Tensor] = next((x for x in args if isinstance(x, list)), [args[0]])
-        # PyTorch stands in for an op that a backend, asked for by name, does not have at all.
-        known = asked == AUTO or has_op(asked, op)
-        backend = choose(op, tensors, asked) if known else "torch"
-        return primitive(backend, name)(*args, **options)
+        tensors = next((x for x in args if type(x) is list), args)
+        first: Tensor = tensors[0]
+        key = asked, type(first), first.dtype, first.device, len(tensors)
+        function = known.get(key)
+        if function is None:
+            several = list(tensors) if tensors is not args else [first]
+            # PyTorch stands in for an op that a backend, asked for by name, does not have at all.
+            has = asked == AUTO or has_op(asked, op)
+            function = primitive(choose(op, several, asked) if has else "torch", name)
+            known[key] = function
+        return function(*args, **options)
 
+    call.forget = known.clear  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]
 
 

@@ -30,7 +30,12 @@ _MODULES = {
         "ssfnas.ops.torch_candidates",
         "ssfnas.ops.torch_pointwise",
     ),
-    "native": ("ssfnas.ops.native", "ssfnas.ops.native_candidates", "ssfnas.ops.native_pointwise"),
+    "native": (
+        "ssfnas.ops.native",
+        "ssfnas.ops.native_candidates",
+        "ssfnas.ops.native_pointwise",
+        "ssfnas.ops.native_coefficients",
+    ),
     "triton": ("ssfnas.kernels",),
 }
 _PRIMITIVES = {

@@ -15,8 +15,19 @@ from ssfnas.ops.norm_coefficients import (
     gradient_coefficients,
     node_coefficients,
 )
+from ssfnas.ops.selection import primitive, why_unsupported
 
 EPS = 1e-5
+
+
+@pytest.fixture(autouse=True, params=["torch", "native"])
+def backend_functions(request, monkeypatch):
+    """The three functions by their names, of each backend that CPUs have."""
+    reason = why_unsupported(request.param, "norm_coefficients", [torch.zeros(1)])
+    if reason is not None:
+        pytest.skip(reason)
+    for name in ("enter_statistics", "node_coefficients", "gradient_coefficients"):
+        monkeypatch.setitem(globals(), name, primitive(request.param, name))
 
 
 def draws(*shape, seed=0):
@@ -66,6 +77,25 @@ def test_a_node_is_the_weighted_sum_of_normalized_inputs():
         for place, z in zip(places, zs, strict=True)
     )
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-13)
+
+
+def test_weights_and_biases_of_batch_normalization_join_scale_and_shift():
+    zs, gamma, beta = inputs(), draws(3, 4, seed=7), draws(3, 4, seed=8)
+    table, weights, rows = torch.zeros(5, 4, 4, dtype=torch.float64), draws(3), torch.arange(1, 4)
+    enter_statistics(table, 1, *statistics_of(zs), EPS, gamma, beta)
+    (_, _, a), b = node_coefficients(table, rows, weights, torch.arange(3))
+    wanted = sum(
+        weights[k] * torch.nn.functional.batch_norm(
+            z, None, None, gamma[k], beta[k], training=True, eps=EPS
+        )
+        for k, z in enumerate(zs)
+    )  # fmt: skip
+    found = sum(row(a[k]) * z for k, z in enumerate(zs)) + row(b)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-13)
+    same, parts = node_coefficients(table, rows, weights, torch.arange(3), True)
+    assert torch.equal(same[2], a)
+    torch.testing.assert_close(parts, weights[:, None] * table[SHIFT, 1:], rtol=1e-14, atol=0)
+    torch.testing.assert_close(parts.sum(0), b, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("each", [False, True], ids=["one gradient", "a gradient each"])
