@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssfnas.config import EvaluateConfig, RetrainConfig, SearchConfig
 from ssfnas.errors import NumericalError, RequestError
+from ssfnas.runtime.waiting import choose_waiting
 
 if TYPE_CHECKING:
     from ssfnas.pipeline.retrain_run import run_retrain
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from ssfnas.pipeline.search_run import run_search
 
 __version__ = "0.1.0"
+
+# Here, since nothing above imports torch, after which it would have no effect.
+waiting = choose_waiting()
 
 __all__ = [
     "EvaluateConfig",

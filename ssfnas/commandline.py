@@ -28,7 +28,10 @@ Config = TypeVar("Config")
 
 # What may differ when a run is gone on with: none of it changes the result.
 _CHANGEABLE = frozenset(
-    ("out", "resume", "overwrite", "device", "workers", "checkpoint_minutes", "data_dir", "dry_run")
+    (
+        *("out", "resume", "overwrite", "device", "threads", "workers"),
+        *("checkpoint_minutes", "data_dir", "dry_run"),
+    )
 )
 
 

@@ -83,6 +83,11 @@ class RunOptions(PluginOptions):
     overwrite: bool = option(False, "replace the run that --out holds")
     seed: int = option(0, "the one seed of everything random", minimum=0)
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    threads: int | None = option(
+        None,
+        "threads that compute; absent: as many as the process may use CPUs (python -m ssfnas.env)",
+        minimum=1,
+    )
     precision: str = option(
         "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16")
     )
@@ -231,6 +236,11 @@ class EvaluateConfig(PluginOptions):
     )
     batch_size: int = option(256, "images a batch", minimum=1)
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    threads: int | None = option(
+        None,
+        "threads that compute; absent: as many as the process may use CPUs (python -m ssfnas.env)",
+        minimum=1,
+    )
     precision: str = option(
         "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16")
     )

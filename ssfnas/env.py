@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import ssfnas
 from ssfnas.commandline import main as run_command
+from ssfnas.errors import RequestError
 from ssfnas.runtime.environment import commit, cpu_name, package_versions
 
 
@@ -40,7 +42,8 @@ def _torch() -> Iterator[tuple[str, str]]:
     except Exception as error:
         yield "torch fails", _reason(error)
         return
-    yield "torch threads", f"{torch.get_num_threads()}"
+    yield "threads", _threads()
+    yield "waiting", ssfnas.waiting
     yield "cuda of torch", torch.version.cuda or "none (a build for CPUs)"
     yield "cudnn", str(torch.backends.cudnn.version() or "none")
     if not torch.cuda.is_available():
@@ -61,6 +64,15 @@ def _torch() -> Iterator[tuple[str, str]]:
         if there
     ]
     yield "distributed", ", ".join(known) or "none"
+
+
+def _threads() -> str:
+    try:
+        from ssfnas.runtime.threads import choice
+
+        return str(choice())
+    except RequestError as error:
+        return str(error)
 
 
 def _backends() -> Iterator[tuple[str, str]]:

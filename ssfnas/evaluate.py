@@ -28,13 +28,15 @@ def evaluate(config: EvaluateConfig) -> None:
         from ssfnas.plugins import import_plugins
         from ssfnas.runs.run_files import EVALUATION_FILE
         from ssfnas.runtime.distributed import start_world
+        from ssfnas.runtime.threads import computing_threads
 
     import_plugins(config.plugins)
     device = start_world(config.device).device
     run = Run(config.run)
     others = {} if config.dataset is None else {"dataset": config.dataset, "imbalance_ratio": None}
     data = load_data(data_options(run.config, **others))
-    result = evaluate_network(run, data, config, device)
+    with computing_threads(config.threads):
+        result = evaluate_network(run, data, config, device)
     written = write_evaluation(run, result, config)
     if written.name == EVALUATION_FILE:
         run.directory.write_text("report.html", report_html([run.path]))

@@ -26,6 +26,7 @@ from ssfnas.runtime.determinism import (
 from ssfnas.runtime.distributed import World, number_of_processes, start_world
 from ssfnas.runtime.environment import environment
 from ssfnas.runtime.interruption import Interruption
+from ssfnas.runtime.threads import computing_threads
 from ssfnas.training.loop import resume, train
 from ssfnas.training.trainer import Trainer
 
@@ -92,7 +93,7 @@ def open_session(
         _check_shares(config)
     if config.deterministic:
         make_deterministic()
-    with Interruption() as interruption:
+    with computing_threads(config.threads), Interruption() as interruption:
         world = start_world(config.device)
         try:
             data = shared_load(config, world)

@@ -121,6 +121,11 @@ def number_of_processes() -> int:
     return _from_environment("WORLD_SIZE", 1)
 
 
+def processes_of_machine() -> int:
+    """How many of them run on this machine."""
+    return max(1, _from_environment("LOCAL_WORLD_SIZE", 1))
+
+
 def _from_environment(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal():

@@ -1,10 +1,12 @@
 """The env command works everywhere, and says what is missing."""
 
+import re
 import subprocess
 import sys
 
 import torch
 
+import ssfnas
 from ssfnas import env
 from ssfnas.runtime import environment
 
@@ -17,7 +19,21 @@ def test_every_package_and_device_is_named(capsys):
     assert facts["python"].startswith(sys.version.split()[0])
     for name in environment.PACKAGES:
         assert name in facts
-    assert {"platform", "processor", "commit", "torch threads", "distributed"} <= set(facts)
+    assert {"platform", "processor", "commit", "threads", "waiting", "distributed"} <= set(facts)
+
+
+def test_threads_are_said_with_their_reason(capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert env.main([]) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"^threads +{torch.get_num_threads()} \(OMP_NUM_THREADS=5\)$", out, re.M)
+    assert re.search(rf"^waiting +{re.escape(ssfnas.waiting)}$", out, re.M)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "many")
+    assert env.main([]) == 0
+    assert re.search(
+        r"^threads +environment variable LOCAL_WORLD_SIZE is 'many'", capsys.readouterr().out, re.M
+    )
 
 
 def test_flags_are_refused(capsys):

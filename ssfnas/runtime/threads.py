@@ -1,0 +1,159 @@
+"""How many threads a process computes with: as many as it may use CPUs, not as there are."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ssfnas.runtime.distributed import processes_of_machine
+
+# Whoever set one of these has chosen; torch has read them.
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Threads:
+    """A number of threads, and why it is that."""
+
+    number: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.number} ({self.reason})"
+
+
+def choose_threads(
+    usual: int,
+    *,
+    usable: int,
+    there: int,
+    processes: int = 1,
+    environ: Mapping[str, str] | None = None,
+    root: Path = Path("/"),
+) -> Threads:
+    """The number of threads for this process.
+
+    Args:
+        usual: what torch would take, which counts no core twice for its hyperthreads.
+        usable: CPUs that the process may run on.
+        there: CPUs of the machine.
+        processes: how many of this machine run together and share its CPUs.
+        environ: variables of the environment; None: this process'.
+        root: where the system's files are found.
+
+    Returns:
+        The usual number where a variable says it; otherwise at most that, the CPUs and the quota of
+        the process' control groups, divided among the processes, rounded down, and at least 1.
+    """
+    environ = os.environ if environ is None else environ
+    for name in VARIABLES:
+        if environ.get(name):
+            return Threads(usual, f"{name}={environ[name]}")
+    quota = cpu_quota(root)
+    most, reason = float(usual), f"torch's choice among {there} CPUs"
+    if usable <= most:
+        whole = usable >= there
+        most, reason = (
+            usable,
+            f"all {there} CPUs" if whole else f"affinity: {usable} of {there} CPUs",
+        )
+    if quota < most:
+        most, reason = quota, f"quota of the container: {quota:g} CPUs"
+    if processes > 1:
+        most, reason = most / processes, f"{reason}, shared by {processes} processes"
+    return Threads(max(1, math.floor(most)), reason)
+
+
+def cpu_quota(root: Path = Path("/")) -> float:
+    """The CPUs' time that the process' control groups grant it, in CPUs; infinite without a limit.
+
+    The smallest of its own group and all above, of cgroup v1 and v2.
+
+    Args:
+        root: where ``proc/self/cgroup`` and ``sys/fs/cgroup`` are found.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.inf
+    mounts = root / "sys/fs/cgroup"
+    quotas = [math.inf]
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            places = (mounts, mounts / "unified")
+        elif "cpu" in controllers.split(","):
+            places = (mounts / "cpu", mounts / controllers)
+        else:
+            continue
+        for place in places:
+            quotas += map(_quota_of, _groups(place, path))
+    return min(quotas)
+
+
+def _groups(mount: Path, path: str) -> Iterator[Path]:
+    """The folder of a control group and all above it, as far as the mount shows them.
+
+    In a container the path may be one of the host, which is not there, and the mount itself the
+    container's group.
+    """
+    # A group outside of the namespace is written with "..".
+    names = [name for name in path.split("/") if name not in ("", "..")]
+    for count in range(len(names), -1, -1):
+        yield mount.joinpath(*names[:count])
+
+
+def _quota_of(group: Path) -> float:
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            quota, period = (
+                (group / f"cpu.cfs_{name}_us").read_text(encoding="utf-8")
+                for name in ("quota", "period")
+            )
+        granted = float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):  # there is none, or it is "max"
+        return math.inf
+    return granted if granted > 0 else math.inf  # -1 of v1: no limit
+
+
+def choice() -> Threads:
+    """:func:`choose_threads` of this process.
+
+    Raises:
+        RequestError: the environment names no number of processes.
+    """
+    there = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    return choose_threads(
+        torch.get_num_threads(), usable=usable, there=there, processes=processes_of_machine()
+    )
+
+
+@contextmanager
+def computing_threads(asked: int | None) -> Iterator[None]:
+    """Let torch, and our code with it, compute with ``asked`` threads; the number before afterward.
+
+    Args:
+        asked: None: :func:`choice`.
+
+    Raises:
+        RequestError: see :func:`choice`.
+    """
+    before = torch.get_num_threads()
+    number = asked or choice().number
+    if number != before:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if number != before:
+            torch.set_num_threads(before)
