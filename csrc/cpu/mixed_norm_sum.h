@@ -132,7 +132,8 @@ struct Layout {
   // registers of each thread, in spite of what it stores.
   template <class Function>
   void for_parts(int64_t count, int threads, Function function) const {
-    threads = threads_for(extent.outer * extent.channels * extent.inner * count, threads);
+    const int64_t terms = extent.outer * extent.channels * extent.inner * count;
+    threads = threads_for(terms / STREAMED, threads);
     if (by_rows) {
 #pragma omp parallel for num_threads(threads) schedule(static) firstprivate(function)
       for (int64_t block = 0; block < blocks; ++block) function(rows.part(block));

@@ -114,12 +114,12 @@ void backward(const MixedSumBackward& args, int threads) {
 }  // namespace
 
 void mixed_sum_forward(const MixedSumForward& args, int threads) {
-  threads = threads_for(args.length * args.count, threads);
+  threads = threads_for(args.length * args.count / STREAMED, threads);
   for_dtype(args.dtype, [&](auto value) { forward<decltype(value)>(args, threads); });
 }
 
 void mixed_sum_backward(const MixedSumBackward& args, int threads) {
-  threads = threads_for(args.length * args.count, threads);
+  threads = threads_for(args.length * args.count / STREAMED, threads);
   for_dtype(args.dtype, [&](auto value) { backward<decltype(value)>(args, threads); });
 }
 

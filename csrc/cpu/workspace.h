@@ -58,9 +58,13 @@ struct Parts {
   }
 };
 
-// Waking threads costs more than a small sum.
+// Threads that sleep take about 100 microseconds to wake (a virtual machine), those that still spin a
+// few. Less work than that stays on one.
+constexpr int64_t WORTH_WAKING = 65536;  // elements of a unit or a pool, of 1 to 2 ns each
+constexpr int64_t STREAMED = 8;          // terms of a sum that are read in that time
+
 SSFNAS_INLINE int threads_for(int64_t elements, int threads) {
-  return elements < 32768 || threads < 1 ? 1 : threads;
+  return elements < WORTH_WAKING || threads < 1 ? 1 : threads;
 }
 
 SSFNAS_INLINE int this_thread() {

@@ -20,7 +20,7 @@ needs_cuda_build = pytest.mark.skipif(
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_results_do_not_depend_on_the_number_of_threads(threads, place, layout):
     draws = Draws(torch.float32, layout)
-    shape = (8, 24, 23, 29)
+    shape = (12, 24, 23, 29)  # enough work for several threads
     zs, grad = draws.tensors(3, shape), draws.tensor(shape)
     weights, a, b = draws.values(3), draws.values(3, 24), draws.values(24)
 
