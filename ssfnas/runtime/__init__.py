@@ -1,1 +1,1 @@
-"""The process: devices, ranks, updates over them, threads, signals, precision, progress, versions."""
+"""The process: devices, ranks, updates, threads, signals, precision, progress, versions."""
