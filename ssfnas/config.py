@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ssfnas.declarations.derivations import DerivationOptions
 from ssfnas.declarations.early_stopping import EarlyStoppingOptions
+from ssfnas.declarations.launching import Launching
 from ssfnas.declarations.losses import LossOptions
 from ssfnas.declarations.objectives import ObjectiveOptions
 from ssfnas.declarations.stages import StageOptions
@@ -162,7 +163,7 @@ class DeriveConfig(DerivationOptions, PluginOptions):
 
 
 @dataclass(kw_only=True)
-class RetrainConfig(LossOptions, StageOptions, DataOptions, RunOptions):
+class RetrainConfig(LossOptions, StageOptions, Launching, DataOptions, RunOptions):
     """``python -m ssfnas.retrain``: train the network that a genotype describes."""
 
     genotype: str | None = option(

@@ -8,6 +8,7 @@ from typing import Any
 
 from ssfnas.declarations.derivations import Derivation
 from ssfnas.declarations.early_stopping import EarlyStopping
+from ssfnas.declarations.launching import Launching
 from ssfnas.options import option
 from ssfnas.registry import Component, Components
 
@@ -25,15 +26,10 @@ FAIRDARTS_OPERATIONS = DARTS_OPERATIONS[1:]
 
 
 @dataclass(kw_only=True)
-class Bilevel:
+class Bilevel(Launching):
     """Strategies that train alphas."""
 
     order: int = option(1, "1: first order; 2: second order (unrolled)", minimum=1, maximum=2)
-    cuda_graph: str = option(
-        "auto",
-        "launch a step as one CUDA graph; auto: on a GPU, where nothing forbids it",
-        choices=("auto", "on", "off"),
-    )
     alpha_lr: float = option(3e-3, "learning rate of alpha (Adam)", above=0)
     alpha_beta1: float = option(0.9, "Adam's first beta for alpha", minimum=0, below=1)
     alpha_weight_decay: float = option(1e-3, "decay of alpha", minimum=0)

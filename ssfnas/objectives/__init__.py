@@ -11,7 +11,7 @@ from ssfnas.objectives.classification import (
 )
 from ssfnas.objectives.focal import FocalLoss
 from ssfnas.objectives.ldam import CosineClassifier, LDAMLoss
-from ssfnas.objectives.mixed_barlow_twins import mixed_barlow_twins
+from ssfnas.objectives.mixed_barlow_twins import draw_mixture, mixed_barlow_twins
 from ssfnas.objectives.multi_label import MultiLabelLoss
 from ssfnas.objectives.projector import Projector
 from ssfnas.objectives.reweighting import ClassBalancedCrossEntropy, effective_number_weights
@@ -31,6 +31,7 @@ __all__ = [
     "MultiLabelLoss",
     "Projector",
     "SearchObjective",
+    "draw_mixture",
     "effective_number_weights",
     "make_loss",
     "make_search_objective",

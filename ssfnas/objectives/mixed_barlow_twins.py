@@ -18,9 +18,9 @@ def mixed_barlow_twins(
     embed: Callable[[Tensor], Tensor],
     views: Sequence[Tensor],
     embeddings: Sequence[Tensor],
+    mixture: tuple[Tensor, Tensor],
     *,
     lambd: float,
-    seed: int,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Mixed Barlow Twins' regularizer: embeddings of mixtures should be mixtures of embeddings.
@@ -33,8 +33,8 @@ def mixed_barlow_twins(
         embed: images [n, ...] -> embeddings [n, D]; called once.
         views: the two views' images, both [n, ...].
         embeddings: of both views, each [n, D].
+        mixture: a and p of :func:`draw_mixture`, on the device; the same on every process.
         lambd: as in the loss.
-        seed: of a and p; the same on every process.
         group: processes whose images, equally many each, are one batch. Gradients are right once
             they are averaged over the processes.
 
@@ -46,10 +46,8 @@ def mixed_barlow_twins(
     """
     x1, x2 = views
     n = len(x1)
-    rank, size = (dist.get_rank(group), dist.get_world_size(group)) if group else (0, 1)
-    draws = generator(seed, "mixed_barlow_twins")
-    a = float(torch.rand((), generator=draws, dtype=torch.float64))
-    order = torch.randperm(n * size, generator=draws).to(x1.device)
+    rank = dist.get_rank(group) if group else 0
+    a, order = mixture
     partners = x2 if group is None else gather_rows(x2, group)
     mixed = embed(a * x1 + (1 - a) * partners[order[rank * n : (rank + 1) * n]])
     z1, z2 = embeddings
@@ -61,6 +59,21 @@ def mixed_barlow_twins(
         m, u, v = (standardized(z) for z in (mixed, z1, z2))
         difference = m - (a * u + (1 - a) * v[order])
         return lambd * _squared_norm_of_product(difference, torch.cat([u, v], dim=1)) / len(m) ** 2
+
+
+def draw_mixture(seed: int, images: int) -> tuple[Tensor, Tensor]:
+    """What :func:`mixed_barlow_twins` mixes, and with which share; on the CPU.
+
+    Args:
+        seed: everything is a function of it and of ``images``.
+        images: of the whole batch.
+
+    Returns:
+        a, a float64 scalar, and p, int64 [images].
+    """
+    draws = generator(seed, "mixed_barlow_twins")
+    share = torch.rand((), generator=draws, dtype=torch.float64)
+    return share, torch.randperm(images, generator=draws)
 
 
 def _squared_norm_of_product(a: Tensor, b: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ssfnas.pipeline.session import Session, open_session, run_training
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runs.run_files import EVALUATION_FILE
 from ssfnas.spaces import Genotype, count_multiply_adds, count_parameters
+from ssfnas.training.graphed_step import how_launched
 from ssfnas.training.retrain_trainer import RetrainTrainer, weights_of
 
 
@@ -47,6 +48,8 @@ def run_retrain(config: RetrainConfig) -> Run | None:
             session.say(_describe(make(config)))
             session.say(predict(make, config, session.world.size))
             return None
+        if session.world.device.type == "cuda":
+            session.say(how_launched(config, session.world))
         trained, directory = run_training(session, "retrain", make)
         assert isinstance(trained, RetrainTrainer)
         if directory is None:

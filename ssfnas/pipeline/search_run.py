@@ -19,7 +19,7 @@ from ssfnas.runs.next_commands import derive_command, retrain_command
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.spaces import SUPERNETS, Genotype, count_parameters
 from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES
-from ssfnas.training.graphed_step import why_not_graphed
+from ssfnas.training.graphed_step import how_launched
 from ssfnas.training.random_trainer import RandomSearchTrainer
 from ssfnas.training.search_trainer import SearchTrainer
 
@@ -61,9 +61,7 @@ def run_search(config: SearchConfig) -> Run | None:
             session.say(predict(make, config, session.world.size))
             return None
         if session.world.device.type == "cuda" and strategy.trains_alphas:
-            reason = why_not_graphed(config, session.world)
-            how = "one CUDA graph" if reason is None else f"launched kernel by kernel: {reason}"
-            session.say(f"step         {how}")
+            session.say(how_launched(config, session.world))
         searched, directory = run_training(session, "search", make)
         assert isinstance(searched, SearchTrainer | RandomSearchTrainer)
         if directory is None:

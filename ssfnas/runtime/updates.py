@@ -14,6 +14,7 @@ from ssfnas.errors import NumericalError
 from ssfnas.runtime.distributed import World, average_gradients
 from ssfnas.runtime.precision import make_scaler
 
+Terms = dict[str, Tensor]
 # How an optimizer computes, which the one that goes on decides.
 _MANNERS = ("fused", "foreach", "capturable")
 
@@ -29,6 +30,12 @@ class Updater:
         clip: largest norm of the gradient; 0: any.
         decays_unused: whether a parameter without part in the loss is updated as well, from a
             gradient of zeros: by its decay and momentum.
+        capturable: nothing waits for the device, so that a CUDA graph can capture the update. Where
+            a term is not finite, a ``fused`` optimizer leaves the update out on the device; the
+            caller finds out from the terms, and must not keep what any other optimizer made of it.
+
+    Raises:
+        ValueError: capturable with losses that are scaled.
     """
 
     def __init__(
@@ -40,6 +47,7 @@ class Updater:
         clip: float = 0.0,
         *,
         decays_unused: bool = False,
+        capturable: bool = False,
     ) -> None:
         self.parameters = list(parameters)
         self.optimizer = optimizer
@@ -47,16 +55,32 @@ class Updater:
         self.scaler = make_scaler(precision, world.device)
         self.clip = clip
         self.decays_unused = decays_unused
+        self.capturable = capturable
+        if capturable and self.scaler is not None:
+            raise ValueError("scaled losses look at numbers on the host, which no graph can hold")
 
-    def update(self, loss: Tensor, term: str) -> None:
+    def update(self, loss: Tensor, terms: Mapping[str, Tensor], whose: str) -> None:
         """One update from ``loss``, a scalar.
 
+        Args:
+            loss: what is minimized.
+            terms: scalars that have to be finite, and are not if ``loss`` is not.
+            whose: what comes before their names, for a message.
+
         Raises:
-            NumericalError: the loss is not finite; names ``term``. Nothing was updated.
+            NumericalError: see :meth:`check`. Nothing was updated.
         """
-        if not bool(torch.isfinite(loss.detach())):
-            raise NumericalError(f"the {term} loss is {float(loss.detach())}")
-        self.apply(self.gradients(loss))
+        self.check(terms, whose)
+        self.apply(self.gradients(loss), terms)
+
+    def check(self, terms: Mapping[str, Tensor], whose: str) -> None:
+        """Refuse scalars that are NaN or infinite; a capturable update does not look.
+
+        Raises:
+            NumericalError: names them, after ``whose``.
+        """
+        if not self.capturable:
+            require_finite({f"{whose}/{name}": value for name, value in terms.items()})
 
     def gradients(
         self, loss: Tensor, parameters: Sequence[nn.Parameter] | None = None
@@ -79,12 +103,12 @@ class Updater:
         self.average(gradients)
         return gradients
 
-    def apply(self, gradients: Sequence[Tensor | None], finite: Tensor | None = None) -> None:
+    def apply(self, gradients: Sequence[Tensor | None], terms: Mapping[str, Tensor]) -> None:
         """One update from :meth:`gradients`.
 
         Args:
             gradients: of the parameters; may be changed.
-            finite: a bool on the device, False to leave the update out; for a fused optimizer.
+            terms: scalars that were :meth:`check`-ed; a capturable update looks at them here.
         """
         taken: set[int] = set()
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -101,9 +125,9 @@ class Updater:
             self.scaler.unscale_(self.optimizer)
         if self.clip > 0:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        if finite is not None:
+        if self.capturable:
             # Where a GradScaler would say that gradients overflowed; a fused step heeds it.
-            self.optimizer.found_inf = 1 - finite.float()  # type: ignore[attr-defined]
+            self.optimizer.found_inf = 1 - all_finite(terms).float()  # type: ignore[attr-defined]
         if self.scaler is None:
             self.optimizer.step()
         else:
@@ -139,6 +163,48 @@ class Updater:
             self.scaler.load_state_dict(state["scaler"])
 
 
+def sgd_updater(
+    parameters: Iterable[nn.Parameter],
+    world: World,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    precision: str,
+    clip: float,
+    decays_unused: bool = False,
+    capturable: bool = False,
+) -> Updater:
+    """Updates by SGD, fused where they are to be capturable; see :class:`Updater`.
+
+    Args:
+        parameters, world, precision, clip, decays_unused, capturable: of the updater.
+        lr, momentum, weight_decay: of :class:`torch.optim.SGD`.
+    """
+    chosen = list(parameters)
+    optimizer = torch.optim.SGD(
+        chosen,
+        lr=learning_rate(lr, world, capturable=capturable),
+        momentum=momentum,
+        weight_decay=weight_decay,
+        fused=capturable or None,
+    )
+    return Updater(
+        chosen,
+        optimizer,
+        world,
+        precision,
+        clip,
+        decays_unused=decays_unused,
+        capturable=capturable,
+    )
+
+
+def learning_rate(rate: float, world: World, *, capturable: bool) -> float | Tensor:
+    """``rate`` as an optimizer is given it: where a graph reads it, a tensor that can be filled."""
+    return torch.tensor(rate, dtype=torch.float32, device=world.device) if capturable else rate
+
+
 def all_finite(terms: Mapping[str, Tensor]) -> Tensor:
     """Whether all scalars are finite: a bool, on their device."""
     values = torch.stack([value.reshape(()).double() for value in terms.values()])
@@ -154,4 +220,4 @@ def require_finite(terms: Mapping[str, Tensor]) -> None:
     if not terms or bool(all_finite(terms)):
         return
     wrong = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
-    raise NumericalError(f"{', '.join(wrong)} is not finite")
+    raise NumericalError(f"the term {', the term '.join(wrong)} is not finite")

@@ -9,9 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ssfnas.runtime.updates import Updater, all_finite, require_finite
+from ssfnas.runtime.updates import Terms, Updater
 
-Terms = dict[str, Tensor]
 FINITE_DIFFERENCE = 0.01
 
 
@@ -28,6 +27,10 @@ def _without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(needed)
 
 
+def _detached(terms: Terms) -> Terms:
+    return {name: value.detach() for name, value in terms.items()}
+
+
 class BilevelOptimizer:
     """Alternating updates of architecture parameters and weights (DARTS, arXiv 1806.09055).
 
@@ -41,14 +44,12 @@ class BilevelOptimizer:
     Args:
         weights: SGD over all weights, projector included.
         alphas: Adam over the architecture parameters, disjoint from the weights. Parameters
-            without part in a loss have zero gradients in both (``decays_unused``).
+            without part in a loss have zero gradients in both (``decays_unused``). Both or none
+            are ``capturable``, and then fused.
         loss: batch -> scalar terms; ``"loss"`` is what is minimized.
         regularizer: () -> scalar terms; its ``"loss"`` is added for the alphas only.
         order: 1 or 2.
         frozen: context in which forward passes leave running statistics alone.
-        capturable: nothing waits for the device, so that a CUDA graph can capture the step:
-            where a term is not finite, the update is left out on the device and the caller finds
-            out from the terms. Both optimizers have to be ``fused``, and ``order`` 1.
     """
 
     def __init__(
@@ -60,23 +61,23 @@ class BilevelOptimizer:
         regularizer: Callable[[], Terms] | None = None,
         order: int = 1,
         frozen: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        capturable: bool = False,
     ) -> None:
         if order not in (1, 2):
             raise ValueError(f"order is {order}: it is 1 or 2")
         updaters = (weights, alphas)
-        scaled = any(updater.scaler is not None for updater in updaters)
-        if order == 2 and scaled:
+        if order == 2 and any(updater.scaler is not None for updater in updaters):
             raise ValueError("order 2 takes differences of gradients, for which fp16 is too coarse")
-        if capturable and (order == 2 or scaled):
-            raise ValueError("order 2 and scaled losses look at numbers on the host")
-        if capturable and not all(updater.optimizer.defaults.get("fused") for updater in updaters):
+        if weights.capturable != alphas.capturable:
+            raise ValueError("one update looks at numbers on the host, and the other does not")
+        if weights.capturable and order == 2:
+            raise ValueError("order 2 looks at numbers on the host")
+        if weights.capturable and not all(u.optimizer.defaults.get("fused") for u in updaters):
             raise ValueError("a capturable step leaves updates out, which fused optimizers can")
         if {id(p) for p in weights.parameters} & {id(p) for p in alphas.parameters}:
             raise ValueError("a parameter is both a weight and an alpha")
         self.weights, self.alphas = weights, alphas
         self.loss, self.regularizer = loss, regularizer
-        self.order, self.frozen, self.capturable = order, frozen, capturable
+        self.order, self.frozen = order, frozen
 
     def step(self, alpha_batch: Any, weight_batch: Any) -> Terms:
         """Update the alphas on ``alpha_batch``, then the weights on ``weight_batch``.
@@ -104,20 +105,16 @@ class BilevelOptimizer:
             with _without_gradients(self.weights.parameters):
                 terms, total = self._alpha_loss(self.loss(alpha_batch))
                 gradients = self.alphas.gradients(total)
-        self._apply(self.alphas, gradients, terms)
+        self.alphas.apply(gradients, terms)
         return terms
 
     def weight_step(self, batch: Any) -> Terms:
         """One update of the weights; no gradient of an alpha is computed."""
         with _without_gradients(self.alphas.parameters):
             losses = self.loss(batch)
-            terms = self._detached(losses, "weight")
-            gradients = self.weights.gradients(losses["loss"])
-        self._apply(self.weights, gradients, terms)
+            terms = _detached(losses)
+            self.weights.update(losses["loss"], terms, "weight")
         return terms
-
-    def _apply(self, updater: Updater, gradients: Sequence[Tensor | None], terms: Terms) -> None:
-        updater.apply(gradients, all_finite(terms) if self.capturable else None)
 
     def _alpha_loss(self, terms: Terms) -> tuple[Terms, Tensor]:
         """Terms to report, and the task loss with the regularizer's added."""
@@ -126,14 +123,9 @@ class BilevelOptimizer:
         total = task + extra["loss"] if extra else task
         reported = {"loss": total, "task": task}
         reported |= {name: v for name, v in (terms | extra).items() if name != "loss"}
-        return self._detached(reported, "alpha"), total
-
-    def _detached(self, terms: Terms, whose: str) -> Terms:
-        """The terms to report; unless capturable, once they are known to be finite."""
-        detached = {name: value.detach() for name, value in terms.items()}
-        if not self.capturable:
-            require_finite({f"{whose} term {name}": value for name, value in detached.items()})
-        return detached
+        detached = _detached(reported)
+        self.alphas.check(detached, "alpha")
+        return detached, total
 
     def _unrolled(self, alpha_batch: Any, weight_batch: Any) -> tuple[Terms, list[Tensor]]:
         """Gradient of L_alpha(w'(alpha), alpha), w' one SGD step from w.

@@ -40,7 +40,7 @@ class RunningMeans:
         Raises:
             NumericalError: names the terms.
         """
-        require_finite({f"the term {name}": total for name, total in self._sums.items()})
+        require_finite(self._sums)
 
     def values(self) -> dict[str, float]:
         """The means so far on this process."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from ssfnas.config import SearchConfig
-from ssfnas.data import Batch, ImageData, ImageStream, stratified_halves
+from ssfnas.data import Batch, ImageData, stratified_halves
 from ssfnas.errors import RequestError
 from ssfnas.objectives import OBJECTIVES, SearchObjective, make_search_objective
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.precision import autocast
+from ssfnas.runtime.updates import Terms
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import DerivedNetwork, ReferenceSupernet, synchronize_batchnorm
-from ssfnas.training.streams import training_stream
 from ssfnas.training.trainer import Trainer
 
 
@@ -60,17 +59,6 @@ class GenotypeSearch(Trainer):
         if world.group is not None:
             synchronize_batchnorm(net, world.group)
 
-    def _stream(self, purpose: str, indices: Tensor, world: World | None = None) -> ImageStream:
-        return training_stream(
-            self.config,
-            self.data,
-            purpose,
-            self.objective.views,
-            world or self.world,
-            self.dtype,
-            indices=indices,
-        )
-
-    def _terms(self, batch: Batch) -> dict[str, Tensor]:
+    def _terms(self, batch: Batch) -> Terms:
         with autocast(self.config.precision, self.world.device):
             return self.objective.terms(self.net, batch)

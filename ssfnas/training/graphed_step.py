@@ -1,23 +1,22 @@
-"""A search step as one CUDA graph: recorded once, then launched as a whole."""
+"""A step of training as one CUDA graph: recorded once, then launched as a whole."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ssfnas.config import SearchConfig
+from ssfnas.config import RetrainConfig, SearchConfig
 from ssfnas.data import Batch
 from ssfnas.errors import RequestError
 from ssfnas.runtime.distributed import World
-from ssfnas.strategies import BilevelOptimizer
+from ssfnas.runtime.updates import Terms, Updater
 
-Terms = dict[str, Tensor]
 # Steps before recording: state that optimizers, kernels and libraries make when they are first
 # used has to be there.
 WARM_UP = 3
@@ -104,32 +103,46 @@ def _leave_capture(device: torch.device, stream: torch.cuda.Stream, pool: tuple[
 
 
 class GraphedStep:
-    """Bilevel steps, recorded after the first few; what cannot be recorded is computed as ever.
+    """A step that is recorded after the first few; what cannot be recorded is computed as ever.
 
     Args:
-        bilevel: capturable; what it reads and writes stays where it is in memory.
+        step: makes updates of batches and other tensors, and returns scalars. What else it reads,
+            and all that it writes, stays where it is in memory.
+        updaters: those that it asks; all capturable.
         recorder: how to record.
         required: whether failing to record is an error, in place of a warning.
     """
 
     def __init__(
-        self, bilevel: BilevelOptimizer, recorder: Recorder, *, required: bool = False
+        self,
+        step: Callable[..., Terms],
+        updaters: Sequence[Updater],
+        recorder: Recorder,
+        *,
+        required: bool = False,
     ) -> None:
-        if not bilevel.capturable:
+        if not all(updater.capturable for updater in updaters):
             raise ValueError("a step that looks at numbers on the host cannot be recorded")
-        self._bilevel, self._recorder, self._required = bilevel, recorder, required
+        self._step, self._updaters = step, updaters
+        self._recorder, self._required = recorder, required
         self._failed = False
         self.reset()
 
     def reset(self) -> None:
-        """Record anew: what was read and written has moved, as when a state was loaded."""
+        """Record anew: what was read and written has moved, as when a state was loaded.
+
+        The memory of what was recorded is free.
+        """
         self._steps = 0
         self._replay: Callable[[], None] | None = None
         self._terms: Terms = {}
-        self._batches: tuple[Batch, Batch] | None = None
+        self._places: tuple[Batch | Tensor | None, ...] | None = None
 
-    def __call__(self, alpha_batch: Batch, weight_batch: Batch) -> Terms:
-        """One step, like :meth:`~ssfnas.strategies.BilevelOptimizer.step`.
+    def __call__(self, *inputs: Batch | Tensor | None) -> Terms:
+        """One step.
+
+        Args:
+            inputs: what the function takes: of the same kinds and sizes each time, on the device.
 
         Returns:
             Its terms; those of a recorded step are overwritten by the next one.
@@ -138,25 +151,25 @@ class GraphedStep:
             RequestError: the step cannot be recorded, and has to be.
         """
         if self._failed:
-            return self._bilevel.step(alpha_batch, weight_batch)
-        if self._batches is None:
-            self._batches = _copy(alpha_batch), _copy(weight_batch)
-        for own, given in zip(self._batches, (alpha_batch, weight_batch), strict=True):
-            _fill(own, given)
+            return self._step(*inputs)
+        if self._places is None:
+            self._places = tuple(map(_like, inputs))
+        for place, given in zip(self._places, inputs, strict=True):
+            _fill(place, given)
         if self._replay is None and self._steps < WARM_UP:
             self._steps += 1
-            return self._recorder.warm_up(self._step)
+            return self._recorder.warm_up(self._step_in_place)
         if self._replay is None:
             try:
-                self._replay, self._terms = self._recorder.record(self._step)
+                self._replay, self._terms = self._recorder.record(self._step_in_place)
             except Exception as error:  # a user's operation may raise anything
                 return self._unrecorded(error)
         self._replay()
         return self._terms
 
-    def _step(self) -> Terms:
-        assert self._batches is not None
-        return self._bilevel.step(*self._batches)
+    def _step_in_place(self) -> Terms:
+        assert self._places is not None
+        return self._step(*self._places)
 
     def _unrecorded(self, error: Exception) -> Terms:
         reason = _first_reason(error)
@@ -167,13 +180,33 @@ class GraphedStep:
         warnings.warn(f"the step is launched kernel by kernel: {reason}", stacklevel=3)
         self._failed = True
         # What a recording that broke off left behind belongs to its graph.
-        for parameter in (*self._bilevel.weights.parameters, *self._bilevel.alphas.parameters):
-            parameter.grad = None
-        return self._step()
+        for updater in self._updaters:
+            updater.optimizer.zero_grad(set_to_none=True)
+        return self._step_in_place()
 
 
-def why_not_graphed(config: SearchConfig, world: World) -> str | None:
-    """Why a search's steps are not captured in a CUDA graph; None: they are.
+def recorder_for(config: SearchConfig | RetrainConfig, world: World) -> Recorder | None:
+    """What records the steps of a run; None: they are launched kernel by kernel.
+
+    Raises:
+        RequestError: see :func:`why_not_graphed`.
+    """
+    return CudaGraphRecorder(world.device) if why_not_graphed(config, world) is None else None
+
+
+def how_launched(config: SearchConfig | RetrainConfig, world: World) -> str:
+    """A line for people: whether steps are one CUDA graph, and why not.
+
+    Raises:
+        RequestError: see :func:`why_not_graphed`.
+    """
+    reason = why_not_graphed(config, world)
+    how = "one CUDA graph" if reason is None else f"launched kernel by kernel: {reason}"
+    return f"step         {how}"
+
+
+def why_not_graphed(config: SearchConfig | RetrainConfig, world: World) -> str | None:
+    """Why the steps of a run are not captured in a CUDA graph; None: they are.
 
     Raises:
         RequestError: they have to be, and cannot.
@@ -185,7 +218,7 @@ def why_not_graphed(config: SearchConfig, world: World) -> str | None:
         reason = "there is no CUDA device"
     elif world.size > 1:
         reason = f"{world.size} processes exchange gradients within a step"
-    elif config.order == 2:
+    elif isinstance(config, SearchConfig) and config.order == 2:
         reason = "order 2 looks at numbers on the host within a step"
     elif config.precision == "fp16":
         reason = "fp16 scales losses by what the host finds"
@@ -208,19 +241,27 @@ def _first_reason(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _copy(batch: Batch) -> Batch:
+def _like(given: Batch | Tensor | None) -> Batch | Tensor | None:
+    """A place for what is like ``given``."""
+    if not isinstance(given, Batch):
+        return None if given is None else torch.empty_like(given)
     return dataclasses.replace(
-        batch,
-        views=tuple(torch.empty_like(view) for view in batch.views),
-        labels=torch.empty_like(batch.labels),
-        indices=torch.empty_like(batch.indices),
+        given,
+        views=tuple(torch.empty_like(view) for view in given.views),
+        labels=torch.empty_like(given.labels),
+        indices=torch.empty_like(given.indices),
     )
 
 
-def _fill(own: Batch, given: Batch) -> None:
-    if [view.shape for view in own.views] != [view.shape for view in given.views]:
+def _fill(place: Batch | Tensor | None, given: Batch | Tensor | None) -> None:
+    places, values = _tensors(place), _tensors(given)
+    if [(x.shape, x.dtype) for x in places] != [(x.shape, x.dtype) for x in values]:
         raise ValueError("a recorded step takes batches of one size")
-    for view, new in zip(own.views, given.views, strict=True):
-        view.copy_(new)
-    own.labels.copy_(given.labels)
-    own.indices.copy_(given.indices)
+    for own, value in zip(places, values, strict=True):
+        own.copy_(value)
+
+
+def _tensors(given: Batch | Tensor | None) -> list[Tensor]:
+    if isinstance(given, Batch):
+        return [*given.views, given.labels, given.indices]
+    return [] if given is None else [given]

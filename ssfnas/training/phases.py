@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ssfnas.config import RetrainConfig
+from ssfnas.data import Batch
 from ssfnas.evaluation.features import classifier_of, features_of, pooled
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.objectives import (
@@ -17,6 +18,7 @@ from ssfnas.objectives import (
     CrossEntropy,
     MultiLabelLoss,
     Projector,
+    draw_mixture,
     effective_number_weights,
     make_loss,
     mixed_barlow_twins,
@@ -24,38 +26,42 @@ from ssfnas.objectives import (
 from ssfnas.objectives.classification import at_least_float32
 from ssfnas.ops import barlow_twins_loss
 from ssfnas.runtime.precision import autocast
-from ssfnas.runtime.updates import Updater
+from ssfnas.runtime.updates import Terms, Updater, learning_rate, sgd_updater
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import ReferenceDerivedNetwork
+from ssfnas.training.graphed_step import GraphedStep
 from ssfnas.training.schedules import cosine, set_learning_rate
-from ssfnas.training.streams import training_stream
-from ssfnas.training.trainer import Resumable, Trainer
+from ssfnas.training.trainer import Resumable
+
+if TYPE_CHECKING:
+    from ssfnas.training.retrain_trainer import RetrainTrainer
 
 
 class Phase(Resumable, ABC):
     """One stretch of a retraining with its own objective, optimizer and stream.
 
     Args:
-        trainer: whose network it trains.
+        trainer: whose network it trains, and what records its steps.
         name: what its logged terms and the order of its batches are called after.
-        views, stream: see :func:`~ssfnas.training.streams.training_stream`.
+        views, stream: see :meth:`~ssfnas.training.trainer.Trainer.make_stream`.
 
     Attributes:
         updater: of what it trains.
+        graphed: its recorded steps; None: each is launched kernel by kernel.
         total_steps: its steps.
     """
 
     kept: ClassVar[tuple[str, ...]] = ("updater", "stream")
     updater: Updater
+    graphed: GraphedStep | None
     total_steps: int
 
-    def __init__(self, trainer: Trainer, name: str, views: str, **stream: Any) -> None:
+    def __init__(self, trainer: RetrainTrainer, name: str, views: str, **stream: Any) -> None:
         self.config: RetrainConfig = trainer.config
         self.data, self.net, self.world = trainer.data, trainer.net, trainer.world
         self.name = name
-        self.stream = training_stream(
-            self.config, self.data, name, views, self.world, trainer.dtype, **stream
-        )
+        self.stream = trainer.make_stream(name, views, **stream)
+        self.recorder = trainer.recorder
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,13 +76,53 @@ class Phase(Resumable, ABC):
     def begin(self) -> None:
         """Put the network in the state that the first step expects."""
 
+    def run_step(self, step: int) -> Terms:
+        """Step ``step`` of this phase: one update from one batch; scalars to log.
+
+        Raises:
+            NumericalError: a term is not finite; not raised by steps that may be recorded.
+            RequestError: the step cannot be recorded, and has to be.
+        """
+        set_learning_rate(self.updater.optimizer, self.rate(step))
+        return (self.graphed or self.update)(*self.inputs(step))
+
     @abstractmethod
-    def run_step(self, step: int) -> dict[str, Tensor]:
-        """Step ``step`` of this phase: one update from one batch; scalars to log."""
+    def rate(self, step: int) -> float:
+        """The learning rate of step ``step``."""
+
+    @abstractmethod
+    def inputs(self, step: int) -> tuple[Batch | Tensor | None, ...]:
+        """The next batch, and whatever else :meth:`update` takes in step ``step``."""
+
+    @abstractmethod
+    def update(self, *inputs: Any) -> Terms:
+        """One update, without a draw or a look at a number on the host; scalars to log."""
 
     def close(self) -> None:
-        """Release the processes that decode images."""
+        """Release the processes that decode images, and the memory of recorded steps."""
         self.stream.close()
+        if self.graphed is not None:
+            self.graphed.reset()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where :meth:`state_dict` was taken."""
+        super().load_state_dict(state)
+        if self.graphed is not None:
+            self.graphed.reset()
+
+    def _use(self, updater: Updater) -> None:
+        self.updater = updater
+        required = self.config.cuda_graph == "on"
+        self.graphed = (
+            None
+            if self.recorder is None
+            else GraphedStep(self.update, (updater,), self.recorder, required=required)
+        )
+
+    def _on_device(self, drawn: Tensor) -> Tensor:
+        if self.world.device.type == "cuda":
+            drawn = drawn.pin_memory()  # else copying waits for the device
+        return drawn.to(self.world.device, non_blocking=True)
 
 
 class PretrainPhase(Phase):
@@ -88,7 +134,7 @@ class PretrainPhase(Phase):
 
     kept = ("projector", "updater", "stream")
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: RetrainTrainer) -> None:
         from timm.optim import Lars  # a second or two, which others need not wait
 
         config: RetrainConfig = trainer.config
@@ -104,31 +150,44 @@ class PretrainPhase(Phase):
         parameters = [*self.net.parameters(), *self.projector.parameters()]
         decayed = [p for p in parameters if p.ndim > 1]
         plain = [p for p in parameters if p.ndim <= 1]
+        capturable = self.recorder is not None
         optimizer = Lars(
             [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
-            lr=config.pretrain_lr,
+            lr=learning_rate(config.pretrain_lr, world, capturable=capturable),
             momentum=0.9,
             weight_decay=config.pretrain_weight_decay,
             trust_coeff=0.02,
+            # Where it goes by one tensor at a time, it takes the rate to the host.
+            foreach=capturable or None,
         )
-        self.updater = Updater(parameters, optimizer, world, config.precision)
+        self._use(Updater(parameters, optimizer, world, config.precision, capturable=capturable))
 
-    def run_step(self, step: int) -> dict[str, Tensor]:
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine."""
+        warmup = self.total_steps // 20
+        return cosine(step, self.total_steps, self.config.pretrain_lr, 0.0, warmup)
+
+    def inputs(self, step: int) -> tuple[Batch | Tensor | None, ...]:
+        """A batch, and what the mixed term mixes, with which share."""
+        batch = self.stream.next()
+        if self.config.bt_mixup == 0:
+            return batch, None, None
+        seed = derive_seed(self.config.seed, "bt_mixup", step)
+        share, order = draw_mixture(seed, self.stream.batch_size)
+        return batch, self._on_device(share), self._on_device(order)
+
+    def update(self, batch: Batch, share: Tensor | None, order: Tensor | None) -> Terms:
         """One update of network and projector."""
         config = self.config
-        warmup = self.total_steps // 20
-        rate = cosine(step, self.total_steps, config.pretrain_lr, 0.0, warmup)
-        set_learning_rate(self.updater.optimizer, rate)
         self.net.train()
         self.projector.train()
-        batch = self.stream.next()
         with autocast(config.precision, self.world.device):
             embeddings = [self.projector(pooled(self.net, view)) for view in batch.views]
             loss = barlow_twins_loss(
                 *embeddings, lambd=config.lambd, scale=0.1, group=self.world.group
             )
             terms = {"barlow_twins": loss}
-            if config.bt_mixup > 0:
+            if share is not None and order is not None:
                 terms["mixed"] = (
                     0.1
                     * config.bt_mixup
@@ -136,20 +195,21 @@ class PretrainPhase(Phase):
                         lambda x: self.projector(pooled(self.net, x)),
                         batch.views,
                         embeddings,
+                        (share, order),
                         lambd=config.lambd,
-                        seed=derive_seed(config.seed, "bt_mixup", step),
                         group=self.world.group,
                     )
                 )
                 loss = loss + terms["mixed"]
-        self.updater.update(loss, "Barlow Twins")
-        return {"loss": loss, **terms}
+        terms = {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
+        self.updater.update(loss, terms, self.name)
+        return terms
 
 
 class LabelPhase(Phase):
     """Training with labels: the whole network, or its classifier on a frozen backbone."""
 
-    def __init__(self, trainer: Trainer, name: str = "train") -> None:
+    def __init__(self, trainer: RetrainTrainer, name: str = "train") -> None:
         config: RetrainConfig = trainer.config
         data, world = trainer.data, trainer.world
         self.retrains_classifier = name == "crt"
@@ -174,15 +234,20 @@ class LabelPhase(Phase):
         self.class_weights = weights.to(world.device, trainer.dtype)
         share = config.drw if config.drw is not None else LOSSES.get(config.loss).drw
         self.reweight_from = None if share is None else share * self.total_steps
+        self.average = trainer.average
         trained = classifier_of(self.net) if self.classifier_only else self.net
-        parameters = list(trained.parameters())
-        optimizer = torch.optim.SGD(
-            parameters,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+        self._use(
+            sgd_updater(
+                trained.parameters(),
+                world,
+                lr=config.lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                precision=config.precision,
+                clip=config.clip,
+                capturable=self.recorder is not None,
+            )
         )
-        self.updater = Updater(parameters, optimizer, world, config.precision, config.clip)
 
     def _criterion(self, exponent: float) -> nn.Module:
         if self.data.multi_label:
@@ -203,7 +268,54 @@ class LabelPhase(Phase):
                     if callable(reset := getattr(module, "reset_parameters", None)):
                         reset()
 
-    def _outputs(self, images: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine."""
+        config = self.config
+        warmup = int(config.warmup_epochs * self.steps_per_epoch)
+        return cosine(step, self.total_steps, config.lr, config.lr_min, warmup)
+
+    def inputs(self, step: int) -> tuple[Batch | Tensor | None, ...]:
+        """A batch, what paths are multiplied by, and the weights of the classes."""
+        batch = self.stream.next()
+        weights = None
+        if self.reweight_from is not None:
+            reweighted = step >= self.reweight_from
+            weights = self.class_weights if reweighted else torch.ones_like(self.class_weights)
+        return batch, self._path_factors(step, batch.views[0]), weights
+
+    def _path_factors(self, step: int, images: Tensor) -> Tensor | None:
+        config, net = self.config, self.net
+        if not isinstance(net, DerivedNetwork) or self.classifier_only or config.drop_path == 0:
+            return None
+        probability = config.drop_path * (step // self.steps_per_epoch) / self.epochs
+        net.set_drop_path(
+            probability,
+            seed=derive_seed(config.seed, "drop_path"),
+            step=step,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+        if probability == 0 and self.graphed is None:  # a graph has to have all steps alike
+            return None
+        return self._on_device(net.draw_path_factors(len(images), images.dtype))
+
+    def update(self, batch: Batch, factors: Tensor | None, class_weights: Tensor | None) -> Terms:
+        """One update, and the average of the weights after it."""
+        extra = {} if class_weights is None else {"class_weights": class_weights}
+        with autocast(self.config.precision, self.world.device):
+            logits, auxiliary = self._outputs(batch.views[0], factors)
+            loss = total = self.criterion(at_least_float32(logits), batch.labels, **extra)
+            if auxiliary is not None:
+                part = self.criterion(at_least_float32(auxiliary), batch.labels, **extra)
+                total = loss + self.config.auxiliary * part
+        # Where the total is not finite, what is reported is not either.
+        terms = {"loss": loss.detach() + 0 * total.detach()}
+        self.updater.update(total, terms, self.name)
+        if self.average is not None:
+            self.average.update(self.net)
+        return terms
+
+    def _outputs(self, images: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.classifier_only:
             self.net.eval()
             with torch.no_grad():
@@ -211,34 +323,6 @@ class LabelPhase(Phase):
             return classifier_of(self.net)(features), None
         self.net.train()
         if isinstance(self.net, ReferenceDerivedNetwork):
-            epoch = step // self.steps_per_epoch
-            self.net.set_drop_path(
-                self.config.drop_path * epoch / self.epochs,
-                seed=derive_seed(self.config.seed, "drop_path"),
-                step=step,
-                rank=self.world.rank,
-                world_size=self.world.size,
-            )
+            self.net.give_path_factors(factors)
         output = self.net(images)
         return output if isinstance(output, tuple) else (output, None)
-
-    def run_step(self, step: int) -> dict[str, Tensor]:
-        """One update from one batch."""
-        config = self.config
-        warmup = int(config.warmup_epochs * self.steps_per_epoch)
-        rate = cosine(step, self.total_steps, config.lr, config.lr_min, warmup)
-        set_learning_rate(self.updater.optimizer, rate)
-        batch = self.stream.next()
-        extra: dict[str, Tensor] = {}
-        if self.reweight_from is not None and step >= self.reweight_from:
-            extra["class_weights"] = self.class_weights
-        with autocast(config.precision, self.world.device):
-            logits, auxiliary = self._outputs(batch.views[0], step)
-            loss = self.criterion(at_least_float32(logits), batch.labels, **extra)
-            total = loss
-            if auxiliary is not None:
-                total = loss + config.auxiliary * self.criterion(
-                    at_least_float32(auxiliary), batch.labels, **extra
-                )
-        self.updater.update(total, "training")
-        return {"loss": loss}

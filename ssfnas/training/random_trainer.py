@@ -11,7 +11,7 @@ from ssfnas.config import SearchConfig
 from ssfnas.data import ImageData
 from ssfnas.errors import RequestError
 from ssfnas.runtime.distributed import World
-from ssfnas.runtime.updates import Updater
+from ssfnas.runtime.updates import sgd_updater
 from ssfnas.seeding import generator
 from ssfnas.spaces import DerivedNetwork, Genotype
 from ssfnas.strategies import STRATEGIES
@@ -71,16 +71,18 @@ class RandomSearchTrainer(GenotypeSearch):
             generator=generator(config.seed, "network", sample),
         )
         self._place_on_device("projector", sample)
-        parameters = [*self.net.parameters(), *self.objective.parameters()]
-        optimizer = torch.optim.SGD(
-            parameters,
+        self.updater = sgd_updater(
+            [*self.net.parameters(), *self.objective.parameters()],
+            self.world,
             lr=config.weight_lr,
             momentum=config.weight_momentum,
             weight_decay=config.weight_decay,
+            precision=config.precision,
+            clip=config.clip,
         )
-        self.updater = Updater(parameters, optimizer, self.world, config.precision, config.clip)
         # The same batches for every sample: they differ by their genotypes alone.
-        self.stream = self._stream("weights", self.halves[0])
+        views = self.objective.views
+        self.stream = self.make_stream("weights", views, indices=self.halves[0])
 
     def _draw(self, sample: int) -> Genotype:
         return sample_genotype(
@@ -114,9 +116,8 @@ class RandomSearchTrainer(GenotypeSearch):
         self.net.train()
         self.objective.train()
         terms = self._terms(self.stream.next())
-        self.updater.update(terms["loss"], self.config.objective)
-        self.means.add({f"weight/{name}": value for name, value in terms.items()})
-        self.step += 1
+        self.updater.update(terms["loss"], terms, "weight")
+        self.count_step({f"weight/{name}": value for name, value in terms.items()}, looked=True)
 
     def end_epoch(self) -> dict[str, Any]:
         """Score the sample on D_alpha."""
@@ -126,7 +127,7 @@ class RandomSearchTrainer(GenotypeSearch):
 
     @torch.no_grad()
     def _score(self) -> float:
-        stream = self._stream("scores", self.halves[1])
+        stream = self.make_stream("scores", self.objective.views, indices=self.halves[1])
         self.net.eval()
         self.objective.eval()
         batches = min(SCORING_BATCHES, stream.steps_per_epoch)

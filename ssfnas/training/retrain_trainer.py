@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ssfnas.config import RetrainConfig
 from ssfnas.data import ImageData
@@ -16,8 +15,10 @@ from ssfnas.evaluation.prediction import measure, predict
 from ssfnas.runs.data_card import DataCard
 from ssfnas.runtime.distributed import World
 from ssfnas.spaces import Genotype, synchronize_batchnorm
+from ssfnas.training.graphed_step import Recorder, recorder_for
 from ssfnas.training.phases import LabelPhase, Phase, PretrainPhase
 from ssfnas.training.trainer import Trainer
+from ssfnas.training.weight_average import WeightAverage
 
 
 class RetrainTrainer(Trainer):
@@ -26,6 +27,7 @@ class RetrainTrainer(Trainer):
     Args:
         config, data, world, dtype: see :class:`~ssfnas.training.trainer.Trainer`.
         genotype: what the network is derived from; None for a baseline.
+        recorder: records steps; absent: a CUDA graph's where that is wanted and possible.
     """
 
     kept = ("step", "net", "average", "best", "means")
@@ -38,7 +40,9 @@ class RetrainTrainer(Trainer):
         genotype: Genotype | None,
         world: World,
         dtype: torch.dtype = torch.float32,
+        recorder: Recorder | None = None,
     ) -> None:
+        self.recorder = recorder or recorder_for(config, world)
         super().__init__(config, data, world, dtype)
         self.card = DataCard.of(data)
         self.net = build_network(
@@ -49,11 +53,7 @@ class RetrainTrainer(Trainer):
             image_size=data.image_size,
         ).to(world.device, dtype)
         # The average is copied before synchronization: a process group cannot be copied.
-        self.average = (
-            AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-            if config.ema > 0
-            else None
-        )
+        self.average = WeightAverage(self.net, config.ema) if config.ema > 0 else None
         if world.group is not None:
             self.net = synchronize_batchnorm(self.net, world.group)
         self.phases: list[Phase] = []
@@ -90,22 +90,21 @@ class RetrainTrainer(Trainer):
         """One step of the phase that is due."""
         phase, step = self._place(self.step)
         if step == 0:
+            for earlier in self.phases[: self.phases.index(phase)]:
+                earlier.close()
             phase.begin()
             self.means.pop(self.world)
         terms = phase.run_step(step)
-        self.means.add({f"{phase.name}/{name}": value for name, value in terms.items()})
-        if self.average is not None and phase.name != "pretrain":
-            # Pre-training is not averaged: its weights are a starting point, not a result.
-            if phase.name == "train" and step == 0:
-                self.average.n_averaged.zero_()
-            self.average.update_parameters(self.net)
-        self.step += 1
+        if self.average is not None and phase.name == "train" and step == 0:
+            self.average.restart(self.net)
+        named = {f"{phase.name}/{name}": value for name, value in terms.items()}
+        self.count_step(named, looked=not phase.updater.capturable)
 
     def end_epoch(self) -> dict[str, Any]:
         """Means of the losses, and every so often the test part."""
         phase, step = self._place(self.step - 1)
         values: dict[str, Any] = {"phase": phase.name, **self.means.pop(self.world)}
-        values["lr"] = phase.updater.optimizer.param_groups[0]["lr"]
+        values["lr"] = float(phase.updater.optimizer.param_groups[0]["lr"])
         epoch = -(-(step + 1) // phase.steps_per_epoch)
         due = epoch % self.config.evaluate_every == 0 or step + 1 == phase.total_steps
         if phase.name == "pretrain" or self.data.test is None or not due:
@@ -133,7 +132,7 @@ class RetrainTrainer(Trainer):
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on."""
+        """Everything that the rest of the training depends on; see :class:`Trainer`."""
         return {**super().state_dict(), "phases": [phase.state_dict() for phase in self.phases]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

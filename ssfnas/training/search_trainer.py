@@ -12,11 +12,10 @@ from torch import Tensor
 from ssfnas.config import SearchConfig
 from ssfnas.data import ImageData
 from ssfnas.declarations.early_stopping import TOP_EIGENVALUE
-from ssfnas.errors import NumericalError
 from ssfnas.evaluation.monitor import FeatureMonitor
 from ssfnas.ops import backend
 from ssfnas.runtime.distributed import World
-from ssfnas.runtime.updates import Updater
+from ssfnas.runtime.updates import Updater, sgd_updater
 from ssfnas.seeding import generator
 from ssfnas.spaces import (
     SUPERNETS,
@@ -28,16 +27,8 @@ from ssfnas.spaces import (
 from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES, BilevelOptimizer, derive
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
 from ssfnas.training.genotype_search import GenotypeSearch
-from ssfnas.training.graphed_step import (
-    CudaGraphRecorder,
-    GraphedStep,
-    Recorder,
-    why_not_graphed,
-)
+from ssfnas.training.graphed_step import GraphedStep, Recorder, recorder_for
 from ssfnas.training.schedules import cosine, set_learning_rate
-
-# Steps between two looks at whether all terms were finite, where no step waits for that.
-_LOOK_EVERY = 20
 
 
 class SearchTrainer(GenotypeSearch):
@@ -65,8 +56,7 @@ class SearchTrainer(GenotypeSearch):
         dtype: torch.dtype = torch.float32,
         recorder: Recorder | None = None,
     ) -> None:
-        if why_not_graphed(config, world) is None:
-            recorder = recorder or CudaGraphRecorder(world.device)
+        recorder = recorder or recorder_for(config, world)
         super().__init__(config, data, world, dtype)
         strategy = STRATEGIES.get(config.strategy)
         self.operations = tuple(config.operations or strategy.operations)
@@ -86,21 +76,23 @@ class SearchTrainer(GenotypeSearch):
         self.net.train()
         self.objective.train()
 
-        self.weight_stream = self._stream("weights", self.halves[0])
-        self.alpha_stream = self._stream("alphas", self.halves[1])
+        views = self.objective.views
+        self.weight_stream = self.make_stream("weights", views, indices=self.halves[0])
+        self.alpha_stream = self.make_stream("alphas", views, indices=self.halves[1])
 
-        weights = [*self.net.weights(), *self.objective.parameters()]
         capturable = recorder is not None
-        rate: float | Tensor = config.weight_lr
-        if capturable:  # a graph reads the rate from where it is
-            rate = torch.tensor(rate, dtype=torch.float32, device=world.device)
-        self.weight_optimizer = torch.optim.SGD(
-            weights,
-            lr=rate,
+        weights = sgd_updater(
+            [*self.net.weights(), *self.objective.parameters()],
+            world,
+            lr=config.weight_lr,
             momentum=config.weight_momentum,
             weight_decay=config.weight_decay,
-            fused=capturable or None,
+            precision=config.precision,
+            clip=config.clip,
+            decays_unused=True,
+            capturable=capturable,
         )
+        self.weight_optimizer = weights.optimizer
         self.alpha_optimizer = torch.optim.Adam(
             self.net.alphas(),
             lr=config.alpha_lr,
@@ -110,31 +102,29 @@ class SearchTrainer(GenotypeSearch):
             capturable=capturable and world.device.type == "cuda",
         )
         self.bilevel = BilevelOptimizer(
-            Updater(
-                weights,
-                self.weight_optimizer,
-                world,
-                config.precision,
-                config.clip,
-                decays_unused=True,
-            ),
+            weights,
             Updater(
                 self.net.alphas(),
                 self.alpha_optimizer,
                 world,
                 config.precision,
                 decays_unused=True,
+                capturable=capturable,
             ),
             loss=self._terms,
             regularizer=strategy.make_regularizer(self.net.alphas(), config),
             order=config.order,
             frozen=lambda: frozen_statistics(self.net, self.objective),
-            capturable=capturable,
         )
         self.graphed = (
             None
             if recorder is None
-            else GraphedStep(self.bilevel, recorder, required=config.cuda_graph == "on")
+            else GraphedStep(
+                self.bilevel.step,
+                (self.bilevel.weights, self.bilevel.alphas),
+                recorder,
+                required=config.cuda_graph == "on",
+            )
         )
         self.steps_per_epoch = self.weight_stream.steps_per_epoch
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
@@ -178,19 +168,13 @@ class SearchTrainer(GenotypeSearch):
         set_learning_rate(self.weight_optimizer, rate)
         alpha_batch, weight_batch = self.alpha_stream.next(), self.weight_stream.next()
         step = self.bilevel.step if self.graphed is None else self.graphed
-        self.means.add(step(alpha_batch, weight_batch))
-        self.step += 1
-        if self.bilevel.capturable and (self.epoch_ended or self.step % _LOOK_EVERY == 0):
-            try:
-                self.means.require_finite()
-            except NumericalError as error:
-                raise NumericalError(f"{error} in one of the last {_LOOK_EVERY} steps") from None
+        self.count_step(step(alpha_batch, weight_batch), looked=self.graphed is None)
 
     def end_epoch(self) -> dict[str, Any]:
         """Record the alphas, every so often measure the features, ask the stopping criterion."""
         self.alpha_history.append(self._alphas())
         values: dict[str, Any] = self.means.pop(self.world)
-        values["lr"] = self.weight_optimizer.param_groups[0]["lr"]
+        values["lr"] = float(self.weight_optimizer.param_groups[0]["lr"])
         weights = self.edge_weights()
         for cell, table in weights.items():
             values[f"entropy/{cell}"] = float(self.net.relaxation.entropy(table))
@@ -233,7 +217,7 @@ class SearchTrainer(GenotypeSearch):
         synchronize_batchnorm(net, None)
         objective.set_group(None)
         single = World(rank=0, size=1, device=self.world.device, group=None)
-        stream = self._stream("hessian", self.halves[1], single)
+        stream = self.make_stream("hessian", objective.views, indices=self.halves[1], world=single)
         stream.load_state_dict({**stream.state_dict(), "position": self.epoch})
         batch = stream.next()
         stream.close()
@@ -266,15 +250,6 @@ class SearchTrainer(GenotypeSearch):
         }
         shown["skips"] = self.skip_count("normal")
         return shown
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the search depends on.
-
-        Raises:
-            NumericalError: a term of a step since the last look was not finite.
-        """
-        self.means.require_finite()
-        return super().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken."""

@@ -8,10 +8,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from ssfnas.data import ImageData
+from ssfnas.data import ImageData, ImageStream, make_views
+from ssfnas.errors import NumericalError
 from ssfnas.runtime.distributed import World
+from ssfnas.runtime.updates import Terms
+from ssfnas.seeding import derive_seed
 from ssfnas.training.averages import RunningMeans
+
+# Steps between two looks at whether all terms were finite, where no step waits for that.
+LOOK_EVERY = 20
 
 
 class Resumable:
@@ -63,6 +70,77 @@ class Trainer(Resumable, ABC):
         self.config, self.data, self.world, self.dtype = config, data, world, dtype
         self.step = 0
         self.means = RunningMeans(world.device)
+
+    def make_stream(
+        self,
+        purpose: str,
+        views: str,
+        *,
+        world: World | None = None,
+        indices: Tensor | None = None,
+        batch_size: int | None = None,
+        cutout: int = 0,
+        mixup: float = 0.0,
+        sampling_exponent: float = 1.0,
+    ) -> ImageStream:
+        """An endless stream of batches of training images.
+
+        Args:
+            purpose: the stream's order and views depend on it and on the seed alone.
+            views: their name.
+            world: the processes that share each batch; None: the trainer's.
+            indices: int64 [n], the images to take; None: all.
+            batch_size: over all processes; None: the config's.
+            cutout: see :class:`~ssfnas.data.Views`.
+            mixup, sampling_exponent: see :class:`~ssfnas.data.ImageStream`.
+        """
+        config, data, world = self.config, self.data, world or self.world
+        return ImageStream(
+            data.train,
+            torch.arange(len(data.train)) if indices is None else indices,
+            batch_size or config.batch_size,
+            make_views(
+                views, image_size=data.image_size, mean=data.mean, std=data.std, cutout=cutout
+            ),
+            seed=derive_seed(config.seed, purpose),
+            device=world.device,
+            num_classes=data.num_classes,
+            sampling_exponent=sampling_exponent,
+            mixup=mixup,
+            rank=world.rank,
+            world_size=world.size,
+            workers=config.workers,
+            dtype=self.dtype,
+        )
+
+    def count_step(self, terms: Terms, *, looked: bool) -> None:
+        """Count a step and add its terms to the means.
+
+        Args:
+            terms: scalars on the device.
+            looked: whether the step has made sure that they are finite; else that is done here, now
+                and then and at the end of an epoch.
+
+        Raises:
+            NumericalError: a term since the last look was not finite; names it.
+        """
+        self.means.add(terms)
+        self.step += 1
+        if looked or not (self.epoch_ended or self.step % LOOK_EVERY == 0):
+            return
+        try:
+            self.means.require_finite()
+        except NumericalError as error:
+            raise NumericalError(f"{error} in one of the last {LOOK_EVERY} steps") from None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on.
+
+        Raises:
+            NumericalError: a term of a step since the last look was not finite.
+        """
+        self.means.require_finite()
+        return super().state_dict()
 
     @property
     def finished(self) -> bool:

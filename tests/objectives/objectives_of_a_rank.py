@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ssfnas.data import Batch
-from ssfnas.objectives import make_search_objective, mixed_barlow_twins
+from ssfnas.objectives import draw_mixture, make_search_objective, mixed_barlow_twins
 from ssfnas.spaces import BatchNorm2d, synchronize_batchnorm
 
 IMAGES, CLASSES = 8, 3
@@ -87,7 +87,9 @@ def run(name: str, share: slice, group: dist.ProcessGroup | None) -> dict[str, t
             return module.projector(net.forward_head(net.forward_features(images), pre_logits=True))
 
         embeddings = [embed(view) for view in views]
-        loss = mixed_barlow_twins(embed, views, embeddings, lambd=0.1, seed=4, group=group)
+        size = 1 if group is None else group.size()
+        mixture = draw_mixture(4, size * len(views[0]))
+        loss = mixed_barlow_twins(embed, views, embeddings, mixture, lambd=0.1, group=group)
     else:
         loss = module.terms(net, batch(share))["loss"]
     parameters = [*net.parameters(), *module.parameters()]

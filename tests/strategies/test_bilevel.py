@@ -201,12 +201,32 @@ def test_what_is_not_finite_stops_before_the_update(whose, value):
 
     bilevel = optimizer([weight], [alpha], loss)
     step = bilevel.alpha_step if whose == "alpha" else bilevel.weight_step
-    with pytest.raises(NumericalError, match=rf"{whose} term .*part.* is not finite"):
+    with pytest.raises(NumericalError, match=rf"the term {whose}/.*part.* is not finite"):
         step(whose)
     assert torch.equal(weight, torch.ones(2))
     assert torch.equal(alpha, torch.ones(2))
     assert weight.requires_grad
     assert alpha.requires_grad
+
+
+def test_steps_that_cannot_be_captured():
+    weight, alpha = ones(2)
+
+    def made(order, *updaters):
+        return BilevelOptimizer(*updaters, loss=lambda _: {}, order=order)
+
+    def updater(parameter, **options):
+        return Updater([parameter], torch.optim.SGD([parameter], fused=True), ALONE, **options)
+
+    fused = [updater(parameter, capturable=True) for parameter in (weight, alpha)]
+    made(1, *fused)
+    with pytest.raises(ValueError, match="order 2 looks"):
+        made(2, *fused)
+    with pytest.raises(ValueError, match="the other does not"):
+        made(1, fused[0], updater(alpha))
+    plain = Updater([weight], torch.optim.SGD([weight]), ALONE, capturable=True)
+    with pytest.raises(ValueError, match="fused optimizers can"):
+        made(1, plain, fused[1])
 
 
 def test_what_cannot_be():

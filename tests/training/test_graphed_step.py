@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 from image_files import write_npz
+from recorders import NoLooking, Repeater, Unable
 from tiny_runs import tiny_search
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssfnas import ops
 from ssfnas.data import load_data
@@ -22,38 +23,6 @@ from ssfnas.training.search_trainer import SearchTrainer
 
 # As a number and as a float32 tensor the same.
 RATES = {"weight_lr": 0.03125, "weight_lr_min": 0.03125, "alpha_lr": 0.01}
-
-
-class Repeater:
-    """Records by remembering the function: what a graph does, where there is none."""
-
-    def __init__(self):
-        self.recorded = 0
-
-    def warm_up(self, step):
-        return step()
-
-    def record(self, step):
-        self.recorded += 1
-        terms = {}
-        return lambda: terms.update(step()), terms
-
-
-class Unable(Repeater):
-    def record(self, step):
-        try:
-            raise ValueError("operation not permitted when stream is capturing\nmore of it")
-        finally:
-            raise RuntimeError("the capture was invalidated")
-
-
-class NoLooking(TorchDispatchMode):
-    """Fails on operators that wait for the device to tell the host a number or a size."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "unique"}, name
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -241,9 +210,8 @@ def test_a_step_that_cannot_be_recorded_is_computed_as_ever(dataset):
 
 
 def test_a_step_that_has_to_be_recorded_and_cannot_is_an_error(dataset):
-    trainer = trainer_of(dataset)
-    trainer = trainer_of(dataset, Unable())
-    step = GraphedStep(trainer.bilevel, Unable(), required=True)
+    trainer = trainer_of(dataset, Unable(), cuda_graph="on")
+    step = trainer.graphed
     batches = trainer.alpha_stream.next(), trainer.weight_stream.next()
     for _ in range(WARM_UP):
         step(*batches)
@@ -283,7 +251,13 @@ def test_bf16_leaves_alphas_statistics_and_gradients_in_single_precision(dataset
 def test_steps_that_look_at_numbers_are_refused(dataset):
     trainer = trainer_of(dataset)
     with pytest.raises(ValueError, match="on the host"):
-        GraphedStep(trainer.bilevel, Repeater())
+        GraphedStep(trainer.bilevel.step, [trainer.bilevel.weights], Repeater())
+
+
+def test_what_an_epoch_logs_is_plain_numbers(dataset):
+    trainer = trainer_of(dataset, Repeater(), objective="supervised")
+    run(trainer, trainer.steps_per_epoch)
+    json.dumps(trainer.end_epoch())
 
 
 @pytest.mark.parametrize(
