@@ -108,6 +108,18 @@ def _search(name: str, options: str) -> Step:
     return Step(name, f"{_PYTHON} ssfnas.search --preset ssfnas {place}", headline="epoch|graph|s$")
 
 
+def _retrain(graph: str) -> Step:
+    """Two epochs, in the second of which paths are dropped; each step is one CUDA graph or not."""
+    name = f"retrain-graph-{graph}"
+    place = f"--dataset {{data}} --device cuda --out {{runs}}/{name} --overwrite"
+    return Step(
+        name,
+        f"{_PYTHON} ssfnas.retrain --preset longtail --genotype {{runs}}/search-3 --epochs 2 "
+        f"--ema 0.99 --cuda-graph {graph} {place}",
+        headline="graph|kernel by kernel|steps/s|balanced",
+    )
+
+
 STEPS = (
     Step(
         "build",
@@ -143,12 +155,8 @@ STEPS = (
     _ops("candidate_operations"),
     _search("search-50", "--precision bf16 --derive darts"),
     _search_step("supervised", "bf16", "--compile-unit edge --compile-seconds 80"),
-    Step(
-        "retrain-2",
-        f"{_PYTHON} ssfnas.retrain --preset longtail --genotype {{runs}}/search-3 "
-        "--dataset {data} --epochs 2 --device cuda --out {runs}/retrain-2 --overwrite",
-        headline="epoch|balanced",
-    ),
+    _retrain("on"),
+    _retrain("off"),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,25 +29,24 @@ from ssfnas.runtime.precision import autocast
 from ssfnas.runtime.updates import Terms, Updater, learning_rate, sgd_updater
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import ReferenceDerivedNetwork
-from ssfnas.training.graphed_step import GraphedStep
+from ssfnas.training.graphed_step import GraphedStep, Recorder
 from ssfnas.training.schedules import cosine, set_learning_rate
-from ssfnas.training.trainer import Resumable
-
-if TYPE_CHECKING:
-    from ssfnas.training.retrain_trainer import RetrainTrainer
+from ssfnas.training.trainer import Resumable, Trainer
+from ssfnas.training.weight_average import WeightAverage
 
 
 class Phase(Resumable, ABC):
     """One stretch of a retraining with its own objective, optimizer and stream.
 
     Args:
-        trainer: whose network it trains, and what records its steps.
+        trainer: whose network it trains.
+        recorder: records steps; None: each is launched kernel by kernel.
         name: what its logged terms and the order of its batches are called after.
         views, stream: see :meth:`~ssfnas.training.trainer.Trainer.make_stream`.
 
     Attributes:
         updater: of what it trains.
-        graphed: its recorded steps; None: each is launched kernel by kernel.
+        graphed: its recorded steps, where there is a recorder.
         total_steps: its steps.
     """
 
@@ -56,12 +55,14 @@ class Phase(Resumable, ABC):
     graphed: GraphedStep | None
     total_steps: int
 
-    def __init__(self, trainer: RetrainTrainer, name: str, views: str, **stream: Any) -> None:
+    def __init__(
+        self, trainer: Trainer, recorder: Recorder | None, name: str, views: str, **stream: Any
+    ) -> None:
         self.config: RetrainConfig = trainer.config
         self.data, self.net, self.world = trainer.data, trainer.net, trainer.world
         self.name = name
         self.stream = trainer.make_stream(name, views, **stream)
-        self.recorder = trainer.recorder
+        self.recorder = recorder
 
     @property
     def steps_per_epoch(self) -> int:
@@ -134,12 +135,13 @@ class PretrainPhase(Phase):
 
     kept = ("projector", "updater", "stream")
 
-    def __init__(self, trainer: RetrainTrainer) -> None:
+    def __init__(self, trainer: Trainer, recorder: Recorder | None) -> None:
         from timm.optim import Lars  # a second or two, which others need not wait
 
         config: RetrainConfig = trainer.config
         world = trainer.world
-        super().__init__(trainer, "pretrain", "barlow_twins", batch_size=config.pretrain_batch_size)
+        batch_size = config.pretrain_batch_size
+        super().__init__(trainer, recorder, "pretrain", "barlow_twins", batch_size=batch_size)
         self.projector = Projector(
             features_of(self.net),
             tuple(config.projector),
@@ -150,7 +152,7 @@ class PretrainPhase(Phase):
         parameters = [*self.net.parameters(), *self.projector.parameters()]
         decayed = [p for p in parameters if p.ndim > 1]
         plain = [p for p in parameters if p.ndim <= 1]
-        capturable = self.recorder is not None
+        capturable = recorder is not None
         optimizer = Lars(
             [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
             lr=learning_rate(config.pretrain_lr, world, capturable=capturable),
@@ -207,9 +209,20 @@ class PretrainPhase(Phase):
 
 
 class LabelPhase(Phase):
-    """Training with labels: the whole network, or its classifier on a frozen backbone."""
+    """Training with labels: the whole network, or its classifier on a frozen backbone.
 
-    def __init__(self, trainer: RetrainTrainer, name: str = "train") -> None:
+    Args:
+        trainer, recorder, name: see :class:`Phase`; ``"crt"`` trains a fresh classifier alone.
+        average: follows the weights after each update.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        recorder: Recorder | None,
+        average: WeightAverage | None,
+        name: str = "train",
+    ) -> None:
         config: RetrainConfig = trainer.config
         data, world = trainer.data, trainer.world
         self.retrains_classifier = name == "crt"
@@ -219,6 +232,7 @@ class LabelPhase(Phase):
         exponent = 0.0 if self.retrains_classifier else config.sampling_exponent
         super().__init__(
             trainer,
+            recorder,
             name,
             config.augment,
             cutout=config.cutout,
@@ -234,7 +248,7 @@ class LabelPhase(Phase):
         self.class_weights = weights.to(world.device, trainer.dtype)
         share = config.drw if config.drw is not None else LOSSES.get(config.loss).drw
         self.reweight_from = None if share is None else share * self.total_steps
-        self.average = trainer.average
+        self.average = average
         trained = classifier_of(self.net) if self.classifier_only else self.net
         self._use(
             sgd_updater(
@@ -245,7 +259,7 @@ class LabelPhase(Phase):
                 weight_decay=config.weight_decay,
                 precision=config.precision,
                 clip=config.clip,
-                capturable=self.recorder is not None,
+                capturable=recorder is not None,
             )
         )
 
@@ -285,7 +299,7 @@ class LabelPhase(Phase):
 
     def _path_factors(self, step: int, images: Tensor) -> Tensor | None:
         config, net = self.config, self.net
-        if not isinstance(net, DerivedNetwork) or self.classifier_only or config.drop_path == 0:
+        if not isinstance(net, ReferenceDerivedNetwork) or self.classifier_only or config.drop_path == 0:
             return None
         probability = config.drop_path * (step // self.steps_per_epoch) / self.epochs
         net.set_drop_path(

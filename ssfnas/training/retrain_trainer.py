@@ -42,7 +42,7 @@ class RetrainTrainer(Trainer):
         dtype: torch.dtype = torch.float32,
         recorder: Recorder | None = None,
     ) -> None:
-        self.recorder = recorder or recorder_for(config, world)
+        recorder = recorder or recorder_for(config, world)
         super().__init__(config, data, world, dtype)
         self.card = DataCard.of(data)
         self.net = build_network(
@@ -58,10 +58,10 @@ class RetrainTrainer(Trainer):
             self.net = synchronize_batchnorm(self.net, world.group)
         self.phases: list[Phase] = []
         if config.pretrain_epochs > 0:
-            self.phases.append(PretrainPhase(self))
-        self.phases.append(LabelPhase(self))
+            self.phases.append(PretrainPhase(self, recorder))
+        self.phases.append(LabelPhase(self, recorder, self.average))
         if config.crt_epochs > 0:
-            self.phases.append(LabelPhase(self, "crt"))
+            self.phases.append(LabelPhase(self, recorder, self.average, "crt"))
         self.total_steps = sum(phase.total_steps for phase in self.phases)
         self.best: dict[str, float] | None = None
 
