@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 from image_files import write_npz
-from recorders import NoLooking, Repeater, Unable
+from recorders import NoLooking, Repeater, Tape, Unable
 from tiny_runs import tiny_retrain
 
 from ssfnas import ops
@@ -108,6 +108,16 @@ def test_recorded_steps_are_the_steps(dataset, stages):
             assert found == pytest.approx(expected, rel=bound)
     assert recorder.recorded == len(recorded.phases)
     assert_alike(state_of(recorded), state_of(plain), bound)
+
+
+@pytest.mark.parametrize("stages", sorted(STAGES))
+def test_nothing_that_changes_from_step_to_step_is_recorded(dataset, stages):
+    changes = {**STAGES[stages], "cuda_graph": "on"}
+    plain, taped = (trainer_of(dataset, recorder, **changes) for recorder in (Repeater(), Tape()))
+    with ops.backend("torch"):
+        run(plain, plain.total_steps)
+        run(taped, plain.total_steps)
+    assert_alike(state_of(taped), state_of(plain), bound=1e-11)
 
 
 def test_schedule_reaches_a_recorded_step(dataset):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from image_files import write_npz
-from recorders import NoLooking, Repeater, Unable
+from recorders import NoLooking, Repeater, Tape, Unable
 from tiny_runs import tiny_search
 
 from ssfnas import ops
@@ -72,6 +72,15 @@ def test_recorded_steps_are_the_steps(dataset, objective, strategy):
     assert_alike(state_of(recorded), state_of(plain))
     expected = plain.means.values()
     assert recorded.means.values() == pytest.approx(expected, rel=1e-11)
+
+
+def test_nothing_that_changes_from_step_to_step_is_recorded(dataset):
+    changes = {"objective": "joint", "cuda_graph": "on", "weight_lr_min": 0.0}
+    plain, taped = (trainer_of(dataset, recorder, **changes) for recorder in (Repeater(), Tape()))
+    with ops.backend("torch"):
+        run(plain, WARM_UP + 4)
+        run(taped, WARM_UP + 4)
+    assert_alike(state_of(taped), state_of(plain))
 
 
 def test_what_a_graph_reads_and_writes_stays_where_it_is(dataset):
