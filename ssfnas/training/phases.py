@@ -299,7 +299,11 @@ class LabelPhase(Phase):
 
     def _path_factors(self, step: int, images: Tensor) -> Tensor | None:
         config, net = self.config, self.net
-        if not isinstance(net, ReferenceDerivedNetwork) or self.classifier_only or config.drop_path == 0:
+        if (
+            not isinstance(net, ReferenceDerivedNetwork)
+            or self.classifier_only
+            or config.drop_path == 0
+        ):
             return None
         probability = config.drop_path * (step // self.steps_per_epoch) / self.epochs
         net.set_drop_path(
