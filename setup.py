@@ -52,6 +52,10 @@ X86_INSTRUCTION_SETS = {
         *("-mfma", "-mf16c", "-mbmi2", "-mprefer-vector-width=512"),
     ],
 }
+X86_INSTRUCTION_SETS["amx"] = [
+    *X86_INSTRUCTION_SETS["avx512"],
+    *("-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+]
 CXX_FLAGS = [
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"),
     *("-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas"),

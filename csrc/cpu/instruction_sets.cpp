@@ -1,5 +1,11 @@
 #include "instruction_sets.h"
 
+#ifdef SSFNAS_HAS_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace ssfnas {
 namespace {
 
@@ -30,8 +36,29 @@ constexpr CpuPrimitives avx512_primitives = {
 };
 #endif
 
+#ifdef SSFNAS_HAS_AMX
+constexpr CpuPrimitives amx_primitives = {
+    "amx",
+#define ISA amx
+    SSFNAS_PRIMITIVES(SSFNAS_ENTRY) SSFNAS_CPU_PRIMITIVES(SSFNAS_ENTRY)
+#undef ISA
+};
+
+// Whether the CPU has a matrix unit for bfloat16, and the system lets this process use it: its
+// registers are so large that Linux has to be asked for room to save them.
+bool may_use_amx() {
+  constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5;
+  constexpr long request_permission = 0x1023, tile_data = 18;
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if ((d & amx_bf16) == 0 || (d & amx_tile) == 0) return false;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & avx512_bf16) == 0) return false;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
+
 struct Found {
-  CpuPrimitives sets[3];
+  CpuPrimitives sets[4];
   int count = 0;
 
   Found() {
@@ -47,6 +74,11 @@ struct Found {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
       sets[count++] = avx512_primitives;
+    else
+      return;
+#endif
+#ifdef SSFNAS_HAS_AMX
+    if (may_use_amx()) sets[count++] = amx_primitives;
 #endif
   }
 };

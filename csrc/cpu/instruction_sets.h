@@ -27,6 +27,7 @@ const CpuPrimitives* instruction_sets(int* count);
 SSFNAS_DECLARE(baseline)
 SSFNAS_DECLARE(avx2)
 SSFNAS_DECLARE(avx512)
+SSFNAS_DECLARE(amx)
 #undef SSFNAS_DECLARE
 #undef SSFNAS_FUNCTION
 

@@ -6,6 +6,7 @@
 
 #include "instruction_sets.h"
 #include "moments.h"
+#include "products.h"
 
 namespace ssfnas {
 namespace SSFNAS_ISA {
@@ -122,15 +123,22 @@ void forward(const PointwiseForward& args, int threads) {
   T* z = static_cast<T*>(args.z);
   const AlignedWorkspace<S> weights(w.tensors * w.inputs * w.padded_out);
   pack(static_cast<const S*>(args.weight), w, weights.at(0));
+  const int64_t inputs = w.tensors * w.vectors_in;
+  const AlignedWorkspace<bfloat16> packed(Mixing<T>::size(inputs, w.padded_out));
+  const Mixing<T> mixing(weights.at(0), {w.tensors, w.inputs}, w.padded_out, packed.at(0));
   const int64_t block = w.block(FORWARD_BLOCKS), blocks = ceil_div(w.pixels, block);
   const AlignedWorkspace<S> means(blocks * w.padded_out), squares(blocks * w.padded_out);
   threads = threads_for(w.pixels * w.padded_in, threads);
-  const int64_t scratch = w.tile * (w.padded_in + w.padded_out);
+  const int64_t scratch = w.tile * (2 * w.padded_in + w.padded_out);
   const AlignedWorkspace<S> memory(threads * scratch);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+#pragma omp parallel num_threads(threads)
+  {
+  [[maybe_unused]] const MatrixUnit<T> unit;
+#pragma omp for schedule(dynamic, 1)
   for (int64_t b = 0; b < blocks; ++b) {
     S* tile = memory.at(this_thread() * scratch);
     S* mixed = tile + w.tile * w.padded_in;
+    bfloat16* halves = reinterpret_cast<bfloat16*>(mixed + w.tile * w.padded_out);
     S* mean = means.at(b * w.padded_out);
     S* square = squares.at(b * w.padded_out);
     const int64_t first = b * block, last = smaller(w.pixels, first + block);
@@ -138,7 +146,7 @@ void forward(const PointwiseForward& args, int threads) {
       const int64_t count = smaller(w.tile, last - at), plane = count * L;
       rectify_tile<T>(args.xs, w, at, count, tile);
       if (at + w.tile < last) fetch_tile<T>(args.xs, w, at + w.tile, smaller(count, last - at - w.tile));
-      mix(tile, plane, {w.tensors, w.inputs}, weights.at(0), w.padded_out, mixed, plane, count);
+      mixing(tile, plane, mixed, plane, count, halves);
       for (int64_t v = 0; v < w.vectors_out; ++v) {
         const Moments<S> all = merged<S>({get(mean + v * L), get(square + v * L), at - first},
                                          moments_of(mixed + v * plane, count));
@@ -147,6 +155,7 @@ void forward(const PointwiseForward& args, int threads) {
       }
       store_tile(mixed, w.outputs, count, z + at * w.outputs);
     }
+  }
   }
   merge_blocks(means.at(0), squares.at(0), w, block, static_cast<S*>(args.mean),
                static_cast<S*>(args.var));
@@ -214,6 +223,8 @@ void backward(const PointwiseBackward& args, int threads) {
   const PaddedRow<S> p(args.p, w), q(args.q, w), r(args.r, w);
   const AlignedWorkspace<S> weights(w.outputs * w.padded_in);
   pack_back(static_cast<const S*>(args.weight), w, weights.at(0));
+  const AlignedWorkspace<bfloat16> packed(Mixing<T>::size(w.vectors_out, w.padded_in));
+  const Mixing<T> mixing(weights.at(0), {1, w.outputs}, w.padded_in, packed.at(0));
   const bool wanted = args.d_weight != nullptr;
   const int64_t size = wanted ? w.padded_in * w.padded_out : 0;
   int64_t most = BACKWARD_BLOCKS;
@@ -221,13 +232,18 @@ void backward(const PointwiseBackward& args, int threads) {
   const int64_t block = w.block(wanted ? most : FORWARD_BLOCKS), blocks = ceil_div(w.pixels, block);
   const AlignedWorkspace<S> sums(blocks * size);
   threads = threads_for(w.pixels * w.padded_in, threads);
-  const int64_t scratch = w.tile * (2 * w.padded_in + w.padded_out);
+  const int64_t halved = w.tile * w.padded_out + paired_size<T>(w.vectors_out + 1, w.tile) / 2;
+  const int64_t scratch = w.tile * (2 * w.padded_in + w.padded_out) + halved;
   const AlignedWorkspace<S> memory(threads * scratch);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+#pragma omp parallel num_threads(threads)
+  {
+  [[maybe_unused]] const MatrixUnit<T> unit;
+#pragma omp for schedule(dynamic, 1)
   for (int64_t b = 0; b < blocks; ++b) {
     S* rectified = memory.at(this_thread() * scratch);
     S* gradient = rectified + w.tile * w.padded_in;
     S* dz = gradient + w.tile * w.padded_in;
+    bfloat16* halves = reinterpret_cast<bfloat16*>(dz + w.tile * w.padded_out);
     S* own = sums.at(b * size);
     clear(own, size);
     const int64_t first = b * block, last = smaller(w.pixels, first + block);
@@ -237,13 +253,14 @@ void backward(const PointwiseBackward& args, int threads) {
       gradient_tile(grad + at * w.outputs, z + at * w.outputs, p.get(), q.get(), r.get(),
                     w.outputs, count, dz);
       if (at + w.tile < last) fetch_tile<T>(args.xs, w, at + w.tile, smaller(count, last - at - w.tile));
-      for (int64_t t = 0; wanted && t < w.tensors; ++t)
-        add_products(rectified + t * w.vectors_in * plane, plane, dz, plane, count, w.inputs,
-                     own + t * w.padded_one * w.padded_out, w.padded_out);
+      if (wanted)
+        add_pixel_products<T>(rectified, {w.tensors, w.inputs}, dz, plane, count, own,
+                              w.padded_out, halves);
       if (args.dxs == nullptr) continue;
-      mix(dz, plane, {1, w.outputs}, weights.at(0), w.padded_in, gradient, plane, count);
+      mixing(dz, plane, gradient, plane, count, halves);
       store_inputs<T>(gradient, rectified, w, at, count, args.dxs);
     }
+  }
   }
   if (!wanted) return;
   S* d_weight = static_cast<S*>(args.d_weight);

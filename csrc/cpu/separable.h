@@ -2,8 +2,8 @@
 // way from an input to its depthwise results.
 #pragma once
 
-#include "depthwise.h"
 #include "instruction_sets.h"
+#include "products.h"
 
 namespace ssfnas {
 namespace SSFNAS_ISA {
@@ -146,6 +146,26 @@ class PackedFilters {
   Workspace<Filters<S>> filters_;
   AlignedWorkspace<S> values_;
   Workspace<int64_t> places_;
+};
+
+// The products over channels of all groups: those of the forward pass, or those of the backward one.
+template <class T>
+class Mixings {
+ public:
+  Mixings(const PackedFilters<Scalar<T>>& filters, const Sizes& sizes, bool back)
+      : each_(Mixing<T>::size(sizes.vectors, sizes.padded)),
+        packed_(sizes.groups * each_),
+        mixings_(sizes.groups) {
+    for (int64_t g = 0; g < sizes.groups; ++g)
+      mixings_[g] = Mixing<T>(back ? filters[g].mixing_back : filters[g].mixing,
+                              {1, sizes.channels}, sizes.padded, packed_.at(g * each_));
+  }
+  const Mixing<T>& operator[](int64_t g) const { return mixings_[g]; }
+
+ private:
+  int64_t each_;
+  AlignedWorkspace<bfloat16> packed_;
+  Workspace<Mixing<T>> mixings_;
 };
 
 // Coefficients [groups, channels] with zeros in the lanes beyond.

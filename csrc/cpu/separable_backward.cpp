@@ -48,11 +48,16 @@ struct BackwardScratch {
   Image<S> inner;  // gradient of D
   Image<S> outer;  // gradient of the rectified image
   S *dz, *tile, *row;
+  bfloat16* halves;
 
   static int64_t size(const Sizes& s) {
     return Image<S>::size(s.vectors, s.height, s.width, s.border) +
            Image<S>::size(s.vectors, s.out_height, s.out_width, s.out_border) +
-           Image<S>::size(s.vectors, s.height, s.width, 0) + 2 * s.tile() + s.padded;
+           Image<S>::size(s.vectors, s.height, s.width, 0) + 2 * s.tile() + s.padded + halved(s);
+  }
+  // Room for what products round, of which there are two to a value.
+  static int64_t halved(const Sizes& s) {
+    return s.tile() + paired_size<T>(s.vectors + 1, s.rows * s.out_width) / 2;
   }
   static BackwardScratch of(S* memory, const Sizes& s) {
     Parts<S> parts{memory};
@@ -64,6 +69,7 @@ struct BackwardScratch {
     scratch.dz = parts.take(s.tile());
     scratch.tile = parts.take(s.tile());
     scratch.row = parts.take(s.padded);
+    scratch.halves = reinterpret_cast<bfloat16*>(parts.take(halved(s)));
     return scratch;
   }
 
@@ -111,7 +117,7 @@ void fetch_tile(const T* grad, const T* z, const Coefficients<Scalar<T>>& c, con
 // Gradient of D of an image and a group, and, unless `sums` is null, of its filters.
 template <class T>
 void backward_outputs(const BackwardScratch<T>& scratch, const Filters<Scalar<T>>& filters,
-                      const Sizes& sizes, const T* grad, const T* z,
+                      const Mixing<T>& mixing, const Sizes& sizes, const T* grad, const T* z,
                       const Coefficients<Scalar<T>>& coefficients, Scalar<T>* depthwise_sums,
                       Scalar<T>* mixing_sums) {
   constexpr int L = lanes<T>;
@@ -122,13 +128,23 @@ void backward_outputs(const BackwardScratch<T>& scratch, const Filters<Scalar<T>
     gradient_tile(grad + before, z + before, coefficients, sizes, count, scratch.dz);
     if (row + rows < sizes.out_height)
       fetch_tile(grad, z, coefficients, sizes, row + rows);
-    for (int64_t y = 0; y < rows; ++y)
-      mix(scratch.dz + y * sizes.out_width * L, plane, {1, sizes.channels}, filters.mixing_back,
-          sizes.padded, scratch.inner.at(0, row + y, 0), scratch.inner.plane, sizes.out_width);
+    if (mixing.by_unit()) {
+      // Which takes many pixels at a time, and rows may be short.
+      mixing(scratch.dz, plane, scratch.tile, plane, count, scratch.halves);
+      for (int64_t v = 0; v < sizes.vectors; ++v)
+        for (int64_t y = 0; y < rows; ++y)
+          __builtin_memcpy(scratch.inner.at(v, row + y, 0),
+                           scratch.tile + v * plane + y * sizes.out_width * L,
+                           sizes.out_width * L * sizeof(Scalar<T>));
+    } else {
+      for (int64_t y = 0; y < rows; ++y)
+        mixing(scratch.dz + y * sizes.out_width * L, plane, scratch.inner.at(0, row + y, 0),
+               scratch.inner.plane, sizes.out_width, nullptr);
+    }
     if (mixing_sums == nullptr) continue;
     depthwise_tile(scratch.image, filters, sizes, row, rows, scratch.tile);
-    add_products(scratch.tile, plane, scratch.dz, plane, count, sizes.channels, mixing_sums,
-                 sizes.padded);
+    add_pixel_products<T>(scratch.tile, {1, sizes.channels}, scratch.dz, plane, count, mixing_sums,
+                          sizes.padded, scratch.halves);
     for (int64_t v = 0; v < sizes.vectors; ++v)
       add_filter_gradient(filters.size,
                           scratch.image.at(v, row * sizes.stride - filters.reach, -filters.reach),
@@ -232,6 +248,7 @@ void backward(const SeparableBackward& args, int threads) {
   const SeparableUnits& units = args.units;
   const Sizes sizes = Sizes::of<S>(units);
   const PackedFilters<S> filters(units, sizes);
+  const Mixings<T> mixings(filters, sizes, true);
   const PaddedRows<S> scale(units.scale, sizes), shift(units.shift, sizes);
   const PaddedRows<S> p(args.p, sizes), q(args.q, sizes), r(args.r, sizes);
   const PaddedRows<S> center(args.center, sizes);
@@ -252,6 +269,7 @@ void backward(const SeparableBackward& args, int threads) {
   const int64_t out_pixels = sizes.out_pixels() * sizes.channels;
 #pragma omp parallel num_threads(threads)
   {
+    [[maybe_unused]] const MatrixUnit<T> unit;
     const auto scratch = BackwardScratch<T>::of(memory.at(this_thread() * size), sizes);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t block = 0; block < blocks; ++block) {
@@ -268,7 +286,7 @@ void backward(const SeparableBackward& args, int threads) {
           };
           const Coefficients<S> coefficients{scratch.scaled(p.row(g), factors, g, n, sizes),
                                              q.row(g), r.row(g)};
-          backward_outputs(scratch, filters[g], sizes, at(g, args.grads), at(g, args.zs),
+          backward_outputs(scratch, filters[g], mixings[g], sizes, at(g, args.grads), at(g, args.zs),
                            coefficients, wanted ? own + places.depthwise(g) : nullptr,
                            wanted ? own + places.mixing(g) : nullptr);
           if (g + 1 < sizes.groups)

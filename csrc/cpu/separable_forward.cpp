@@ -16,9 +16,10 @@ struct ForwardScratch {
   using S = Scalar<T>;
   Image<S> image;
   S *inner, *mixed;
+  bfloat16* halves;
 
   static int64_t size(const Sizes& s) {
-    return Image<S>::size(s.vectors, s.height, s.width, s.border) + 2 * s.tile();
+    return Image<S>::size(s.vectors, s.height, s.width, s.border) + 3 * s.tile();
   }
   static ForwardScratch of(S* memory, const Sizes& s) {
     Parts<S> parts{memory};
@@ -27,6 +28,7 @@ struct ForwardScratch {
     clear(memory, parts.next - memory);
     scratch.inner = parts.take(s.tile());
     scratch.mixed = parts.take(s.tile());
+    scratch.halves = reinterpret_cast<bfloat16*>(parts.take(s.tile()));
     return scratch;
   }
 };
@@ -34,7 +36,7 @@ struct ForwardScratch {
 // z of an image and a group, and its moments.
 template <class T>
 void forward_image(const ForwardScratch<T>& scratch, const Filters<Scalar<T>>& filters,
-                   const Sizes& sizes, T* z, Scalar<T>* mean, Scalar<T>* square) {
+                   const Mixing<T>& mixing, const Sizes& sizes, T* z, Scalar<T>* mean, Scalar<T>* square) {
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
   for (int64_t row = 0; row < sizes.out_height; row += sizes.rows) {
@@ -43,8 +45,7 @@ void forward_image(const ForwardScratch<T>& scratch, const Filters<Scalar<T>>& f
     const int64_t before = row * sizes.out_width;
     fetch(z + before * sizes.channels, count * sizes.channels);
     depthwise_tile(scratch.image, filters, sizes, row, rows, scratch.inner);
-    mix(scratch.inner, plane, {1, sizes.channels}, filters.mixing, sizes.padded, scratch.mixed, plane,
-        count);
+    mixing(scratch.inner, plane, scratch.mixed, plane, count, scratch.halves);
     for (int64_t v = 0; v < sizes.vectors; ++v) {
       const S* tile = scratch.mixed + v * plane;
       const Moments<S> all = merged<S>({get(mean + v * L), get(square + v * L), before},
@@ -65,6 +66,7 @@ void forward(const SeparableForward& args, int threads) {
   const SeparableUnits& units = args.units;
   const Sizes sizes = Sizes::of<S>(units);
   const PackedFilters<S> filters(units, sizes);
+  const Mixings<T> mixings(filters, sizes, false);
   const PaddedRows<S> scale(units.scale, sizes), shift(units.shift, sizes);
   const int64_t each = sizes.groups * sizes.padded;
   const AlignedWorkspace<S> means(sizes.images * each), squares(sizes.images * each);
@@ -76,6 +78,7 @@ void forward(const SeparableForward& args, int threads) {
   const int64_t parts = together ? 1 : sizes.groups;
 #pragma omp parallel num_threads(threads)
   {
+    [[maybe_unused]] const MatrixUnit<T> unit;
     const auto scratch = ForwardScratch<T>::of(memory.at(this_thread() * size), sizes);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t item = 0; item < sizes.images * parts; ++item) {
@@ -87,7 +90,7 @@ void forward(const SeparableForward& args, int threads) {
       for (int64_t g = first; g < last; ++g) {
         T* z = static_cast<T*>(args.zs[g]) + n * sizes.out_pixels() * sizes.channels;
         const int64_t at = n * each + g * sizes.padded;
-        forward_image(scratch, filters[g], sizes, z, means.at(at), squares.at(at));
+        forward_image(scratch, filters[g], mixings[g], sizes, z, means.at(at), squares.at(at));
       }
     }
   }

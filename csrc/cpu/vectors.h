@@ -103,6 +103,9 @@ SSFNAS_INLINE Floats widened(Halves bits, float16) {
 // --- and back, to the nearest, ties to even
 
 SSFNAS_INLINE Halves narrowed(Floats v, bfloat16) {
+#ifdef __AVX512BF16__
+  return (Halves)_mm512_cvtneps_pbh((__m512)v);
+#endif
   const Words bits = (Words)v;
   const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Words nan = (bits >> 16) | 0x40;

@@ -22,7 +22,10 @@ def test_units_are_their_definition(place, dtype, stride, shared):
         calls = Calls(dtype, shape, stride=stride, shared=shared)
         with on(place):
             found = calls.separable(native_candidates)
-        assert_right(found, calls.double().separable(torch_candidates), dtype, f"{shape}")
+        # The matrix unit rounds what it multiplies, so that sums are no more exact than results.
+        scale = 2 if place == "amx" and dtype == torch.bfloat16 else 1
+        truth = calls.double().separable(torch_candidates)
+        assert_right(found, truth, dtype, f"{shape}", scale)
 
 
 @pytest.mark.parametrize("place", SETS)
