@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssfnas.kernels.layout import Extent, accumulator, in_one_layout, memory_format, on_device
 from ssfnas.kernels.tiles import tile
-from ssfnas.kernels.walks import GROUP, find_tile, per_channel, walk
+from ssfnas.kernels.walks import GROUP, find_factors, find_tile, of_images, per_channel, walk
 
 
 @triton.jit
@@ -31,25 +31,35 @@ def _forward_kernel(
     blocks,
     lane_tiles,
     inputs,
+    factors,
+    images,
     K: tl.constexpr,
     CHANNELS_INNER: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """out = sum_k a_kc z_k + b_c."""
-    start, offsets, mask, channel, live, _ = find_tile(
+    """out = sum_k a_kc z_k + b_c, or sum_k f_kn (a_kc z_k + b_kc)."""
+    start, offsets, mask, channel, live, number = find_tile(
         outer, channels, inner, blocks, lane_tiles, CHANNELS_INNER, ROWS, LANES
     )
     total = tl.zeros([ROWS, LANES], ACC)
-    total += per_channel(b, channel, live, CHANNELS_INNER).to(ACC)
+    if factors is None:
+        total += per_channel(b, channel, live, CHANNELS_INNER).to(ACC)
+    else:
+        factors = find_factors(factors, images, number, outer, lane_tiles, ROWS)
     for first in tl.static_range(0, K, GROUP):
         if first < inputs:
             for k in tl.static_range(first, first + GROUP):
                 if k < K:
                     z = tl.load(zs[k] + start + offsets, mask=mask, other=0.0).to(ACC)
                     scale = per_channel(a + k * channels, channel, live, CHANNELS_INNER)
-                    total += scale.to(ACC) * z
+                    if factors is None:
+                        total += scale.to(ACC) * z
+                    else:
+                        shift = per_channel(b + k * channels, channel, live, CHANNELS_INNER)
+                        factor = tl.load(factors + k * images).to(ACC)
+                        total += factor * (scale.to(ACC) * z + shift.to(ACC))
     tl.store(out + start + offsets, total.to(out.dtype.element_ty), mask=mask)
 
 
@@ -86,13 +96,16 @@ def _apply_kernel(
             tl.store(dzs[k] + start + offsets, dz.to(dzs[k].dtype.element_ty), mask=mask)
 
 
-def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """out = sum_k a_kc z_k + b_c.
+def norm_sum_forward(
+    zs: Sequence[Tensor], a: Tensor, b: Tensor, factors: Tensor | None = None
+) -> Tensor:
+    """out = sum_k a_kc z_k + b_c, or, with factors f, sum_k f_kn (a_kc z_k + b_kc).
 
     Args:
         zs: K tensors [N, C, ...] of one shape and dtype.
         a: [K, C], float32 (float64 for float64 tensors).
-        b: [C], of the dtype of ``a``.
+        b: [C], of the dtype of ``a``; [K, C] where there are factors.
+        factors: of each input's images, [K, N], of the dtype of ``a``.
 
     Returns:
         The sum in the dtype and layout of ``zs[0]``.
@@ -110,6 +123,7 @@ def norm_sum_forward(zs: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
             b.contiguous(),
             out,
             inputs=len(zs),
+            **of_images(factors, out),
             K=len(zs),
             **walk(extent, size, accumulator(out.dtype)),
         )

@@ -15,7 +15,15 @@ from torch import Tensor
 from ssfnas.kernels.layout import Extent, accumulator, in_one_layout, memory_format, on_device
 from ssfnas.kernels.reductions import loop_steps, sum_partials
 from ssfnas.kernels.tiles import ceil_div, power_of_two, tile
-from ssfnas.kernels.walks import GROUP, find_tile, per_channel, tile_constants, walk
+from ssfnas.kernels.walks import (
+    GROUP,
+    find_factors,
+    find_tile,
+    of_images,
+    per_channel,
+    tile_constants,
+    walk,
+)
 
 # One program merges this many channels, this many tiles a step.
 _MERGED_CHANNELS = 16
@@ -167,46 +175,43 @@ def _reduce_kernel(
     lane_tiles,
     tiles,
     inputs,
+    factors,
+    images,
     K: tl.constexpr,
+    FIRSTS: tl.constexpr,
     GROUPED: tl.constexpr,
     CHANNELS_INNER: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Per tile, [1 + K, tiles, C]: sum g, and sum g (z_k - mean_kc) rstd_kc."""
+    """Per tile, [FIRSTS + K, tiles, C]: sum g, and sum g (z_k - mean_kc) rstd_kc.
+
+    With factors f_kn g in place of g: then sums of that, for every k, are the first.
+    """
     start, offsets, mask, channel, live, number = find_tile(
         outer, channels, inner, blocks, lane_tiles, CHANNELS_INNER, ROWS, LANES
     )
     g = tl.load(grad + start + offsets, mask=mask, other=0.0).to(ACC)
     to = partials + number * channels + channel
-    tl.store(to, _tile_sum(g, CHANNELS_INNER), mask=live)
-    if GROUPED:
-        for first in tl.static_range(0, K, GROUP):
-            if first < inputs:
-                for k in tl.static_range(first, first + GROUP):
-                    if k < K:
-                        row = k * channels
-                        total = _deviations(
-                            zs[k] + start, offsets, mean + row, rstd + row, g, mask, channel, live,
-                            CHANNELS_INNER,
-                        )  # fmt: skip
-                        tl.store(to + (k + 1) * tiles * channels, total, mask=live)
+    if factors is None:
+        tl.store(to, _tile_sum(g, CHANNELS_INNER), mask=live)
     else:
-        for k in tl.static_range(K):
-            row = k * channels
-            total = _deviations(
-                zs[k] + start,
-                offsets,
-                mean + row,
-                rstd + row,
-                g,
-                mask,
-                channel,
-                live,
-                CHANNELS_INNER,
-            )
-            tl.store(to + (k + 1) * tiles * channels, total, mask=live)
+        factors = find_factors(factors, images, number, outer, lane_tiles, ROWS)
+    for first in tl.static_range(0, K, GROUP if GROUPED else K):
+        if first < (inputs if GROUPED else K):
+            for k in tl.static_range(first, first + (GROUP if GROUPED else K)):
+                if k < K:
+                    own, row = g, k * channels
+                    if factors is not None:
+                        own = g * tl.load(factors + k * images).to(ACC)
+                        sum_of_own = _tile_sum(own, CHANNELS_INNER)
+                        tl.store(to + k * tiles * channels, sum_of_own, mask=live)
+                    total = _deviations(
+                        zs[k] + start, offsets, mean + row, rstd + row, own, mask, channel, live,
+                        CHANNELS_INNER,
+                    )  # fmt: skip
+                    tl.store(to + (k + FIRSTS) * tiles * channels, total, mask=live)
 
 
 def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Tensor, Tensor]:
@@ -273,7 +278,11 @@ def norm_statistics(zs: Sequence[Tensor], normalize: Sequence[bool]) -> tuple[Te
 
 
 def norm_sum_reduce(
-    grad: Tensor, zs: Sequence[Tensor], mean: Tensor, rstd: Tensor
+    grad: Tensor,
+    zs: Sequence[Tensor],
+    mean: Tensor,
+    rstd: Tensor,
+    factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The sums that gradients of a normalized sum need.
 
@@ -282,9 +291,11 @@ def norm_sum_reduce(
         zs: the K tensors of that shape.
         mean: [K, C]; 0 for inputs that are not normalized.
         rstd: [K, C], 1 / sqrt(var + eps); 1 for inputs that are not normalized.
+        factors: of each input's images, [K, N], or None for ones.
 
     Returns:
-        S0 [C] = sum g and S1 [K, C] = sum g (z_k - mean_k) rstd_k, in float32 (float64).
+        S0 [C] = sum g and S1 [K, C] = sum g (z_k - mean_k) rstd_k, in float32 (float64). With
+        factors S0 [K, C], and f_kn g in place of g.
     """
     zs = in_one_layout(zs)
     first = zs[0]
@@ -292,26 +303,28 @@ def norm_sum_reduce(
     extent = Extent.of(first)
     dtype = accumulator(first.dtype)
     count = len(zs)
+    firsts = 1 if factors is None else count  # rows of S0
+    shape = (firsts + count, extent.channels)
     if first.numel() == 0:
-        sums = torch.zeros((count + 1, extent.channels), dtype=dtype, device=first.device)
-        return sums[0], sums[1:]
-    size = tile(extent, first.dtype, reduces=True)
-    partials = torch.empty(
-        (count + 1, size.tiles, extent.channels), dtype=dtype, device=first.device
-    )
-    with on_device(first):
-        _reduce_kernel[(size.programs,)](
-            grad,
-            tuple(zs),
-            mean.contiguous(),
-            rstd.contiguous(),
-            partials,
-            tiles=size.tiles,
-            inputs=count,
-            K=count,
-            # With small numbers to load the compiler keeps fewer of them in flight by itself.
-            GROUPED=first.dtype.itemsize > 2,
-            **walk(extent, size, dtype),
-        )
-        sums = sum_partials(partials)
-    return sums[0], sums[1:]
+        sums = torch.zeros(shape, dtype=dtype, device=first.device)
+    else:
+        size = tile(extent, first.dtype, reduces=True)
+        partials = torch.empty((shape[0], size.tiles, shape[1]), dtype=dtype, device=first.device)
+        with on_device(first):
+            _reduce_kernel[(size.programs,)](
+                grad,
+                tuple(zs),
+                mean.contiguous(),
+                rstd.contiguous(),
+                partials,
+                tiles=size.tiles,
+                inputs=count,
+                **of_images(factors, first),
+                K=count,
+                FIRSTS=firsts,
+                # With small numbers to load the compiler keeps fewer of them in flight by itself.
+                GROUPED=first.dtype.itemsize > 2,
+                **walk(extent, size, dtype),
+            )
+            sums = sum_partials(partials)
+    return sums[0] if factors is None else sums[:count], sums[firsts:]

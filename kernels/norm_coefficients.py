@@ -21,8 +21,10 @@ _WIDEST = 64
 
 
 @triton.jit
-def _enter_kernel(table, mean, var, start, kind, count, EPS: tl.constexpr, BLOCK: tl.constexpr):
-    """mean, var, rstd and shift from element ``start`` on, ``kind`` elements apart."""
+def _enter_kernel(
+    table, mean, var, gamma, beta, start, kind, count, EPS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """mean, var, rstd, scale and shift from element ``start`` on, ``kind`` elements apart."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = place < count
     m = tl.load(mean + place, mask=mask, other=0.0)
@@ -32,7 +34,14 @@ def _enter_kernel(table, mean, var, start, kind, count, EPS: tl.constexpr, BLOCK
     tl.store(to, m, mask=mask)
     tl.store(to + kind, v, mask=mask)
     tl.store(to + 2 * kind, rstd, mask=mask)
-    tl.store(to + 3 * kind, -m * rstd, mask=mask)
+    scale = rstd
+    if gamma is not None:
+        scale *= tl.load(gamma + place, mask=mask, other=0.0)
+    shift = -m * scale
+    if beta is not None:
+        shift += tl.load(beta + place, mask=mask, other=0.0)
+    tl.store(to + 3 * kind, scale, mask=mask)
+    tl.store(to + 4 * kind, shift, mask=mask)
 
 
 @triton.jit
@@ -46,10 +55,11 @@ def _node_kernel(
     all_rows,
     channels,
     K: tl.constexpr,
+    SEPARATE: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """mean, rstd and a of a node's candidates, and b, for one block of channels."""
+    """mean, rstd and a of a node's candidates, and b or its parts, for one block of channels."""
     channel = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     live = channel < channels
     total = tl.zeros([ROWS, LANES], table.dtype.element_ty)
@@ -63,12 +73,18 @@ def _node_kernel(
         at = table + row[:, None] * channels + channel[None, :]
         mean = tl.load(at, mask=mask, other=0.0)
         rstd = tl.load(at + 2 * kind, mask=mask, other=0.0)
-        total += weight[:, None] * tl.load(at + 3 * kind, mask=mask, other=0.0)
-        to = out + k.to(tl.int64)[:, None] * channels + channel[None, :]
-        tl.store(to, mean, mask=mask)
-        tl.store(to + K * channels, rstd, mask=mask)
-        tl.store(to + 2 * K * channels, weight[:, None] * rstd, mask=mask)
-    tl.store(b + channel, tl.sum(total, 0), mask=live)
+        scale = tl.load(at + 3 * kind, mask=mask, other=0.0)
+        part = weight[:, None] * tl.load(at + 4 * kind, mask=mask, other=0.0)
+        place = k.to(tl.int64)[:, None] * channels + channel[None, :]
+        tl.store(out + place, mean, mask=mask)
+        tl.store(out + place + K * channels, rstd, mask=mask)
+        tl.store(out + place + 2 * K * channels, weight[:, None] * scale, mask=mask)
+        if SEPARATE:
+            tl.store(b + place, part, mask=mask)
+        else:
+            total += part
+    if not SEPARATE:
+        tl.store(b + channel, tl.sum(total, 0), mask=live)
 
 
 @triton.jit
@@ -113,14 +129,23 @@ def _gradient_kernel(
     tl.store(r, tl.load(r, mask=mask, other=0.0) + constant, mask=mask)
 
 
-def enter_statistics(table: Tensor, start: int, mean: Tensor, var: Tensor, eps: float) -> None:
-    """Write rows of mean, var, rstd and shift into a table [4, R, C] from row ``start`` on.
+def enter_statistics(
+    table: Tensor,
+    start: int,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+) -> None:
+    """Write rows of mean, var, rstd, scale and shift into a table [5, R, C] from row ``start`` on.
 
     Args:
         table: float32 or float64, dense.
         start: the first of the K rows.
         mean, var: [K, C], of the table's dtype.
         eps: added to the variance.
+        gamma, beta: weights and biases of the BatchNorms, [K, C], or both None.
     """
     if mean.numel() == 0:
         return
@@ -130,6 +155,8 @@ def enter_statistics(table: Tensor, start: int, mean: Tensor, var: Tensor, eps: 
             table,
             mean.contiguous(),
             var.contiguous(),
+            None if gamma is None else gamma.contiguous(),
+            None if beta is None else beta.contiguous(),
             start * channels,
             table.shape[1] * channels,
             mean.numel(),
@@ -140,19 +167,20 @@ def enter_statistics(table: Tensor, start: int, mean: Tensor, var: Tensor, eps: 
 
 
 def node_coefficients(
-    table: Tensor, rows: Tensor, weights: Tensor, places: Tensor
+    table: Tensor, rows: Tensor, weights: Tensor, places: Tensor, separate: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """mean, rstd and a = w rstd, [3, K, C], and b = sum_k w_k shift_k, [C].
+    """mean, rstd and a = w scale, [3, K, C], and b = sum_k w_k shift_k, [C].
 
     Args:
-        table: statistics [4, R, C].
+        table: statistics [5, R, C].
         rows: int64 [K].
         weights: [W], of the table's dtype.
         places: int64 [K], where the weights are.
+        separate: whether the K parts of b are wanted in its place, [K, C].
     """
     count, channels = len(rows), table.shape[2]
     out = torch.empty((3, count, channels), dtype=table.dtype, device=table.device)
-    b = torch.empty(channels, dtype=table.dtype, device=table.device)
+    b = out.new_empty((count, channels) if separate else channels)
     lanes = min(power_of_two(channels), _WIDEST)
     with on_device(table):
         _node_kernel[(ceil_div(channels, lanes),)](
@@ -165,6 +193,7 @@ def node_coefficients(
             table.shape[1],
             channels,
             K=count,
+            SEPARATE=separate,
             ROWS=min(power_of_two(count), _ROWS),
             LANES=lanes,
             num_warps=4,

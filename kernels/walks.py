@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ssfnas.kernels.layout import Extent
 from ssfnas.kernels.reductions import TRITON_TYPE
@@ -63,6 +64,17 @@ def per_channel(values, channel, live, CHANNELS_INNER: tl.constexpr):
     return value
 
 
+@triton.jit
+def find_factors(factors, images, number, outer, lane_tiles, ROWS: tl.constexpr):
+    """Where each row of this program's tile has its image's factor, [ROWS, 1], of the first input.
+
+    Rows beyond the last have a factor too, that of the last.
+    """
+    row = tl.minimum((number // lane_tiles) * ROWS + tl.arange(0, ROWS), outer - 1)
+    # An image's pixels are rows where channels are the fastest dimension; else it is one.
+    return (factors + row // (outer // images))[:, None]
+
+
 def walk(extent: Extent, size: Tile, dtype: torch.dtype) -> dict[str, Any]:
     """The arguments and options of a kernel that walks tiles, with sums in ``dtype``, by name."""
     return {
@@ -75,6 +87,13 @@ def walk(extent: Extent, size: Tile, dtype: torch.dtype) -> dict[str, Any]:
         "num_warps": WARPS,
         "maxnreg": REGISTERS,
     }
+
+
+def of_images(factors: Tensor | None, like: Tensor) -> dict[str, Any]:
+    """The arguments of a kernel that takes factors [K, N] of images, by name; None for ones."""
+    if factors is None:
+        return {"factors": None, "images": None}
+    return {"factors": factors.contiguous(), "images": like.shape[0]}
 
 
 def tile_constants(extent: Extent, size: Tile, dtype: torch.dtype) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def test_mixed_sum(capability, count, dtype, monkeypatch):
 def test_mixed_norm_sum(capability, shape, count, dtype, channels_last, monkeypatch):
     zs = [tensor(*shape, dtype=dtype, channels_last=channels_last) for _ in range(count)]
     a = tensor(count, shape[1], dtype=accumulator(dtype))
+    factors = tensor(count, shape[0], dtype=accumulator(dtype))
     flags = [k != 1 for k in range(count)]
 
     def call() -> None:
@@ -97,6 +98,8 @@ def test_mixed_norm_sum(capability, shape, count, dtype, channels_last, monkeypa
         kernels.norm_sum_forward(zs, a, a[0])
         kernels.norm_sum_reduce(zs[0], zs, a, a)
         kernels.norm_sum_apply(zs[0], zs, a, a, a, [True] * count)
+        kernels.norm_sum_forward(zs, a, a, factors)
+        kernels.norm_sum_reduce(zs[0], zs, a, a, factors)
 
     check(
         compile_ahead(call, capability, monkeypatch),
@@ -144,10 +147,13 @@ def test_nodes_of_a_search(capability, count, monkeypatch):
     """Loads of all inputs at once would take more registers than a thread may have."""
     zs = [tensor(*CELL, dtype=torch.float32, channels_last=True) for _ in range(count)]
     a = tensor(count, CELL[1], dtype=torch.float32)
+    factors = tensor(count, CELL[0], dtype=torch.float32)
 
     def call() -> None:
         kernels.norm_sum_forward(zs, a, a[0])
         kernels.norm_sum_reduce(zs[0], zs, a, a)
+        kernels.norm_sum_forward(zs, a, a, factors)
+        kernels.norm_sum_reduce(zs[0], zs, a, a, factors)
 
     check(
         compile_ahead(call, capability, monkeypatch),
@@ -166,12 +172,14 @@ def test_nodes_of_a_search(capability, count, monkeypatch):
     ids=str,
 )
 def test_norm_coefficients(capability, count, channels, dtype, monkeypatch):
-    table = tensor(4, 90, channels, dtype=dtype)
+    table = tensor(5, 90, channels, dtype=dtype)
     rows, weights = tensor(3, count, dtype=torch.int64), tensor(98, dtype=dtype)
 
     def call() -> None:
         mean = tensor(count, channels, dtype=dtype)
         kernels.enter_statistics(table, 1, mean, mean, 1e-5)
+        kernels.enter_statistics(table, 1, mean, mean, 1e-5, mean, mean)
+        kernels.node_coefficients(table, rows[0], weights, rows[0], separate=True)
         (mean, rstd, a), b = kernels.node_coefficients(table, rows[0], weights, rows[0])
         kernels.gradient_coefficients(table[0], rows, a, mean, rstd, b, a, 131072)
 

@@ -45,6 +45,40 @@ def apply(grad: Tensor, zs: list[Tensor], p: Tensor, q: Tensor, r: Tensor) -> li
     return [spread(i, z) * grad + spread(j, z) * z + spread(h, z) for z, i, j, h in rows]
 
 
+def check_factors(zs: list[Tensor], grad: Tensor, rng: torch.Generator) -> None:
+    """Each image's share is what the definition without factors gives for that image alone."""
+    device, dtype, count = zs[0].device, accumulator(zs[0].dtype), len(zs)
+    images, channels = zs[0].shape[:2]
+    values = [normal((count, channels), dtype, device, rng) for _ in range(4)]
+    # Paths of some images are dropped.
+    factors = normal((count, images), dtype, device, rng).clamp_min(0)
+
+    def by_images(zs, grad, a, b, mean, rstd, factors):
+        outs, totals, sizes = [], [], []
+        for n in range(images):
+            own, g, f = [z[n : n + 1] for z in zs], grad[n : n + 1], factors[:, n, None]
+            outs.append(forward(own, f * a, (f * b).sum(0)))
+            s0, s1 = sums(g, own, mean, rstd)
+            totals.append((f * s0, f * s1))
+            s0, s1 = sums(g.abs(), [z.abs() for z in own], -mean.abs(), rstd.abs())
+            sizes.append((f * s0, f * s1))
+        return torch.cat(outs), *(
+            [sum(each) for each in zip(*rows, strict=True)] for rows in (totals, sizes)
+        )
+
+    found = norm_sum_forward(zs, *values[:2], factors)
+    plain, _, _ = by_images(zs, grad, *values, factors)
+    truth, true_sums, sizes = by_images(wide(*zs), *wide(grad, *values, factors))
+    assert found.dtype == zs[0].dtype
+    assert_close(found, plain, truth)
+    found_sums = norm_sum_reduce(grad, zs, *values[2:], factors)
+    for total, true_total, size in zip(found_sums, true_sums, sizes, strict=True):
+        assert total.dtype == dtype
+        assert total.shape == (count, channels)
+        distance = (total.double().cpu() - true_total).abs()
+        assert (distance <= 4 * torch.finfo(dtype).eps * size).all()
+
+
 def inputs(shape, count, dtype, device, rng, *, channels_last=False, mean=0.0) -> list[Tensor]:
     last = channels_last and len(shape) == 4
     return [normal(shape, dtype, device, rng, channels_last=last, mean=mean) for _ in range(count)]
@@ -98,7 +132,9 @@ def check(zs: list[Tensor], grad: Tensor, rng: torch.Generator) -> None:
 )
 def test_agrees_with_definition(device, rng, shape, channels_last):
     zs = inputs(shape, 3, torch.float32, device, rng, channels_last=channels_last)
-    check(zs, normal(shape, torch.float32, device, rng), rng)
+    grad = normal(shape, torch.float32, device, rng)
+    check(zs, grad, rng)
+    check_factors(zs, grad, rng)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
@@ -106,7 +142,9 @@ def test_agrees_with_definition(device, rng, shape, channels_last):
 def test_other_dtypes(device, rng, dtype, channels_last):
     shape = (3, 5, 7, 9)
     zs = inputs(shape, 3, dtype, device, rng, channels_last=channels_last)
-    check(zs, normal(shape, dtype, device, rng), rng)
+    grad = normal(shape, dtype, device, rng)
+    check(zs, grad, rng)
+    check_factors(zs, grad, rng)
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 35])
@@ -115,6 +153,7 @@ def test_any_number_of_inputs(device, rng, count, channels_last):
     shape = (2, 3, 4, 4)
     zs = inputs(shape, count, torch.float32, device, rng, channels_last=channels_last)
     check(zs, zs[0] + 1, rng)
+    check_factors(zs, zs[0] + 1, rng)
 
 
 @pytest.mark.slow
@@ -123,7 +162,9 @@ def test_any_number_of_inputs(device, rng, count, channels_last):
 @BOTH_WALKS
 def test_large(device, rng, shape, dtype, channels_last):
     zs = inputs(shape, 2, dtype, device, rng, channels_last=channels_last)
-    check(zs, normal(shape, dtype, device, rng), rng)
+    grad = normal(shape, dtype, device, rng)
+    check(zs, grad, rng)
+    check_factors(zs, grad, rng)
 
 
 @BOTH_WALKS
@@ -164,6 +205,7 @@ def test_layouts_and_views(device, rng):
     grad = torch.full((), 0.5, device=device).expand(shape)
     for zs in ([last, first, odd, part], [part, odd, last, first]):
         check(zs, grad, rng)
+        check_factors(zs, grad, rng)
         out = norm_sum_forward(zs, torch.ones(4, 6, device=device), torch.zeros(6, device=device))
         assert out.is_contiguous() == (zs[0] is not last)
 
@@ -192,6 +234,10 @@ def test_empty(device):
     s0, s1 = norm_sum_reduce(zs[0], zs, a, a)
     assert torch.equal(s0, torch.zeros(3, device=device))
     assert torch.equal(s1, torch.zeros(2, 3, device=device))
+    factors = torch.ones(2, 0, device=device)
+    assert norm_sum_forward(zs, a, a, factors).shape == (0, 3, 4, 4)
+    for total in norm_sum_reduce(zs[0], zs, a, a, factors):
+        assert torch.equal(total, torch.zeros(2, 3, device=device))
     dzs = norm_sum_apply(zs[0], zs, a, a, a, [True, False])
     assert dzs[0].shape == (0, 3, 4, 4)
     assert dzs[1] is None

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from kernel_checks import error, normal
+from kernel_checks import error, normal, wide
 from torch import Tensor
 
 from ssfnas import kernels
@@ -29,31 +29,34 @@ def assert_right(found: Tensor, truth: Tensor) -> None:
 
 
 @DTYPES
+@pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
 @SIZES
-def test_statistics(device, rng, count, channels, dtype):
+def test_statistics(device, rng, count, channels, affine, dtype):
     options = {"dtype": dtype, "device": device, "rng": rng}
     mean, var = normal((count, channels), **options), normal((count, channels), **options).square()
+    weights = [normal((count, channels), **options) for _ in range(2 if affine else 0)]
     tables = [
-        torch.full((4, count + 3, channels), 5.0, dtype=kind, device=where)
+        torch.full((5, count + 3, channels), 5.0, dtype=kind, device=where)
         for kind, where in ((dtype, device), (torch.float64, "cpu"))
     ]
-    kernels.enter_statistics(tables[0], 2, mean, var, EPS)
-    norm_coefficients.enter_statistics(tables[1], 2, mean.double().cpu(), var.double().cpu(), EPS)
+    kernels.enter_statistics(tables[0], 2, mean, var, EPS, *weights)
+    norm_coefficients.enter_statistics(tables[1], 2, *wide(mean, var), EPS, *wide(*weights))
     for found, truth in zip(*tables, strict=True):
         assert_right(found, truth)
     assert bool((tables[0][:, [0, 1, count + 2]] == 5).all())
 
 
 @DTYPES
+@pytest.mark.parametrize("separate", [False, True], ids=["b", "parts of b"])
 @SIZES
-def test_nodes(device, rng, count, channels, dtype):
+def test_nodes(device, rng, count, channels, separate, dtype):
     options = {"dtype": dtype, "device": device, "rng": rng}
-    table, weights = normal((4, count + 9, channels), **options), normal((count + 5,), **options)
+    table, weights = normal((5, count + 9, channels), **options), normal((count + 5,), **options)
     rows = torch.randperm(count + 9, generator=rng)[:count].to(device)
     places = torch.randperm(count + 5, generator=rng)[:count].to(device)
-    found, b = kernels.node_coefficients(table, rows, weights, places)
+    found, b = kernels.node_coefficients(table, rows, weights, places, separate)
     truth, true_b = norm_coefficients.node_coefficients(
-        table.double().cpu(), rows.cpu(), weights.double().cpu(), places.cpu()
+        table.double().cpu(), rows.cpu(), weights.double().cpu(), places.cpu(), separate
     )
     assert_right(found, truth)
     assert_right(b, true_b)
