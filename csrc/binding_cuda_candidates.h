@@ -27,14 +27,15 @@ inline void bind_fused_units(py::module_& m) {
   m.def("fused_backward",
         [](int device, std::int64_t stream, const Units& units, const Addresses& grads,
            const Addresses& zs, std::uintptr_t p, std::uintptr_t q, std::uintptr_t r,
-           std::uintptr_t dd, std::uintptr_t dw, std::uintptr_t partials) {
+           std::uintptr_t factors, std::uintptr_t dd, std::uintptr_t dw,
+           std::uintptr_t partials) {
           const SeparableUnits& given = units.units();
           check_count(grads.size(), given.groups, "fused_backward");
           if (q != 0) check_count(zs.size(), given.groups, "fused_backward");
           const py::gil_scoped_release released;
           const std::vector<void*> g = pointers(grads), z = pointers(zs);
           cuda::fused_backward({given, g.data(), z.data(), pointer(p), pointer(q), pointer(r),
-                                pointer(dd), pointer(dw), pointer(partials)},
+                                pointer(factors), pointer(dd), pointer(dw), pointer(partials)},
                                device, stream_of(stream));
         });
 }
@@ -71,15 +72,15 @@ inline void bind_cuda_candidates(py::module_& m) {
               stream_of(stream));
         });
   m.def("scaled_sums", [](int device, std::int64_t stream, int dtype, const Addresses& grads,
-                          const Addresses& zs, std::int64_t pixels, std::int64_t channels,
-                          std::uintptr_t p, std::uintptr_t q, std::uintptr_t r,
-                          std::uintptr_t out) {
+                          const Addresses& zs, std::int64_t images, std::int64_t pixels,
+                          std::int64_t channels, std::uintptr_t p, std::uintptr_t q,
+                          std::uintptr_t r, std::uintptr_t factors, std::uintptr_t out) {
     if (q != 0) check_count(zs.size(), grads.size(), "scaled_sums");
     const py::gil_scoped_release released;
     const std::vector<void*> g = pointers(grads), z = pointers(zs);
-    cuda::scaled_sums({static_cast<Dtype>(dtype), static_cast<std::int64_t>(g.size()), pixels,
-                       channels, g.data(), z.data(), pointer(p), pointer(q), pointer(r),
-                       pointer(out)},
+    cuda::scaled_sums({static_cast<Dtype>(dtype), static_cast<std::int64_t>(g.size()), images,
+                       pixels, channels, g.data(), z.data(), pointer(p), pointer(q), pointer(r),
+                       pointer(factors), pointer(out)},
                       device, stream_of(stream));
   });
   m.def("cuda_pools_forward", [](int device, std::int64_t stream, int dtype,

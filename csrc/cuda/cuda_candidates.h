@@ -19,10 +19,10 @@ struct DepthwiseForward {
 struct DepthwiseBackwardInput {
   SeparableUnits units;
   const void* dd;
-  const void* into;  // added to the gradient of a shared input; may be where it goes; or null
-  void* const* dxs;  // [1] or [G]
-  void* sums;        // [2, G, C]: sum du_g and sum du_g (x_g - center_g); null where x is shared
-  void* partials;    // room for depthwise_input_partials(...), or null like the sums
+  const void* into;    // added to the gradient of a shared input; may be where it goes; or null
+  void* const* dxs;    // [1] or [G]
+  void* sums;          // [2, G, C]: sum du_g and sum du_g (x_g - center_g); null where x is shared
+  void* partials;      // room for depthwise_input_partials(...), or null like the sums
   const void* center;  // [G, C], or null for zeros
 };
 
@@ -33,16 +33,17 @@ struct DepthwiseBackwardFilter {
   void* partials;  // room for depthwise_filter_partials(...)
 };
 
-// out_g = p_gc grad_g + q_gc z_g + r_gc, stacked
+// out_g = p_gc f_gn grad_g + q_gc z_g + r_gc, stacked
 struct ScaledSums {
   Dtype dtype;
-  int64_t groups, pixels, channels;
+  int64_t groups, images, pixels, channels;  // pixels of an image
   const void* const* grads;  // [G]
   const void* const* zs;     // [G]; not read where q is null
   const void* p;             // [G, C]
   const void* q;             // [G, C], or null together with r
   const void* r;             // [G, C]
-  void* out;                 // [G, pixels, C]
+  const void* factors;       // [G, images], or null for ones
+  void* out;                 // [G, images, pixels, C]
 };
 
 // z, and mean and biased variance of each of its channels: of units that a block can hold.
@@ -54,7 +55,7 @@ struct FusedForward {
   void* partials;  // room for fused_forward_partials(...)
 };
 
-// From dz_g = p_gc grad_g + q_gc z_g + r_gc, dD = W^T dz and dW = sum over pixels dz D^T.
+// From dz_g = p_gc f_gn grad_g + q_gc z_g + r_gc, dD = W^T dz and dW = sum over pixels dz D^T.
 struct FusedBackward {
   SeparableUnits units;
   const void* const* grads;  // [G]
@@ -62,6 +63,7 @@ struct FusedBackward {
   const void* p;             // [G, C]
   const void* q;             // [G, C], or null together with r
   const void* r;             // [G, C]
+  const void* factors;       // [G, images], or null for ones
   void* dd;                  // dD
   void* dw;                  // [G, C, C], or null: then neither inputs nor D are looked at
   void* partials;            // room for fused_backward_partials(...), or null like dw

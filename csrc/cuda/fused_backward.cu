@@ -1,6 +1,6 @@
 // Gradients of 1x1 filters and of what they mix, in one pass over the gradients of their results.
 //
-// A block goes over tiles of one group. dz = p grad + q z + r and, where the filter wants a
+// A block goes over tiles of one group. dz = p f grad + q z + r and, where the filter wants a
 // gradient, the depthwise results, computed again, are rows in shared memory; their products over
 // pixels add up in registers. What blocks have is summed in order: the same call gives the same bits.
 
@@ -14,21 +14,26 @@ namespace {
 constexpr int64_t BLOCKS = 2048;         // over tiles and groups
 constexpr int64_t FILTER_BLOCKS = 512;   // each leaves a sum of the size of a filter
 
-// dz = p grad + q z + r
+// dz = p f grad + q z + r
 template <class T>
 struct Terms {
   Inputs grads, zs;
   const Scalar<T>* p;  // [G, C]
   const Scalar<T>* q;  // [G, C], or null together with r
   const Scalar<T>* r;
+  const Scalar<T>* f;  // [G, images], or null for ones
+  int64_t images;
 
-  // The first `live` pixels of a strip; zeros for the others.
+  // The first `live` pixels of an image's strip; zeros for the others.
   template <int VEC>
-  __device__ void load_strip(Strip<T, VEC>& dz, int g, int64_t row, int64_t place, int channels,
-                             int live) const {
+  __device__ void load_strip(Strip<T, VEC>& dz, int g, int64_t image, int64_t row, int64_t place,
+                             int channels, int live) const {
     const T* grad = static_cast<const T*>(grads.at[g]) + place;
     Scalar<T> factor[VEC];
     load_coefficients(factor, p + row);
+    if (f != nullptr)
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) factor[i] *= f[g * images + image];
 #pragma unroll
     for (int o = 0; o < STRIP; ++o)
       dz[o] = o < live ? load<VEC>(grad + o * channels) : Values<T, VEC>{};
@@ -158,7 +163,8 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
         ((corner.image * t.height + y) * t.width + x) * channels + lane.channel;
     Strip<T, VEC> values = {};
     if (live > 0)
-      terms.template load_strip<VEC>(values, g, row + lane.channel, place, channels, live);
+      terms.template load_strip<VEC>(values, g, FILTERS ? corner.image : y, row + lane.channel,
+                                     place, channels, live);
     if constexpr (!FILTERS) synchronize_pixels(t);
     if (placed)
 #pragma unroll
@@ -200,7 +206,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
   }
 }
 
-// Tiles of images, or of all pixels where no depthwise results are needed.
+// Tiles of images, or of all of them as rows of one where no depthwise results are needed.
 template <class T, int VEC, bool FILTERS>
 Tiling backward_tiling(const SeparableUnits& given) {
   const Plan plan = plan_of(filters_of(given));
@@ -237,7 +243,8 @@ void run(const FusedBackward& args, void* stream) {
   const Terms<T> terms{inputs(args.grads, given.groups),
                        args.q != nullptr ? inputs(args.zs, given.groups) : Inputs{},
                        static_cast<const S*>(args.p), static_cast<const S*>(args.q),
-                       static_cast<const S*>(args.r)};
+                       static_cast<const S*>(args.r), static_cast<const S*>(args.factors),
+                       given.images};
   const int64_t parts = blocks_of_group(t, given.groups, FILTERS ? FILTER_BLOCKS : BLOCKS);
   const int bytes = backward_bytes<T, VEC, FILTERS>(plan_of(units.filters), units.filters.stride,
                                                     t.channels, t.rows, t.across, t.columns);

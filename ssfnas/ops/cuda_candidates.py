@@ -39,12 +39,6 @@ def separable_backward(
     """Fills the gradients of the inputs, and their sums; those of both filters where wanted."""
     units = given.units
     raw = units.native(_core())
-    if given.factors is not None:
-        factors = given.factors.to(units.x.dtype)[:, :, None, None, None]
-        given.grads = [
-            (grad * factor).contiguous(memory_format=torch.channels_last)
-            for grad, factor in zip(given.grads, factors, strict=True)
-        ]
     gradients = _fused_backward if _is_fused(raw) else _unfused_backward
     dd, d_mixing = gradients(given, raw, needs_weights)
     _input_gradients(given, raw, dd)
@@ -113,7 +107,7 @@ def _fused_backward(
         raw,
         addresses(given.grads),
         addresses(given.zs),
-        *addresses([given.p, given.q, given.r, dd, d_mixing, partials]),
+        *addresses([given.p, given.q, given.r, given.factors, dd, d_mixing, partials]),
     )
     return dd, d_mixing
 
@@ -122,14 +116,16 @@ def _unfused_backward(
     given: Gradients, raw: Any, needs_weights: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The same by way of memory."""
-    dz = _room(given.units)
+    dz, samples = _room(given.units), given.units.x.shape[0]
     _core().scaled_sums(
         *_place(dz),
         native.DTYPES[dz.dtype],
         addresses(given.grads),
         addresses(given.zs),
-        *dz.shape[1:],
-        *addresses([given.p, given.q, given.r, dz]),
+        samples,
+        dz.shape[1] // samples,
+        dz.shape[2],
+        *addresses([given.p, given.q, given.r, given.factors, dz]),
     )
     d_mixing = _sums_of_products(dz, _depthwise(given.units, raw)) if needs_weights else None
     return torch.bmm(dz, _stacked(given.units.pointwise, dz.dtype)), d_mixing

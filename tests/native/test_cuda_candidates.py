@@ -256,7 +256,7 @@ def _backward(calls, **options):
     return native_candidates.separable_backward(
         *(calls.xs, calls.zs, calls.grads, calls.p, calls.q, calls.r),
         *(calls.depthwise, calls.pointwise),
-        **calls.keywords,
+        **(calls.keywords | calls.backward),
         into=None if calls.into is None else calls.into.clone(),
         **options,
     )
@@ -276,6 +276,21 @@ def test_a_coefficient_of_results_that_is_none_leaves_them_unread(place, way):
         calls.separable(native_candidates), zeros.separable(native_candidates), strict=True
     ):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("needs_weights", [True, False], ids=["filters", "inputs"])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_no_factors_are_ones_and_no_center_is_zero(place, way, shared, needs_weights):
+    calls = calls_on(place, torch.float32, (3, 16, 6, 7), stride=1, shared=shared)
+    calls.backward = {name: torch.ones_like(x) for name, x in calls.backward.items()}
+    if not shared:
+        calls.backward["center"].zero_()
+    given = _backward(calls, needs_weights=needs_weights)
+    calls.backward = {}
+    for a, b in zip(given, _backward(calls, needs_weights=needs_weights), strict=True):
+        assert (a is None) == (b is None)
+        for x, y in zip(a or (), b or (), strict=True):
+            assert torch.equal(x, y)
 
 
 def test_maxima_treat_nan_and_infinity_as_pytorch_does(place):
