@@ -21,6 +21,8 @@ _MODULE_OF = {
     "enter_statistics": "norm_coefficients",
     "node_coefficients": "norm_coefficients",
     "gradient_coefficients": "norm_coefficients",
+    "pointwise_forward": "pointwise",
+    "pointwise_backward": "pointwise",
     "barlow_twins_forward": "barlow_twins",
     "barlow_twins_backward": "barlow_twins",
 }

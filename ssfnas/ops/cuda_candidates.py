@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ssfnas.kernels.layout import accumulator
+from ssfnas.kernels.products import sums_of_products
 from ssfnas.ops import native
 from ssfnas.ops.candidate_arguments import Gradients, Units, sizes_of
 from ssfnas.ops.native import address, addresses, norm_statistics
@@ -127,7 +128,7 @@ def _unfused_backward(
         dz.shape[2],
         *addresses([given.p, given.q, given.r, given.factors, dz]),
     )
-    d_mixing = _sums_of_products(dz, _depthwise(given.units, raw)) if needs_weights else None
+    d_mixing = sums_of_products(dz, _depthwise(given.units, raw)) if needs_weights else None
     return torch.bmm(dz, _stacked(given.units.pointwise, dz.dtype)), d_mixing
 
 
@@ -149,16 +150,6 @@ def _apart(stacked: Tensor, shape: torch.Size) -> list[Tensor]:
     return [
         one.view(samples, height, width, channels).permute(0, 3, 1, 2) for one in stacked.unbind()
     ]
-
-
-def _sums_of_products(dz: Tensor, inner: Tensor) -> Tensor:
-    """sum over pixels of dz_o D_i, [G, O, I] in the dtype of sums."""
-    left, dtype = dz.transpose(1, 2), accumulator(dz.dtype)
-    if dz.dtype == dtype:
-        return torch.bmm(left, inner)
-    if dz.is_cuda:
-        return torch.bmm(left, inner, out_dtype=dtype)
-    return torch.bmm(left.to(dtype), inner.to(dtype))
 
 
 def _input_gradients(given: Gradients, raw: Any, dd: Tensor) -> None:

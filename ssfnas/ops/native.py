@@ -32,7 +32,6 @@ except ImportError as error:
         f"(pip install -v says what it finds; {error})"
     )
 
-_OF_CPUS = ("norm_coefficients", "pointwise")
 # In the order of Dtype in csrc/primitives.h.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
@@ -46,7 +45,7 @@ def unsupported(op: str, tensors: Sequence[Tensor]) -> str | None:
     """Why ``op`` cannot run on these tensors, or None if it can.
 
     Args:
-        op: ``"mixed_sum"``, ``"mixed_norm_sum"`` or ``"candidate_operations"``.
+        op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"candidate_operations"`` or ``"pointwise"``.
         tensors: the tensors that are summed, or sources; one dtype, one device.
     """
     if _WHY is not None:
@@ -56,8 +55,6 @@ def unsupported(op: str, tensors: Sequence[Tensor]) -> str | None:
         return f"dtype {dtype} is none of {', '.join(str(known) for known in DTYPES)}"
     if device.type == "cpu":
         return None
-    if op in _OF_CPUS:
-        return f"native code has {op} on CPUs alone"
     if device.type != "cuda":
         return f"native code takes tensors of CPUs and NVIDIA GPUs, not of '{device}'"
     if len(tensors) > _C.max_inputs > 0:

@@ -38,7 +38,7 @@ def _dispatched(definition: Function) -> Function:
         if function is None:
             several = list(tensors) if tensors is not args else [first]
             # PyTorch stands in for an op that a backend, asked for by name, does not have at all.
-            has = asked == AUTO or has_op(asked, op)
+            has = asked == AUTO or has_op(asked, op, first.device.type)
             function = primitive(choose(op, several, asked) if has else "torch", name)
             known[key] = function
         return function(*args, **options)

@@ -38,6 +38,8 @@ _MODULES = {
     ),
     "triton": ("ssfnas.kernels",),
 }
+# Ops that a backend has on devices of one type alone.
+_ONLY_ON = {("native", op): "cpu" for op in ("norm_coefficients", "pointwise")}
 _PRIMITIVES = {
     "mixed_sum": ("mixed_sum_forward", "mixed_sum_backward"),
     "mixed_norm_sum": (
@@ -142,9 +144,10 @@ def op_of(function: str) -> str:
     return next(op for op, functions in _PRIMITIVES.items() if function in functions)
 
 
-def has_op(name: str, op: str) -> bool:
-    """Whether a backend computes the op at all, somewhere."""
-    return name in _MODULES and _has(name, op)
+def has_op(name: str, op: str, device: str | None = None) -> bool:
+    """Whether a backend computes the op at all, on devices of a type; None: somewhere."""
+    only = _ONLY_ON.get((name, op), device)
+    return name in _MODULES and _has(name, op) and device in (None, only)
 
 
 @functools.cache
@@ -162,8 +165,9 @@ def why_unsupported(name: str, op: str, tensors: Sequence[Tensor]) -> str | None
     reason = why_unavailable(name)
     if reason is not None:
         return reason
-    if not _has(name, op):
-        return f"it has no {op}"
+    device = tensors[0].device.type if tensors else None
+    if not has_op(name, op, device):
+        return f"it has no {op}" + (f" on '{device}'" if _has(name, op) else "")
     unsupported: str | None = _modules(name)[0].unsupported(op, tensors)
     return unsupported
 

@@ -189,6 +189,26 @@ def test_norm_coefficients(capability, count, channels, dtype, monkeypatch):
     )
 
 
+@ARCHITECTURES
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float64, marks=SLOW)], ids=str
+)
+def test_pointwise(capability, dtype, monkeypatch):
+    x = tensor(*WIDE, dtype=dtype, channels_last=True)
+    z = tensor(WIDE[0], 36, *WIDE[2:], dtype=dtype, channels_last=True)
+    weight, row = (tensor(*size, dtype=accumulator(dtype)) for size in ((36, 144, 1, 1), (1, 36)))
+
+    def call() -> None:
+        kernels.pointwise_forward([x], weight)
+        kernels.pointwise_backward([x], z, z, row, row, row, weight)
+        kernels.pointwise_backward([x], z, z, row, None, None, weight)
+
+    check(
+        compile_ahead(call, capability, monkeypatch),
+        {"_statistics_kernel", "_merge_kernel", "_forward_kernel"},
+    )
+
+
 @SLOW
 @pytest.mark.parametrize(("size", "method"), [((33, 1), "primal"), ((2, 1), "dual")], ids=str)
 def test_sizes_that_become_constants(size, method, monkeypatch):
