@@ -24,9 +24,10 @@ from benchmarks import commandline, pages
 from benchmarks.cases import OPS, cases
 from benchmarks.checks import error, one_line
 from benchmarks.pages import EAGER
-from benchmarks.search_step import check_step
-from benchmarks.step_runner import StepRunner
-from benchmarks.step_variants import FAST, GRAPHED, TRUTH, VARIANTS, StepVariant
+from benchmarks.search_runner import SearchRunner
+from benchmarks.search_step import VARIANTS
+from benchmarks.step_measure import check_step
+from benchmarks.step_variants import FAST, GRAPHED, TRUTH, StepVariant
 from benchmarks.variants import check, expected, variants
 from ssfnas import ops
 from ssfnas.config import SearchConfig
@@ -73,13 +74,13 @@ def check_ops(device: torch.device, small: bool) -> None:
         raise RuntimeError(f"{wrong} results were wrong")
 
 
-def runner_of(name: str, variant: StepVariant, device: torch.device, small: bool) -> StepRunner:
+def runner_of(name: str, variant: StepVariant, device: torch.device, small: bool) -> SearchRunner:
     """Runs steps of the search that is meant by ``OBJECTIVE-PRECISION``."""
     objective, _, precision = name.partition("-")
     config = SearchConfig(objective=objective, precision=precision)
     if small:
         config.channels, config.layers, config.batch_size, config.projector = 4, 3, 8, [16, 16]
-    return StepRunner(variant, config, device.type, min(16, config.batch_size))
+    return SearchRunner(variant, config, device.type, min(16, config.batch_size))
 
 
 def check_gradients(device: torch.device, small: bool) -> None:
@@ -118,7 +119,7 @@ def run_steps(name: str, device: torch.device, small: bool) -> None:
         print(f"    {1e3 * each.seconds:8.3f} ms {each.calls:6d}  {each.name[:100]}", flush=True)
 
 
-def _compare_replays(name: str, runner: StepRunner) -> None:
+def _compare_replays(name: str, runner: SearchRunner) -> None:
     """From one state: a replay, another one, and the step launched kernel by kernel."""
     places = list(_changed_by_a_step(runner))
     before = [place.detach().clone() for place in places]
@@ -142,7 +143,7 @@ def _compare_replays(name: str, runner: StepRunner) -> None:
         say(f"{name}: a replay and a {what} differ by {apart:.1e} of what they change, at most")
 
 
-def _changed_by_a_step(runner: StepRunner) -> Iterator[Tensor]:
+def _changed_by_a_step(runner: SearchRunner) -> Iterator[Tensor]:
     trainer = runner.trainer
     yield from trainer.net.state_dict().values()
     yield from trainer.objective.state_dict().values()

@@ -1,11 +1,15 @@
-"""One variant of a search step: built as a search builds it, and run on fixed batches."""
+"""One variant of a step on fixed batches: what every kind of step is asked."""
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import dataclasses
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 
 import numpy as np
 import torch
@@ -15,88 +19,31 @@ from benchmarks import step_counts
 from benchmarks.step_variants import StepVariant
 from benchmarks.timing import peak_bytes, timed
 from ssfnas import ops
-from ssfnas.config import SearchConfig
-from ssfnas.data import Batch, load_data
-from ssfnas.runtime.distributed import start_world
-from ssfnas.seeding import generator
-from ssfnas.training.search_trainer import SearchTrainer
-
-# What a stream makes at a time is a part of this many images.
-_STREAMED = {"cpu": 512, "cuda": 4096}
+from ssfnas.data import Batch
+from ssfnas.runtime.updates import Updater
 
 
-class StepRunner:
-    """Measures one variant; every variant of a config has the same initial state and batches.
+class StepRunner(ABC):
+    """Measures one variant; every variant of a kind has the same initial state and batches.
+
+    What is measured are its *parts*, methods without arguments: ``"step"``, and more in some kinds.
 
     Args:
         variant: which one.
-        config: the search.
-        device: ``"cpu"`` or ``"cuda"``.
-        checked_images: the first images of a batch, which results are compared on.
+        device: where it computes.
     """
 
-    def __init__(
-        self, variant: StepVariant, config: SearchConfig, device: str, checked_images: int
-    ) -> None:
-        config = dataclasses.replace(
-            config,
-            supernet=variant.supernet,
-            knn=False,
-            cuda_graph="on" if variant.graphed else "off",
-            precision="fp32" if variant.exact else config.precision,
-        )
-        world = start_world(device)
-        self.variant, self.device, self.checked_images = variant, world.device, checked_images
-        self.trainer = SearchTrainer(config, load_data(config).to(world.device), world)
-        batches = [self.trainer.alpha_stream.next(), self.trainer.weight_stream.next()]
-        with torch.no_grad():
-            # Equal weights on all edges would hide that some are mixed up.
-            for number, alpha in enumerate(self.trainer.net.alphas()):
-                rng = generator(config.seed, "benchmark", number)
-                alpha.copy_(torch.randn(alpha.shape, generator=rng))
-        if variant.exact:
-            self.trainer.net.double()
-            self.trainer.objective.double()
-            for place, batch in enumerate(batches):
-                views = tuple(view.double() for view in batch.views)
-                batches[place] = dataclasses.replace(batch, views=views)
-        if variant.prepare is not None:
-            variant.prepare(self.trainer)
-        self.alpha_batch, self.weight_batch = batches
-        self._parts = (self.trainer.net, self.trainer.objective, self.trainer.bilevel)
-        self._initial = [copy.deepcopy(part.state_dict()) for part in self._parts]
+    def __init__(self, variant: StepVariant, device: torch.device) -> None:
+        self.variant, self.device = variant, device
+        self._cpu_seconds: dict[str, list[float]] = defaultdict(list)
 
+    @abstractmethod
     def step(self) -> None:
-        """One bilevel step."""
-        with self._backend():
-            step = self.trainer.graphed or self.trainer.bilevel.step
-            step(self.alpha_batch, self.weight_batch)
+        """One step on whole batches."""
 
+    @abstractmethod
     def gradients(self) -> dict[str, np.ndarray]:
-        """Loss and gradient of both updates on the checked images, each from the initial state.
-
-        What is returned is float64, whatever computed it.
-        """
-        bilevel, count = self.trainer.bilevel, self.checked_images
-        found: dict[str, np.ndarray] = {}
-        for name, update, batch in (
-            ("alpha", bilevel.alpha_step, self.alpha_batch),
-            ("weight", bilevel.weight_step, self.weight_batch),
-        ):
-            taken: list[Tensor] = []
-            # Called once with the gradients of an update, before they are clipped in place.
-            for updater in (bilevel.weights, bilevel.alphas):
-                updater.average = lambda grads, taken=taken: taken.extend(
-                    grad.detach().to("cpu", torch.float64, copy=True).flatten() for grad in grads
-                )
-            with self._backend():
-                terms = update(_first(batch, count))
-            found[f"{name} loss"] = terms["loss"].double().cpu().numpy()
-            found[f"{name} gradient"] = torch.cat(taken).numpy()
-            self._restore()
-        for updater in (bilevel.weights, bilevel.alphas):
-            updater.average = lambda grads: None
-        return found
+        """Losses and gradients on the checked images, from the initial state, in float64."""
 
     def first_gradients(self) -> dict[str, np.ndarray]:
         """:meth:`gradients`, and then a step: whole batches may have to be compiled for too."""
@@ -104,58 +51,67 @@ class StepRunner:
         self.step()
         return found
 
-    def seconds(self) -> float:
-        """Of one step."""
-        return timed(self.step, self.device)
+    def seconds(self, part: str = "step") -> float:
+        """That a part takes."""
+        before = time.process_time()
+        taken = timed(getattr(self, part), self.device)
+        self._cpu_seconds[part].append(time.process_time() - before)
+        return taken
 
-    def peak_bytes(self) -> int | None:
-        """Most memory that a step takes beside what is there between steps; None: not known."""
+    def cpu_seconds(self, part: str = "step") -> float:
+        """That processors spent on a part, all threads together: the median of what was timed."""
+        return statistics.median(self._cpu_seconds[part])
+
+    def peak_bytes(self, part: str = "step") -> int | None:
+        """Most memory that a part takes beside what is there between steps; None: not known."""
         if self.variant.graphed:
             return None  # a graph keeps the memory that its steps take
-        return peak_bytes(self.step, self.device)
+        return peak_bytes(getattr(self, part), self.device)
 
-    def calls(self) -> int | None:
+    def calls(self, part: str = "step") -> int | None:
         """Kernels launched on a GPU; operators called elsewhere; None: not known."""
+        run = getattr(self, part)
         if self.device.type == "cuda":
-            return step_counts.launches(self.step)
+            return step_counts.launches(run)
         if self.variant.prepare is not None:
             # Counting what is dispatched makes PyTorch leave compiled code aside.
             return None
-        return step_counts.operator_calls(self.step)
+        return step_counts.operator_calls(run)
 
-    def floor(self) -> step_counts.Floor:
-        """What a step needs; plain PyTorch, so that each product is seen."""
-        config, views = self.trainer.config, len(self.weight_batch.views)
-        batches = (self.alpha_batch, self.weight_batch)
-        with ops.backend("torch"):
-            products = step_counts.multiply_adds(partial(self.trainer.bilevel.step, *batches))
-        return step_counts.Floor(
-            step_counts.bytes_moved(config, self.trainer.data.image_size, views), products
-        )
-
-    def data_seconds(self) -> float:
-        """Of making both batches of a step, the mean over many."""
-        stream = self.trainer.alpha_stream
-        calls = -(-_STREAMED[self.device.type] // stream.batch_size)
-        stream.next()
-        stream.load_state_dict({**stream.state_dict(), "position": 0})
-        return 2 * timed(lambda: [stream.next() for _ in range(calls)], self.device) / calls
-
-    def spent(self) -> list[step_counts.Spent]:
-        """Where the time of a step goes."""
-        return step_counts.spent(self.step, self.device)
+    def spent(self, part: str = "step") -> list[step_counts.Spent]:
+        """Where the time of a part goes."""
+        return step_counts.spent(getattr(self, part), self.device)
 
     def _backend(self) -> AbstractContextManager[None]:
-        return ops.backend("reference") if self.variant.supernet == "reference" else nullcontext()
-
-    def _restore(self) -> None:
-        for part, state in zip(self._parts, self._initial, strict=True):
-            part.load_state_dict(copy.deepcopy(state))
-        if self.trainer.graphed is not None:
-            self.trainer.graphed.reset()
+        return ops.backend("reference") if self.variant.form == "reference" else nullcontext()
 
 
-def _first(batch: Batch, count: int) -> Batch:
+@contextlib.contextmanager
+def taken_gradients(*updaters: Updater) -> Iterator[list[Tensor]]:
+    """Within it, the gradients of each update before they are clipped in place: flat, in float64.
+
+    They are on the CPU, in the order of the updater's parameters.
+    """
+    taken: list[Tensor] = []
+    before = [updater.average for updater in updaters]
+    for updater in updaters:
+        updater.average = lambda grads: taken.extend(
+            grad.detach().to("cpu", torch.float64, copy=True).flatten() for grad in grads
+        )
+    try:
+        yield taken
+    finally:
+        for updater, average in zip(updaters, before, strict=True):
+            updater.average = average
+
+
+def first_images(batch: Batch, count: int) -> Batch:
+    """The first images of a batch."""
     return Batch(
         tuple(view[:count] for view in batch.views), batch.labels[:count], batch.indices[:count]
     )
+
+
+def exact(batch: Batch) -> Batch:
+    """The same in float64."""
+    return dataclasses.replace(batch, views=tuple(view.double() for view in batch.views))

@@ -1,4 +1,4 @@
-"""A variant of a search step in a process of its own, which can be ended and shares no memory."""
+"""A variant of a step in a process of its own, which can be ended and shares no memory."""
 
 from __future__ import annotations
 
@@ -14,33 +14,37 @@ from benchmarks.step_runner import StepRunner
 
 
 class Worker:
-    """A :class:`StepRunner` in another process.
+    """A runner in another process.
 
     Args:
         cache: folder for what torch.compile makes.
-        what: arguments of the runner.
+        runner: its class.
+        what: arguments of that.
     """
 
-    def __init__(self, cache: str, *what: Any) -> None:
+    def __init__(self, cache: str, runner: type[StepRunner], *what: Any) -> None:
         # A forked process could neither use CUDA nor threads that it has no part of.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, cache, what), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(theirs, cache, runner, what), daemon=True
+        )
         self._process.start()
         theirs.close()
 
-    def ask(self, question: str, seconds: float | None = None) -> Any:
+    def ask(self, question: str, *about: str, seconds: float | None = None) -> Any:
         """The answer of the runner's method of that name.
 
         Args:
             question: name of the method.
+            about: its arguments.
             seconds: how long to wait; after that the process is ended.
 
         Raises:
             WorkerError: see there.
         """
         with contextlib.suppress(OSError):  # what it failed with may wait to be read
-            self._connection.send(question)
+            self._connection.send((question, about))
         try:
             if not self._connection.poll(seconds):
                 self.close()
@@ -61,15 +65,17 @@ class Worker:
         self._process.join()
 
 
-def _serve(connection: Connection, cache: str, what: tuple[Any, ...]) -> None:
+def _serve(
+    connection: Connection, cache: str, runner: type[StepRunner], what: tuple[Any, ...]
+) -> None:
     # An interruption is the parent's to handle, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     try:
-        runner = StepRunner(*what)
+        built = runner(*what)
         while True:
-            question = connection.recv()
-            connection.send((True, getattr(runner, question)()))
+            question, about = connection.recv()
+            connection.send((True, getattr(built, question)(*about)))
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from written_pages import lines_of
 
-from benchmarks import search_step, step_variants
+from benchmarks import search_step
 from benchmarks.checks import WorkerError, WrongResultError
 from benchmarks.pages import EAGER
-from benchmarks.search_step import check_step, main
+from benchmarks.search_runner import SearchRunner
+from benchmarks.search_step import VARIANTS, main
 from benchmarks.step_counts import bytes_moved, multiply_adds
-from benchmarks.step_page import HEADER
-from benchmarks.step_runner import StepRunner
-from benchmarks.step_variants import FAST, TRUTH, VARIANTS, StepVariant, compile_edges
+from benchmarks.step_measure import check_step
+from benchmarks.step_variants import FAST, TRUTH, StepVariant, compile_edges
 from benchmarks.step_worker import Worker
-from benchmarks.timing import Ceilings
 from ssfnas.config import SearchConfig
 
 TINY = ["--device", "cpu", "--channels", "4", "--layers", "1", "--batch-size", "4",
@@ -35,44 +35,6 @@ def config():
     )
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Variants run in the test's process, which saves the seconds that starting others takes."""
-
-    class Here:
-        def __init__(self, cache, *what):
-            self.runner = StepRunner(*what)
-
-        def ask(self, question, seconds=None):
-            return getattr(self.runner, question)()
-
-        def close(self):
-            pass
-
-    monkeypatch.setattr(search_step, "Worker", Here)
-    monkeypatch.setattr(search_step, "ceilings", lambda *_: Ceilings(1e9, 1e9))
-
-
-@pytest.fixture
-def page_of(in_this_process, tmp_path):
-    """What the command writes: the name of the page, and its text."""
-
-    def run(*argv, code=0):
-        assert main([*argv, "--results", str(tmp_path)]) == code
-        (path,) = tmp_path.iterdir()
-        return path.name, path.read_text()
-
-    return run
-
-
-def lines_of(page, start):
-    return [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in page.splitlines()
-        if line.startswith(f"| {start}")
-    ]
-
-
 def spoil(trainer):
     """One of the many weights of the network is slightly another."""
     with torch.no_grad():
@@ -85,7 +47,7 @@ def spoil_much(trainer):
 
 
 def test_page(page_of):
-    name, page = page_of(*UNCOMPILED)
+    name, page = page_of(search_step, *UNCOMPILED)
     assert name.endswith("-search-step.md")
     assert page.index("## supervised") < page.index("## ssl")
     assert page.count("Floor: ") == 1 + 2
@@ -94,24 +56,23 @@ def test_page(page_of):
     for start in ("reference, eager", "fast"):
         rows = lines_of(page, start)
         assert len(rows) == 2
-        for row in rows:
-            found = dict(zip(HEADER, row, strict=True))
-            assert float(found["ms a step"]) > 0
+        for found in rows:
+            assert float(found["ms"]) > 0
+            assert float(found["CPU ms"]) > 0
             assert found["x compiled"] == "-"
             assert int(found["calls"].replace(",", "")) > 100
-    assert [row[2] for row in lines_of(page, "reference, eager")] == ["1.00", "1.00"]
+    assert [found["x eager"] for found in lines_of(page, "reference, eager")] == ["1.00", "1.00"]
     assert not lines_of(page, "reference, compiled")
 
 
 def test_compiled_variant_is_timed_and_said_how(page_of, monkeypatch):
     uncompiling = functools.partial(compile_edges, backend="eager")
-    monkeypatch.setitem(step_variants.UNITS, "edge", uncompiling)
-    _, page = page_of(*TINY, "--objective", "supervised")
+    monkeypatch.setitem(search_step.UNITS, "edge", uncompiling)
+    _, page = page_of(search_step, *TINY, "--objective", "supervised")
     assert "`reference, compiled` (edge by edge, " in page
     assert page.count("Compiling, warm-up included: ") == 1
-    (row,) = lines_of(page, "reference, compiled")
-    found = dict(zip(HEADER, row, strict=True))
-    assert float(found["ms a step"]) > 0
+    (found,) = lines_of(page, "reference, compiled")
+    assert float(found["ms"]) > 0
     assert found["x compiled"] == "1.00"
     assert found["calls"] == "-"
 
@@ -124,14 +85,14 @@ def test_compiling_that_takes_too_long_is_noted(page_of, monkeypatch):
         for cell in trainer.net.cells:
             cell.forward = forward
 
-    monkeypatch.setitem(step_variants.UNITS, "cell", endless)
-    _, page = page_of(*TINY, "--compile-unit", "cell", "--objective", "supervised")
-    assert "`reference, compiled` (cell by cell) " in page
+    monkeypatch.setitem(search_step.UNITS, "cell", endless)
+    _, page = page_of(search_step, *TINY, "--compile-unit", "cell", "--objective", "supervised")
+    assert "`reference, compiled` (cell by cell, " in page
     assert "Compiling, " not in page
     (row,) = lines_of(page, "reference, compiled")
-    assert row[1] == "failed: not done after 900 s"
+    assert row["ms"] == "failed: not done after 900 s"
     (fast,) = lines_of(page, "fast")
-    assert float(fast[1]) > 0
+    assert float(fast["ms"]) > 0
 
 
 def test_alike_edges_share_what_is_compiled(config):
@@ -142,7 +103,7 @@ def test_alike_edges_share_what_is_compiled(config):
     counter = CompileCounterWithBackend("aot_eager")
     plain = StepVariant("plain", "reference")
     compiled = dataclasses.replace(plain, prepare=functools.partial(compile_edges, backend=counter))
-    runner, usual = (StepRunner(variant, config, "cpu", 4) for variant in (compiled, plain))
+    runner, usual = (SearchRunner(variant, config, "cpu", 4) for variant in (compiled, plain))
     found, wanted = runner.gradients(), usual.gradients()
     for name in wanted:
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-6)
@@ -160,13 +121,13 @@ def test_alike_edges_share_what_is_compiled(config):
 
 def test_profile_says_where_the_time_of_a_step_goes(page_of):
     options = ["--objective", "supervised", "--precision", "bf16", "--profile"]
-    name, page = page_of(*UNCOMPILED, *options)
+    name, page = page_of(search_step, *UNCOMPILED, *options)
     assert name.endswith("-search-step-bf16-supervised.md")
-    _, eager, fast = page.split("### Time of one step of ")
+    _, eager, fast = page.split("### Time of ")
     assert lines_of(eager, "aten::convolution_backward")
     assert lines_of(fast, "_CellFunctionBackward")
     for part in (eager, fast):
-        shares = [float(line[-1].rstrip("%")) for line in lines_of(part, "") if "%" in line[-1]]
+        shares = [float(line["share"].rstrip("%")) for line in lines_of(part, "")]
         assert len(shares) == 15 + 1
         assert sum(shares) == pytest.approx(100, abs=1)
         assert shares[:15] == sorted(shares[:15], reverse=True)
@@ -175,16 +136,16 @@ def test_profile_says_where_the_time_of_a_step_goes(page_of):
 def test_wrong_variant_is_refused(page_of, monkeypatch):
     wrong = dataclasses.replace(VARIANTS[FAST], prepare=spoil)
     monkeypatch.setitem(search_step.VARIANTS, FAST, wrong)
-    _, page = page_of(*UNCOMPILED, "--objective", "supervised", code=1)
+    _, page = page_of(search_step, *UNCOMPILED, "--objective", "supervised", code=1)
     (row,) = lines_of(page, "fast")
-    assert row[1].startswith("WRONG: fast: ")
-    assert set(row[2:]) == {""}
+    assert row.pop("ms").startswith("WRONG: fast: ")
+    assert set(row.values()) == {"fast", ""}
 
 
 def test_variant_that_is_wrong_only_in_single_precision_is_refused(config):
     wrong = dataclasses.replace(VARIANTS[FAST], prepare=spoil_much)
     truth, plain, found = (
-        StepRunner(variant, config, "cpu", 4).gradients()
+        SearchRunner(variant, config, "cpu", 4).gradients()
         for variant in (TRUTH, VARIANTS[EAGER], wrong)
     )
     check_step("reference", plain, plain, truth, "fp32")
@@ -193,7 +154,7 @@ def test_variant_that_is_wrong_only_in_single_precision_is_refused(config):
 
 
 def test_gradients_are_those_of_both_updates(config):
-    runner = StepRunner(TRUTH, config, "cpu", 4)
+    runner = SearchRunner(TRUTH, config, "cpu", 4)
     first, second = runner.gradients(), runner.gradients()
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
@@ -206,10 +167,10 @@ def test_gradients_are_those_of_both_updates(config):
 
 
 def test_variant_out_of_time_is_ended(config, tmp_path):
-    worker = Worker(str(tmp_path), TRUTH, config, "cpu", 4)
+    worker = Worker(str(tmp_path), SearchRunner, TRUTH, config, "cpu", 4)
     try:
         with pytest.raises(WorkerError, match="not done after 0 s"):
-            worker.ask("gradients", 1e-6)
+            worker.ask("gradients", seconds=1e-6)
         assert not worker._process.is_alive()
     finally:
         worker.close()
@@ -220,8 +181,8 @@ def test_each_variant_in_a_process_of_its_own(tmp_path):
     assert main([*UNCOMPILED, "--objective", "ssl", "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     (eager,), (fast,) = (lines_of(path.read_text(), start) for start in ("reference, e", "fast"))
-    assert float(eager[1]) > 0
-    assert float(fast[1]) > 0
+    assert float(eager["ms"]) > 0
+    assert float(fast["ms"]) > 0
 
 
 def test_grouped_convolutions_gradients_cost_as_much_as_itself():
