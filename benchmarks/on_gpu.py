@@ -38,6 +38,7 @@ VARIABLES = {
     "MAX_JOBS": str(os.cpu_count() or 1),
 }
 _PYTHON = "{python} -m"
+_UNCOMPILED = "--no-compile --profile"
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,26 @@ def _sanitizer(tool: str) -> Step:
     )
 
 
-def _search_step(objective: str, precision: str, options: str = "--no-compile --profile") -> Step:
-    compiled = "" if "--no-compile" in options else "-compiled"
-    chosen = f"--objective {objective} --precision {precision}"
+def _whole_step(name: str, command: str, headline: str) -> Step:
     return Step(
+        name, f"{_PYTHON} benchmarks.{command} --results {{out}}", headline=rf"{headline}|^TF32"
+    )
+
+
+def _search_step(objective: str, precision: str, options: str = _UNCOMPILED) -> Step:
+    compiled = "" if "--no-compile" in options else "-compiled"
+    return _whole_step(
         f"search-step-{objective}-{precision}{compiled}",
-        f"{_PYTHON} benchmarks.search_step {chosen} --results {{out}} {options}",
-        headline=r"^\| (reference|fast)|^TF32",
+        f"search_step --objective {objective} --precision {precision} {options}",
+        r"^\| (reference|fast)",
+    )
+
+
+def _train_step(setting: str, precision: str) -> Step:
+    return _whole_step(
+        f"train-step-{setting}-{precision}",
+        f"train_step --setting {setting} --precision {precision} {_UNCOMPILED}",
+        r"^\| fast",  # of the step, and of the evaluation
     )
 
 
@@ -151,9 +165,13 @@ STEPS = (
     _search("search-3", "--epochs 3 --derive darts"),
     _search_step("ssl", "bf16"),
     _search_step("ssl", "fp32"),
+    _train_step("small", "bf16"),
+    _train_step("small", "fp32"),
     *(_ops(op) for op in ("mixed_norm_sum", "mixed_sum", "barlow_twins_loss")),
     _ops("candidate_operations"),
     _search("search-50", "--precision bf16 --derive darts"),
+    _train_step("large", "bf16"),
+    _train_step("large", "fp32"),
     _search_step("supervised", "bf16", "--compile-unit edge --compile-seconds 80"),
     _retrain("on"),
     _retrain("off"),

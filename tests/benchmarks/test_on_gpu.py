@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as ops
-from benchmarks import search_step, smoke
+from benchmarks import search_step, smoke, train_step
 from benchmarks.checks import WrongResultError
 from benchmarks.on_gpu import LONGEST, STEPS, Step, main, run
 from ssfnas import config
@@ -128,6 +128,8 @@ def test_commands_of_steps_are_ones_that_there_are(tmp_path):
         module, *rest = words[words.index("-m") + 1 :] if "-m" in words else [""]
         if module == "benchmarks.search_step":
             search_step._arguments(rest)
+        elif module == "benchmarks.train_step":
+            train_step._arguments(rest)
         elif module == "benchmarks":
             ops._arguments(rest)
         elif module == "benchmarks.smoke":
@@ -138,7 +140,7 @@ def test_commands_of_steps_are_ones_that_there_are(tmp_path):
         else:
             continue
         parsed += 1
-    assert parsed >= 15
+    assert parsed >= 19
 
 
 @pytest.mark.parametrize("parts", [["ops", "launches"], ["gradients"], ["supervised-fp32"]])
