@@ -26,7 +26,7 @@ class StepVariant:
         form: which one of the network; ``"reference"`` with the reference of all ops, too.
         exact: in float64, whatever the precision.
         precision: ``"fp32"`` or ``"bf16"``; None: that of the others.
-        channels_last: images and weights of the textbook form lie so.
+        channels_last: states lie so; in the textbook form images and weights are laid so first.
         graphed: each step is one CUDA graph.
         prepare: changes the training that was built; a function that a new process can import.
     """
@@ -38,6 +38,11 @@ class StepVariant:
     channels_last: bool = False
     graphed: bool = False
     prepare: Callable[[Any], None] | None = None
+
+    @property
+    def usual(self) -> bool:
+        """Whether it is the textbook form as it is."""
+        return self.form == "reference" and self.prepare is None
 
     def arithmetic(self, precision: str) -> str:
         """The precision that it is built with where that of the others is ``precision``."""

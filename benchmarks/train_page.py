@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -57,18 +58,16 @@ def section(
     ]
     if config.precision == "fp32":  # what ratios mean then
         texts += pages.tf32(device)
+    compiled = parts["step"].rows.get(COMPILED)
+    if compiled is not None and compiled.warm_up is not None:
+        texts.append(f"Compiling, warm-up of all parts included: {compiled.warm_up:.1f} s.")
     cores = None if device.type == "cuda" else torch.get_num_threads()
     for name, measured in parts.items():
         times = config.batch_size * PASSES[name]
         rows, least = measured.rows, measured.products.seconds(times, reached, cores)
-
-        def ratios(
-            row: StepRow, rows: Mapping[str, StepRow] = rows, least: float = least
-        ) -> list[str]:
-            return _ratios(row, rows, least)
-
+        ratios = partial(_ratios, rows=rows, least=least)
         texts += [f"### {PARTS[name]}", table(rows.values(), config.batch_size, RATIOS, ratios)]
-        texts += _remarks(measured, times, least)
+        texts.append(_floor(measured.products, times, least))
         texts += profiles(rows.values(), "####")
     return "\n\n".join(texts)
 
@@ -91,15 +90,10 @@ def _ratios(row: StepRow, rows: Mapping[str, StepRow], least: float) -> list[str
     ]
 
 
-def _remarks(measured: Measured, times: int, least: float) -> Iterator[str]:
-    """What stands below the table: warm-up and floor."""
-    compiled = measured.rows.get(COMPILED)
-    if compiled is not None and compiled.warm_up is not None:
-        yield f"Compiling, warm-up of all parts included: {compiled.warm_up:.1f} s."
-    kinds = ", ".join(
-        f"{count / 1e6:.1f} M {kind}" for kind, count in measured.products._asdict().items()
-    )
-    yield f"Floor: {kinds} multiply-adds of an image, {times} times: {least * 1e3:.2f} ms."
+def _floor(counted: Products, times: int, least: float) -> str:
+    """What stands below a table."""
+    kinds = ", ".join(f"{count / 1e6:.1f} M {kind}" for kind, count in counted._asdict().items())
+    return f"Floor: {kinds} multiply-adds of an image, {times} times: {least * 1e3:.2f} ms."
 
 
 def preface(config: RetrainConfig, reached: Ceilings, on_gpu: bool, compile_unit: str) -> list[str]:

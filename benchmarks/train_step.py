@@ -42,8 +42,8 @@ VARIANTS = {
     NCHW: StepVariant(NCHW, "reference", precision="fp32"),
     CHANNELS_LAST: StepVariant(CHANNELS_LAST, "reference", channels_last=True),
     COMPILED: StepVariant(COMPILED, "reference", channels_last=True),
-    FAST: StepVariant(FAST, "fast"),
-    GRAPHED: StepVariant(GRAPHED, "fast", graphed=True),
+    FAST: StepVariant(FAST, "fast", channels_last=True),
+    GRAPHED: StepVariant(GRAPHED, "fast", channels_last=True, graphed=True),
 }
 
 

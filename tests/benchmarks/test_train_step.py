@@ -52,6 +52,9 @@ def test_page(page_of):
     assert "\n\n## own: 4 channels, 2 cells, batch 4\n\n### Training step\n\n" in page
     assert page.index("### Training step") < page.index("### Evaluation")
     assert page.count("\n\nFloor: ") == 1 + 2
+    assert "DARTS_V2, auxiliary head 0.4, drop-path 0.2, 32x32 images, fp32." in page
+    assert "at a stated 30 GFLOP/s a core" in page
+    assert "Calls: operators called." in page
     for start in VARIANTS:
         found = lines_of(page, start)
         assert len(found) == 2 * (start in (NCHW, CHANNELS_LAST, FAST))
@@ -76,7 +79,7 @@ def test_compiled_variant_is_timed_and_said_how(page_of, monkeypatch):
     monkeypatch.setitem(train_step.UNITS, "cell", uncompiling)
     _, page = page_of(train_step, *TINY)
     assert "`reference, compiled` (channels_last, cell by cell, " in page
-    assert page.count("Compiling, warm-up of all parts included: ") == 2
+    assert page.count("Compiling, warm-up of all parts included: ") == 1
     for line in lines_of(page, "reference, compiled"):
         assert float(line["ms"]) > 0
         assert line["calls"] == "-"
@@ -120,6 +123,26 @@ def test_variant_that_is_wrong_only_in_single_precision_is_refused(config):
     check_step("reference", plain, plain, truth, "fp32")
     with pytest.raises(WrongResultError, match="the reference in fp32"):
         check_step("fast", found, plain, truth, "fp32")
+
+
+def test_without_usual_code_of_its_memory_layout_nothing_says_how_far_one_may_err(
+    page_of, monkeypatch
+):
+    def fails(images):
+        raise ValueError("no memory is left")
+
+    def broken(trainer):
+        trainer.net.forward = fails
+
+    failing = dataclasses.replace(VARIANTS[CHANNELS_LAST], prepare=broken)
+    monkeypatch.setitem(train_step.VARIANTS, CHANNELS_LAST, failing)
+    _, page = page_of(train_step, *UNCOMPILED)
+    for start, note in [
+        (CHANNELS_LAST, "failed: ValueError: no memory is left"),
+        (FAST, "failed: its reference did"),
+    ]:
+        assert [line["ms"] for line in lines_of(page, start)] == [note, note]
+    assert all(float(line["ms"]) > 0 for line in lines_of(page, NCHW))
 
 
 def test_each_gradient_counts_in_double_precision(config):
