@@ -77,14 +77,17 @@ def _threads() -> str:
 
 def _backends() -> Iterator[tuple[str, str]]:
     try:
-        from ssfnas.ops import backends
+        from ssfnas.ops import backends, native
 
         found = backends()
     except Exception as error:
         yield "backends fail", _reason(error)
         return
     for name, reason in found.items():
-        yield f"backend {name}", reason or "available"
+        available = "available"
+        if name == "native" and reason is None:
+            available += f", on this CPU with {native.instruction_set()}"
+        yield f"backend {name}", reason or available
 
 
 def _reason(error: Exception) -> str:

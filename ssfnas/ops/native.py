@@ -41,6 +41,14 @@ def unavailable() -> str | None:
     return _WHY
 
 
+def instruction_set() -> str:
+    """What native code runs with on this CPU: ``baseline``, ``avx2``, ``avx512`` or ``amx``.
+
+    Only where :func:`unavailable` gives no reason.
+    """
+    return _C.instruction_set()
+
+
 def unsupported(op: str, tensors: Sequence[Tensor]) -> str | None:
     """Why ``op`` cannot run on these tensors, or None if it can.
 

@@ -16,6 +16,7 @@ from ssfnas.pipeline.search_run import write_genotype
 from ssfnas.pipeline.session import Session, open_session, run_training
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runs.run_files import EVALUATION_FILE
+from ssfnas.runtime.precision import what_bf16_gains
 from ssfnas.spaces import Genotype, count_multiply_adds, count_parameters
 from ssfnas.training.graphed_step import how_launched
 from ssfnas.training.retrain_trainer import RetrainTrainer, weights_of
@@ -50,6 +51,8 @@ def run_retrain(config: RetrainConfig) -> Run | None:
             return None
         if session.world.device.type == "cuda":
             session.say(how_launched(config, session.world))
+        if gain := what_bf16_gains(config.precision, session.world.device):
+            session.say(gain)
         trained, directory = run_training(session, "retrain", make)
         assert isinstance(trained, RetrainTrainer)
         if directory is None:

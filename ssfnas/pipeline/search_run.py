@@ -17,6 +17,7 @@ from ssfnas.pipeline.run import Run
 from ssfnas.pipeline.session import Session, open_session, run_training
 from ssfnas.runs.next_commands import derive_command, retrain_command
 from ssfnas.runs.run_directory import RunDirectory
+from ssfnas.runtime.precision import what_bf16_gains
 from ssfnas.spaces import SUPERNETS, Genotype, count_parameters
 from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES
 from ssfnas.training.graphed_step import how_launched
@@ -62,6 +63,8 @@ def run_search(config: SearchConfig) -> Run | None:
             return None
         if session.world.device.type == "cuda" and strategy.trains_alphas:
             session.say(how_launched(config, session.world))
+        if gain := what_bf16_gains(config.precision, session.world.device):
+            session.say(gain)
         searched, directory = run_training(session, "search", make)
         assert isinstance(searched, SearchTrainer | RandomSearchTrainer)
         if directory is None:

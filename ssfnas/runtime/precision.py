@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from ssfnas.errors import RequestError
+from ssfnas.ops import native
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,6 +24,18 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise RequestError("--precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise RequestError("--precision bf16: this GPU has none: use fp16 or fp32")
+
+
+def what_bf16_gains(precision: str, device: torch.device) -> str | None:
+    """One line on what bfloat16 is worth on this CPU; None where nothing has to be said."""
+    if precision != "bf16" or device.type != "cpu":
+        return None
+    if native.unavailable() is None and native.instruction_set() == "amx":
+        return "bf16: products over channels run on the CPU's matrix unit (AMX)"
+    return (
+        "bf16: this CPU has no matrix unit that ssfnas can use (AMX): it saves memory, and time "
+        "only where memory is what limits"
+    )
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from ssfnas.errors import RequestError
-from ssfnas.runtime.precision import autocast, check_precision, make_scaler
+from ssfnas.ops import native
+from ssfnas.runtime.precision import (
+    autocast,
+    check_precision,
+    make_scaler,
+    what_bf16_gains,
+)
 
 CPU = torch.device("cpu")
 
@@ -54,3 +60,15 @@ def test_fp16_scales_on_a_gpu():
         out = torch.nn.Linear(3, 2, device=device)(torch.ones(1, 3, device=device))
     assert out.dtype == torch.float16
     assert scaler.scale(out.float().sum()).item() == 65536 * out.float().sum().item()
+
+
+@pytest.mark.parametrize(
+    ("sets", "found"),
+    [("amx", "matrix unit (AMX)"), ("avx2", "no matrix unit"), (None, "no matrix")],
+)
+def test_bf16_on_a_cpu_says_what_it_gains(monkeypatch, sets, found):
+    monkeypatch.setattr(native, "unavailable", lambda: None if sets else "not built")
+    monkeypatch.setattr(native, "instruction_set", lambda: sets)
+    assert found in what_bf16_gains("bf16", torch.device("cpu"))
+    assert what_bf16_gains("fp32", torch.device("cpu")) is None
+    assert what_bf16_gains("bf16", torch.device("cuda")) is None
