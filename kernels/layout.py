@@ -53,6 +53,10 @@ class Extent(NamedTuple):
             return Extent(samples * places, channels, 1)
         return Extent(samples, channels, places)
 
+    def of_one(self, images: int) -> Extent:
+        """The extent of each of so many images that the tensor has."""
+        return Extent(self.outer // images, self.channels, self.inner)
+
     @property
     def channels_inner(self) -> bool:
         """Whether neighbors in memory belong to neighboring channels."""

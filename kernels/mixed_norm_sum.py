@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssfnas.kernels.layout import Extent, accumulator, in_one_layout, memory_format, on_device
 from ssfnas.kernels.tiles import tile
-from ssfnas.kernels.walks import GROUP, find_factors, find_tile, of_images, per_channel, walk
+from ssfnas.kernels.walks import GROUP, find_tile, per_channel, walk, walk_images
 
 
 @triton.jit
@@ -33,7 +33,9 @@ def _forward_kernel(
     inputs,
     factors,
     images,
+    image_tiles,
     K: tl.constexpr,
+    TOGETHER: tl.constexpr,
     CHANNELS_INNER: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
@@ -41,16 +43,16 @@ def _forward_kernel(
 ):
     """out = sum_k a_kc z_k + b_c, or sum_k f_kn (a_kc z_k + b_kc)."""
     start, offsets, mask, channel, live, number = find_tile(
-        outer, channels, inner, blocks, lane_tiles, CHANNELS_INNER, ROWS, LANES
+        outer, channels, inner, blocks, lane_tiles, image_tiles, CHANNELS_INNER, ROWS, LANES
     )
     total = tl.zeros([ROWS, LANES], ACC)
     if factors is None:
         total += per_channel(b, channel, live, CHANNELS_INNER).to(ACC)
     else:
-        factors = find_factors(factors, images, number, outer, lane_tiles, ROWS)
-    for first in tl.static_range(0, K, GROUP):
+        factors += number // image_tiles
+    for first in tl.static_range(0, K, TOGETHER):
         if first < inputs:
-            for k in tl.static_range(first, first + GROUP):
+            for k in tl.static_range(first, first + TOGETHER):
                 if k < K:
                     z = tl.load(zs[k] + start + offsets, mask=mask, other=0.0).to(ACC)
                     scale = per_channel(a + k * channels, channel, live, CHANNELS_INNER)
@@ -59,7 +61,7 @@ def _forward_kernel(
                     else:
                         shift = per_channel(b + k * channels, channel, live, CHANNELS_INNER)
                         factor = tl.load(factors + k * images).to(ACC)
-                        total += factor * (scale.to(ACC) * z + shift.to(ACC))
+                        total += (factor * scale.to(ACC)) * z + factor * shift.to(ACC)
     tl.store(out + start + offsets, total.to(out.dtype.element_ty), mask=mask)
 
 
@@ -84,7 +86,7 @@ def _apply_kernel(
 ):
     """dz_k = p_kc g + q_kc z_k + r_kc where dzs[k] is given."""
     start, offsets, mask, channel, live, _ = find_tile(
-        outer, channels, inner, blocks, lane_tiles, CHANNELS_INNER, ROWS, LANES
+        outer, channels, inner, blocks, lane_tiles, None, CHANNELS_INNER, ROWS, LANES
     )
     g = tl.load(grad + start + offsets, mask=mask, other=0.0).to(ACC)
     for k in tl.static_range(K):
@@ -114,17 +116,21 @@ def norm_sum_forward(
     out = torch.empty_like(zs[0])
     if out.numel() == 0:
         return out
-    extent = Extent.of(out)
+    # A tile has a factor, so none has parts of two images.
+    images = 1 if factors is None else out.shape[0]
+    extent = Extent.of(out).of_one(images)
     size = tile(extent, out.dtype, reduces=False)
     with on_device(out):
-        _forward_kernel[(size.programs,)](
+        _forward_kernel[(size.programs * images,)](
             tuple(zs),
             a.contiguous(),
             b.contiguous(),
             out,
             inputs=len(zs),
-            **of_images(factors, out),
+            **walk_images(factors, images, size),
             K=len(zs),
+            # Each input brings two more numbers a lane: groups of half the size keep to registers.
+            TOGETHER=GROUP.value if factors is None else GROUP.value // 2,
             **walk(extent, size, accumulator(out.dtype)),
         )
     return out

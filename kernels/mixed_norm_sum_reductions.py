@@ -17,12 +17,11 @@ from ssfnas.kernels.reductions import loop_steps, sum_partials
 from ssfnas.kernels.tiles import ceil_div, power_of_two, tile
 from ssfnas.kernels.walks import (
     GROUP,
-    find_factors,
     find_tile,
-    of_images,
     per_channel,
     tile_constants,
     walk,
+    walk_images,
 )
 
 # One program merges this many channels, this many tiles a step.
@@ -78,7 +77,7 @@ def _statistics_kernel(
 ):
     """Mean and sum of squared deviations of each tile, both [K, tiles, C]."""
     start, offsets, mask, channel, live, number = find_tile(
-        outer, channels, inner, blocks, lane_tiles, CHANNELS_INNER, ROWS, LANES
+        outer, channels, inner, blocks, lane_tiles, None, CHANNELS_INNER, ROWS, LANES
     )
     count = _elements(number, outer, inner, lane_tiles, CHANNELS_INNER, ROWS, LANES).to(ACC)
     for first in tl.static_range(0, K, GROUP):
@@ -177,6 +176,7 @@ def _reduce_kernel(
     inputs,
     factors,
     images,
+    image_tiles,
     K: tl.constexpr,
     FIRSTS: tl.constexpr,
     GROUPED: tl.constexpr,
@@ -187,30 +187,31 @@ def _reduce_kernel(
 ):
     """Per tile, [FIRSTS + K, tiles, C]: sum g, and sum g (z_k - mean_kc) rstd_kc.
 
-    With factors f_kn g in place of g: then sums of that, for every k, are the first.
+    With factors the sums of f_kn g, for every k, are the first, and these in place of g.
     """
     start, offsets, mask, channel, live, number = find_tile(
-        outer, channels, inner, blocks, lane_tiles, CHANNELS_INNER, ROWS, LANES
+        outer, channels, inner, blocks, lane_tiles, image_tiles, CHANNELS_INNER, ROWS, LANES
     )
     g = tl.load(grad + start + offsets, mask=mask, other=0.0).to(ACC)
     to = partials + number * channels + channel
+    sum_of_g = _tile_sum(g, CHANNELS_INNER)
     if factors is None:
-        tl.store(to, _tile_sum(g, CHANNELS_INNER), mask=live)
+        tl.store(to, sum_of_g, mask=live)
     else:
-        factors = find_factors(factors, images, number, outer, lane_tiles, ROWS)
+        factors += number // image_tiles
     for first in tl.static_range(0, K, GROUP if GROUPED else K):
         if first < (inputs if GROUPED else K):
             for k in tl.static_range(first, first + (GROUP if GROUPED else K)):
                 if k < K:
-                    own, row = g, k * channels
-                    if factors is not None:
-                        own = g * tl.load(factors + k * images).to(ACC)
-                        sum_of_own = _tile_sum(own, CHANNELS_INNER)
-                        tl.store(to + k * tiles * channels, sum_of_own, mask=live)
+                    row = k * channels
                     total = _deviations(
-                        zs[k] + start, offsets, mean + row, rstd + row, own, mask, channel, live,
+                        zs[k] + start, offsets, mean + row, rstd + row, g, mask, channel, live,
                         CHANNELS_INNER,
                     )  # fmt: skip
+                    if factors is not None:
+                        factor = tl.load(factors + k * images).to(ACC)
+                        tl.store(to + k * tiles * channels, factor * sum_of_g, mask=live)
+                        total *= factor
                     tl.store(to + (k + FIRSTS) * tiles * channels, total, mask=live)
 
 
@@ -300,31 +301,35 @@ def norm_sum_reduce(
     zs = in_one_layout(zs)
     first = zs[0]
     grad = grad.contiguous(memory_format=memory_format(first))
-    extent = Extent.of(first)
+    # A tile has a factor, so none has parts of two images.
+    images = 1 if factors is None else first.shape[0]
+    firsts = 1 if factors is None else len(zs)  # rows of S0
     dtype = accumulator(first.dtype)
-    count = len(zs)
-    firsts = 1 if factors is None else count  # rows of S0
-    shape = (firsts + count, extent.channels)
     if first.numel() == 0:
-        sums = torch.zeros(shape, dtype=dtype, device=first.device)
+        sums = torch.zeros((firsts + len(zs), first.shape[1]), dtype=dtype, device=first.device)
     else:
+        extent = Extent.of(first).of_one(images)
         size = tile(extent, first.dtype, reduces=True)
-        partials = torch.empty((shape[0], size.tiles, shape[1]), dtype=dtype, device=first.device)
+        tiles = size.tiles * images
+        partials = torch.empty(
+            (firsts + len(zs), tiles, extent.channels), dtype=dtype, device=first.device
+        )
         with on_device(first):
-            _reduce_kernel[(size.programs,)](
+            _reduce_kernel[(size.programs * images,)](
                 grad,
                 tuple(zs),
                 mean.contiguous(),
                 rstd.contiguous(),
                 partials,
-                tiles=size.tiles,
-                inputs=count,
-                **of_images(factors, first),
-                K=count,
+                tiles=tiles,
+                inputs=len(zs),
+                **walk_images(factors, images, size),
+                K=len(zs),
                 FIRSTS=firsts,
-                # With small numbers to load the compiler keeps fewer of them in flight by itself.
-                GROUPED=first.dtype.itemsize > 2,
+                # With small numbers to load the compiler keeps fewer of them in flight by itself,
+                # but for many factors.
+                GROUPED=first.dtype.itemsize > 2 or (factors is not None and len(zs) > GROUP.value),
                 **walk(extent, size, dtype),
             )
             sums = sum_partials(partials)
-    return sums[0] if factors is None else sums[:count], sums[firsts:]
+    return sums[0] if factors is None else sums[:firsts], sums[firsts:]

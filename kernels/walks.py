@@ -27,14 +27,22 @@ def find_tile(
     inner,
     blocks,
     lane_tiles,
+    image_tiles,
     CHANNELS_INNER: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """This program's tile: first element, offsets [ROWS, LANES], mask, channels, live, number."""
+    """This program's tile: first element, offsets [ROWS, LANES], mask, channels, live, number.
+
+    Where ``image_tiles`` is given, sizes are those of one image, which has so many tiles; the
+    images lie one behind the other, and so do their tiles' numbers.
+    """
     pid = tl.program_id(0).to(tl.int64)
     block = pid % blocks
-    number = pid // blocks
+    of_all = pid // blocks
+    number = of_all
+    if image_tiles is not None:
+        number = of_all % image_tiles
     row = tl.arange(0, ROWS)
     lane = tl.arange(0, LANES)
     if CHANNELS_INNER:
@@ -52,7 +60,9 @@ def find_tile(
         start = (first_row * channels + block) * inner + first_lane
         offsets = row[:, None] * (channels * inner) + lane[None, :]
         mask = (first_row + row < outer)[:, None] & (first_lane + lane < inner)[None, :]
-    return start, offsets, mask, channel, live, number
+    if image_tiles is not None:
+        start += (of_all // image_tiles) * outer * channels * inner
+    return start, offsets, mask, channel, live, of_all
 
 
 @triton.jit
@@ -62,17 +72,6 @@ def per_channel(values, channel, live, CHANNELS_INNER: tl.constexpr):
     if CHANNELS_INNER:
         value = value[None, :]
     return value
-
-
-@triton.jit
-def find_factors(factors, images, number, outer, lane_tiles, ROWS: tl.constexpr):
-    """Where each row of this program's tile has its image's factor, [ROWS, 1], of the first input.
-
-    Rows beyond the last have a factor too, that of the last.
-    """
-    row = tl.minimum((number // lane_tiles) * ROWS + tl.arange(0, ROWS), outer - 1)
-    # An image's pixels are rows where channels are the fastest dimension; else it is one.
-    return (factors + row // (outer // images))[:, None]
 
 
 def walk(extent: Extent, size: Tile, dtype: torch.dtype) -> dict[str, Any]:
@@ -89,11 +88,11 @@ def walk(extent: Extent, size: Tile, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def of_images(factors: Tensor | None, like: Tensor) -> dict[str, Any]:
+def walk_images(factors: Tensor | None, images: int, size: Tile) -> dict[str, Any]:
     """The arguments of a kernel that takes factors [K, N] of images, by name; None for ones."""
     if factors is None:
-        return {"factors": None, "images": None}
-    return {"factors": factors.contiguous(), "images": like.shape[0]}
+        return {"factors": None, "images": None, "image_tiles": None}
+    return {"factors": factors.contiguous(), "images": images, "image_tiles": size.tiles}
 
 
 def tile_constants(extent: Extent, size: Tile, dtype: torch.dtype) -> dict[str, Any]:

@@ -18,6 +18,7 @@ SHARED_LIMIT = 96 * 1024
 SLOW = pytest.mark.slow
 CELL = (128, 16, 32, 32)
 WIDE = (128, 144, 8, 8)
+DERIVED = (96, 36, 32, 32)
 ODD = (96, 33, 7, 7)
 
 
@@ -73,6 +74,7 @@ def test_mixed_sum(capability, count, dtype, monkeypatch):
     [
         (CELL, 7, torch.bfloat16, True),
         (CELL, 7, torch.bfloat16, False),
+        (DERIVED, 4, torch.bfloat16, True),
         pytest.param(CELL, 7, torch.float32, True, marks=SLOW),
         pytest.param(CELL, 7, torch.float64, True, marks=SLOW),
         pytest.param(CELL, 7, torch.float64, False, marks=SLOW),
