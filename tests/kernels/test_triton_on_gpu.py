@@ -33,13 +33,16 @@ def mixed_sum(rng: torch.Generator) -> tuple[list[Tensor], Callable[[], list[Ten
 def mixed_norm_sum(rng: torch.Generator) -> tuple[list[Tensor], Callable[[], list[Tensor]]]:
     zs = [torch.randn(32, 16, 33, 31, device="cuda", generator=rng) for _ in range(9)]
     zs = [z.to(torch.bfloat16).to(memory_format=torch.channels_last) for z in zs]
+    factors = torch.rand(9, 32, device="cuda", generator=rng)
 
     def call() -> list[Tensor]:
         mean, var = kernels.norm_statistics(zs, [True] * 9)
         out = kernels.norm_sum_forward(zs, var, mean[0])
         sums = kernels.norm_sum_reduce(out, zs, mean, var)
         dzs = kernels.norm_sum_apply(out, zs, mean, var, sums[1], [True] * 9)
-        return [mean, var, out, *sums, *dzs]
+        of_images = kernels.norm_sum_forward(zs, var, mean, factors)
+        sums_of_images = kernels.norm_sum_reduce(out, zs, mean, var, factors)
+        return [mean, var, out, *sums, *dzs, of_images, *sums_of_images]
 
     return zs, call
 
