@@ -1,4 +1,4 @@
-"""Triton kernels behind ``ssfnas.ops``: fused sums, normalized sums and the Barlow Twins loss.
+"""Triton kernels behind ``ssfnas.ops``: sums, normalized sums, a cell's entry, Barlow Twins loss.
 
 The modules that hold kernels are imported on first use, so that this package can be imported (and
 asked why it cannot run) where Triton is not installed.

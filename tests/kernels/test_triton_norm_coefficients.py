@@ -1,4 +1,4 @@
-"""Coefficients of normalized sums, by Triton, against their definitions; and a whole supernet."""
+"""Coefficients of normalized sums, by Triton, against their definitions; and whole networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from torch import Tensor
 from ssfnas import kernels
 from ssfnas.ops import backend, norm_coefficients
 from ssfnas.ops.selection import primitive
-from ssfnas.spaces import ReferenceSupernet, Supernet
+from ssfnas.spaces import (
+    DerivedNetwork,
+    Genotype,
+    ReferenceDerivedNetwork,
+    ReferenceSupernet,
+    Supernet,
+)
 
 # Rows and channels: one and several blocks of each, none of them full.
 SIZES = pytest.mark.parametrize(
@@ -97,6 +103,28 @@ def test_a_supernet_of_triton_is_the_reference(device, rng, nodes):
     for net, name in ((reference, "reference"), (fast, "triton")):
         with backend(name):
             (net(x).square().sum()).backward()
+        found.append([*(p.grad for p in net.parameters()), *net.buffers()])
+    for wanted, value in zip(*found, strict=True):
+        distance = (value - wanted).double().norm()
+        assert distance <= 1e-10 * max(float(wanted.double().norm()), 1e-3)
+
+
+def test_a_derived_network_of_triton_is_the_reference(device, rng):
+    """BatchNorms with weights, and dropped paths."""
+    options = {"num_classes": 3, "channels": 2, "layers": 3}
+    genotype = Genotype.load("DARTS_V2")
+    reference = ReferenceDerivedNetwork(genotype, **options, generator=rng)
+    fast = DerivedNetwork(genotype, **options)
+    for parameter in reference.parameters():
+        if parameter.dim() == 1:
+            parameter.data = normal(parameter.shape, parameter.dtype, "cpu", rng)
+    fast.load_state_dict(copy.deepcopy(reference.state_dict()))
+    x = normal((3, 3, 4, 4), torch.float64, device, rng)
+    found = []
+    for net, name in ((reference, "reference"), (fast, "triton")):
+        net.to(device, torch.float64).set_drop_path(0.4, seed=2, step=7)
+        with backend(name):
+            net(x).square().sum().backward()
         found.append([*(p.grad for p in net.parameters()), *net.buffers()])
     for wanted, value in zip(*found, strict=True):
         distance = (value - wanted).double().norm()

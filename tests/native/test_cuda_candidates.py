@@ -15,7 +15,13 @@ from native_checks import DTYPES, Draws, assert_variance, displaced, over_places
 
 from ssfnas.ops import backend, cuda_candidates, native, native_candidates, torch_candidates
 from ssfnas.ops.candidate_arguments import Units
-from ssfnas.spaces import ReferenceSupernet, Supernet
+from ssfnas.spaces import (
+    DerivedNetwork,
+    Genotype,
+    ReferenceDerivedNetwork,
+    ReferenceSupernet,
+    Supernet,
+)
 
 HERE = ROOT / "tests" / "native"
 SOURCES = (
@@ -326,6 +332,26 @@ def test_a_supernet_of_these_is_the_reference(place):
                 assert (value - truth).norm() <= 1e-10 * max(float(truth.norm()), 1e-3)
     for value, truth in zip(fast.buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(value, truth, rtol=1e-10, atol=1e-10)
+
+
+def test_a_derived_network_of_these_is_the_reference(place):
+    """Centers of BatchNorms with weights, and factors of dropped paths."""
+    options, genotype = {"num_classes": 3, "channels": 4, "layers": 3}, Genotype.load("DARTS_V2")
+    draws = torch.Generator().manual_seed(5)
+    reference = ReferenceDerivedNetwork(genotype, **options, generator=draws)
+    fast = DerivedNetwork(genotype, **options)
+    for parameter in reference.parameters():
+        if parameter.dim() == 1:
+            parameter.data = torch.randn(parameter.shape, generator=draws)
+    fast.load_state_dict(reference.state_dict())
+    x = torch.randn(3, 3, 6, 7, generator=draws, dtype=torch.float64).to(place)
+    found = []
+    for net, name in ((reference, "reference"), (fast, "native")):
+        net.to(place, torch.float64).set_drop_path(0.4, seed=2, step=7)
+        with backend(name):
+            found.append(torch.autograd.grad(net(x).square().sum(), [*net.parameters()]))
+    for value, truth in zip(found[1], found[0], strict=True):
+        assert (value - truth).norm() <= 1e-10 * max(float(truth.norm()), 1e-3)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
