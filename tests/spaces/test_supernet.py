@@ -295,3 +295,58 @@ def test_low_precision_is_no_worse_than_the_references(dtype):
             max(float((a - b).norm() / b.norm()) for a, b in zip(found, wanted, strict=True))
         )
     assert errors[1] <= 2 * errors[0] + 1e-6
+
+
+def exchange_operation(net):
+    layer = nn.Conv2d(4, 4, 3, padding=1, bias=False).double()
+    layer.weight.data = torch.randn(
+        4, 4, 3, 3, generator=torch.Generator().manual_seed(9), dtype=torch.float64
+    )
+    net.cells[0].edges[2].operations[4] = layer
+
+
+def give_norm_weights(net):
+    """A BatchNorm in the middle, one at an end, and one behind a pool get weights."""
+    draws = torch.Generator().manual_seed(9)
+    for edge, operation, place in ((0, 3, 3), (1, 4, 7), (3, 0, 1)):
+        layers = net.cells[0].edges[edge].operations[operation]
+        norm = type(layers[place])(4, affine=True).double()
+        for parameter in norm.parameters():
+            parameter.data = torch.randn(4, generator=draws, dtype=torch.float64)
+        layers[place] = norm
+
+
+def remove_norm(net):
+    net.cells[0].edges[0].operations[0] = net.cells[0].edges[0].operations[0][0]
+
+
+@pytest.mark.parametrize("exchange", [exchange_operation, give_norm_weights, remove_norm])
+def test_an_exchanged_module_is_noticed(exchange):
+    pair = networks()
+    for net in pair:
+        loss_of(net, images())
+        exchange(net)
+    assert_same(*pair, images())
+
+
+@pytest.mark.parametrize(
+    "place", ["cells.0.edges.0.operations.3.1", "cells.0.edges.1", "cells.0.preprocess1"]
+)
+def test_hooks_are_called_and_change_what_is_computed(place):
+    pair, calls = networks(), []
+    for net in pair:
+        loss_of(net, images())
+        net.get_submodule(place).register_forward_hook(
+            lambda module, inputs, output: calls.append(1) or output * 1.5
+        )
+    assert_same(*pair, images())
+    assert len(calls) == 2
+
+
+def test_cells_with_momenta_of_their_own_fold_each_by_its_own():
+    pair = networks()
+    for net in pair:
+        for module in net.cells[1].modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.3
+    assert_same(*pair, images())
