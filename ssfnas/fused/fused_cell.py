@@ -79,6 +79,9 @@ class FusedCell:
             ]
             for terms in layout.terms
         ]
+        self._weighted = [
+            any(term.candidate.weight is not None for term in terms) for terms in layout.terms
+        ]
         self._counts = [len(family.parameters()) for family in layout.families]
         self._rows: dict[torch.device, list[_Rows]] = {}
 
@@ -116,6 +119,10 @@ class FusedCell:
         remaining = iter(parameters)
         own = [list(itertools.islice(remaining, count)) for count in self._counts]
         return [*own, list(remaining)]
+
+    def has_weights(self, state: int) -> bool:
+        """Whether any of a state's summands has one."""
+        return self._weighted[state]
 
     def summands(
         self,
@@ -436,13 +443,14 @@ class _CellBackward:
             factors = None if factors is None else factors.index_select(0, rows.summed)
         mean, rstd, a = coefficients.unbind()
         affine = self.of_affine if self.needs_parameters else None
-        if not self.call.batch_statistics and not self.needs_weights and affine is None:
+        needs_weights = self.needs_weights and self.cell.has_weights(state)
+        if not self.call.batch_statistics and not needs_weights and affine is None:
             self.coefficients.table.index_copy_(0, rows.gradients[0], a)
             return
         zs = self.cell.summands(state, places, self.states, self.kept.results)
         s0, s1 = norm_sum_reduce(grad, zs, mean, rstd, factors)
         # Of this process alone: gradients of parameters are averaged over processes later.
-        if self.needs_weights:
+        if needs_weights:
             of_weights = s1
             if self.kept.affine is not None:
                 gamma, beta = self.kept.affine.index_select(1, rows.sum_rows).unbind()
