@@ -77,8 +77,10 @@ void rectify_tile(const void* const* xs, const Widths& w, int64_t at, int64_t co
     }
 }
 
+// The tile from pixel `at` on, if that is before the last.
 template <class T>
-void fetch_tile(const void* const* xs, const Widths& w, int64_t at, int64_t count) {
+void fetch_tile(const void* const* xs, const Widths& w, int64_t at, int64_t last) {
+  const int64_t count = smaller(w.tile, last - at);
   for (int64_t t = 0; t < w.tensors; ++t)
     fetch(static_cast<const T*>(xs[t]) + at * w.inputs, count * w.inputs);
 }
@@ -133,29 +135,29 @@ void forward(const PointwiseForward& args, int threads) {
   const AlignedWorkspace<S> memory(threads * scratch);
 #pragma omp parallel num_threads(threads)
   {
-  [[maybe_unused]] const MatrixUnit<T> unit;
+    [[maybe_unused]] const MatrixUnit<T> unit;
 #pragma omp for schedule(dynamic, 1)
-  for (int64_t b = 0; b < blocks; ++b) {
-    S* tile = memory.at(this_thread() * scratch);
-    S* mixed = tile + w.tile * w.padded_in;
-    bfloat16* halves = reinterpret_cast<bfloat16*>(mixed + w.tile * w.padded_out);
-    S* mean = means.at(b * w.padded_out);
-    S* square = squares.at(b * w.padded_out);
-    const int64_t first = b * block, last = smaller(w.pixels, first + block);
-    for (int64_t at = first; at < last; at += w.tile) {
-      const int64_t count = smaller(w.tile, last - at), plane = count * L;
-      rectify_tile<T>(args.xs, w, at, count, tile);
-      if (at + w.tile < last) fetch_tile<T>(args.xs, w, at + w.tile, smaller(count, last - at - w.tile));
-      mixing(tile, plane, mixed, plane, count, halves);
-      for (int64_t v = 0; v < w.vectors_out; ++v) {
-        const Moments<S> all = merged<S>({get(mean + v * L), get(square + v * L), at - first},
-                                         moments_of(mixed + v * plane, count));
-        put(mean + v * L, all.mean);
-        put(square + v * L, all.square);
+    for (int64_t b = 0; b < blocks; ++b) {
+      S* tile = memory.at(this_thread() * scratch);
+      S* mixed = tile + w.tile * w.padded_in;
+      bfloat16* halves = reinterpret_cast<bfloat16*>(mixed + w.tile * w.padded_out);
+      S* mean = means.at(b * w.padded_out);
+      S* square = squares.at(b * w.padded_out);
+      const int64_t first = b * block, last = smaller(w.pixels, first + block);
+      for (int64_t at = first; at < last; at += w.tile) {
+        const int64_t count = smaller(w.tile, last - at), plane = count * L;
+        rectify_tile<T>(args.xs, w, at, count, tile);
+        fetch_tile<T>(args.xs, w, at + w.tile, last);
+        mixing(tile, plane, mixed, plane, count, halves);
+        for (int64_t v = 0; v < w.vectors_out; ++v) {
+          const Moments<S> all = merged<S>({get(mean + v * L), get(square + v * L), at - first},
+                                           moments_of(mixed + v * plane, count));
+          put(mean + v * L, all.mean);
+          put(square + v * L, all.square);
+        }
+        store_tile(mixed, w.outputs, count, z + at * w.outputs);
       }
-      store_tile(mixed, w.outputs, count, z + at * w.outputs);
     }
-  }
   }
   merge_blocks(means.at(0), squares.at(0), w, block, static_cast<S*>(args.mean),
                static_cast<S*>(args.var));
@@ -237,30 +239,30 @@ void backward(const PointwiseBackward& args, int threads) {
   const AlignedWorkspace<S> memory(threads * scratch);
 #pragma omp parallel num_threads(threads)
   {
-  [[maybe_unused]] const MatrixUnit<T> unit;
+    [[maybe_unused]] const MatrixUnit<T> unit;
 #pragma omp for schedule(dynamic, 1)
-  for (int64_t b = 0; b < blocks; ++b) {
-    S* rectified = memory.at(this_thread() * scratch);
-    S* gradient = rectified + w.tile * w.padded_in;
-    S* dz = gradient + w.tile * w.padded_in;
-    bfloat16* halves = reinterpret_cast<bfloat16*>(dz + w.tile * w.padded_out);
-    S* own = sums.at(b * size);
-    clear(own, size);
-    const int64_t first = b * block, last = smaller(w.pixels, first + block);
-    for (int64_t at = first; at < last; at += w.tile) {
-      const int64_t count = smaller(w.tile, last - at), plane = count * L;
-      rectify_tile<T>(args.xs, w, at, count, rectified);
-      gradient_tile(grad + at * w.outputs, z + at * w.outputs, p.get(), q.get(), r.get(),
-                    w.outputs, count, dz);
-      if (at + w.tile < last) fetch_tile<T>(args.xs, w, at + w.tile, smaller(count, last - at - w.tile));
-      if (wanted)
-        add_pixel_products<T>(rectified, {w.tensors, w.inputs}, dz, plane, count, own,
-                              w.padded_out, halves);
-      if (args.dxs == nullptr) continue;
-      mixing(dz, plane, gradient, plane, count, halves);
-      store_inputs<T>(gradient, rectified, w, at, count, args.dxs);
+    for (int64_t b = 0; b < blocks; ++b) {
+      S* rectified = memory.at(this_thread() * scratch);
+      S* gradient = rectified + w.tile * w.padded_in;
+      S* dz = gradient + w.tile * w.padded_in;
+      bfloat16* halves = reinterpret_cast<bfloat16*>(dz + w.tile * w.padded_out);
+      S* own = sums.at(b * size);
+      clear(own, size);
+      const int64_t first = b * block, last = smaller(w.pixels, first + block);
+      for (int64_t at = first; at < last; at += w.tile) {
+        const int64_t count = smaller(w.tile, last - at), plane = count * L;
+        rectify_tile<T>(args.xs, w, at, count, rectified);
+        gradient_tile(grad + at * w.outputs, z + at * w.outputs, p.get(), q.get(), r.get(),
+                      w.outputs, count, dz);
+        fetch_tile<T>(args.xs, w, at + w.tile, last);
+        if (wanted)
+          add_pixel_products<T>(rectified, {w.tensors, w.inputs}, dz, plane, count, own,
+                                w.padded_out, halves);
+        if (args.dxs == nullptr) continue;
+        mixing(dz, plane, gradient, plane, count, halves);
+        store_inputs<T>(gradient, rectified, w, at, count, args.dxs);
+      }
     }
-  }
   }
   if (!wanted) return;
   S* d_weight = static_cast<S*>(args.d_weight);

@@ -113,7 +113,8 @@ inline void mix_unit(const bfloat16* from, int64_t vectors, int64_t plane, const
 inline void transpose(__m512i (&m)[16]) {
   __m512i t[16];
   for (int i = 0; i < 16; i += 4) {
-    const __m512i a = _mm512_unpacklo_epi32(m[i], m[i + 1]), b = _mm512_unpackhi_epi32(m[i], m[i + 1]);
+    const __m512i a = _mm512_unpacklo_epi32(m[i], m[i + 1]);
+    const __m512i b = _mm512_unpackhi_epi32(m[i], m[i + 1]);
     const __m512i c = _mm512_unpacklo_epi32(m[i + 2], m[i + 3]);
     const __m512i d = _mm512_unpackhi_epi32(m[i + 2], m[i + 3]);
     t[i] = _mm512_unpacklo_epi64(a, c), t[i + 1] = _mm512_unpackhi_epi64(a, c);
@@ -286,7 +287,7 @@ int64_t paired_size(int64_t vectors, int64_t pixels) {
   return by_matrix_unit<T> ? vectors * ceil_div(pixels, 32) * 32 * lanes<T> : 0;
 }
 
-// sums[i][o] += sum over pixels of inputs[pixel][i] outputs[pixel][o]; sums [vectors of inputs][width]
+// sums[i][o] += sum over pixels of inputs[pixel][i] outputs[pixel][o]
 template <class T>
 void add_pixel_products(const Scalar<T>* inputs, Channels channels, const Scalar<T>* outputs,
                         int64_t plane, int64_t count, Scalar<T>* sums, int64_t width,

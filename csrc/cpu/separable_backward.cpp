@@ -286,8 +286,8 @@ void backward(const SeparableBackward& args, int threads) {
           };
           const Coefficients<S> coefficients{scratch.scaled(p.row(g), factors, g, n, sizes),
                                              q.row(g), r.row(g)};
-          backward_outputs(scratch, filters[g], mixings[g], sizes, at(g, args.grads), at(g, args.zs),
-                           coefficients, wanted ? own + places.depthwise(g) : nullptr,
+          backward_outputs(scratch, filters[g], mixings[g], sizes, at(g, args.grads),
+                           at(g, args.zs), coefficients, wanted ? own + places.depthwise(g) : nullptr,
                            wanted ? own + places.mixing(g) : nullptr);
           if (g + 1 < sizes.groups)
             fetch_tile(at(g + 1, args.grads), at(g + 1, args.zs), coefficients, sizes, 0);

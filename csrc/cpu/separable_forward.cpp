@@ -36,7 +36,8 @@ struct ForwardScratch {
 // z of an image and a group, and its moments.
 template <class T>
 void forward_image(const ForwardScratch<T>& scratch, const Filters<Scalar<T>>& filters,
-                   const Mixing<T>& mixing, const Sizes& sizes, T* z, Scalar<T>* mean, Scalar<T>* square) {
+                   const Mixing<T>& mixing, const Sizes& sizes, T* z, Scalar<T>* mean,
+                   Scalar<T>* square) {
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
   for (int64_t row = 0; row < sizes.out_height; row += sizes.rows) {

@@ -117,7 +117,7 @@ class CellLayout:
         accepted: list[tuple[Candidate, Family, int]] = []
         for candidate in leaving:
             for family in [*(f for f in families if f is not modules), modules]:
-                if family is not modules and _is_hooked(candidate.module):
+                if family is not modules and _is_changed(candidate.module):
                     continue
                 number = family.accept(candidate.module)
                 if number is not None:
@@ -134,13 +134,14 @@ class CellLayout:
                 self.terms[candidate.to].append(Term(candidate, family, number, slot))
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    return any(are_called_with(part) for part in module.modules())
+def _is_changed(module: nn.Module) -> bool:
+    """Whether calling a part of it is something else than its class says."""
+    return any("forward" in vars(part) for part in module.modules())
 
 
-def are_called_with(module: nn.Module) -> bool:
-    """Whether anything is called when the module itself is."""
-    return any(hooks_of(module))
+def is_hooked(module: nn.Module) -> bool:
+    """Whether anything is called when the module, or a part of it, is."""
+    return any(hooks for part in module.modules() for hooks in hooks_of(part))
 
 
 def hooks_of(module: nn.Module) -> tuple[dict, ...]:

@@ -41,12 +41,14 @@ class Call:
         eps: of every BatchNorm.
         group: the processes whose batches make one batch.
         updates: filled by the forward pass.
+        keeps_graphs: whether gradients may be asked for; set when the pass begins.
     """
 
     batch_statistics: bool
     eps: float
     group: dist.ProcessGroup | None
     updates: list[Update] = field(default_factory=list)
+    keeps_graphs: bool = True
 
 
 class Statistics:
@@ -64,6 +66,7 @@ class Statistics:
 
     def __init__(self, call: Call, rows: Rows, table: Tensor, affine: Tensor | None) -> None:
         self.table, self.affine = table, affine
+        self.keeps_graphs = call.keeps_graphs
         self.counts: dict[int, int | Tensor] = {}
         self._call, self._norms = call, rows.norms
         self._values_of_row: dict[int, int] = {}

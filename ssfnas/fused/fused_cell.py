@@ -104,6 +104,7 @@ class FusedCell:
         Returns:
             [N, C, h', w'] each: the output is what they are side by side.
         """
+        call.keeps_graphs = torch.is_grad_enabled()
         outputs: tuple[Tensor, ...] = _CellFunction.apply(
             self, call, len(s0), len(s1), weights, factors, *s0, *s1, *self.parameters()
         )
@@ -290,8 +291,8 @@ class _CellFunction(torch.autograd.Function):
         first, second = ctx.parts
         needs_inputs = any(needs[:first]), any(needs[first : first + second])
         needs = needs[first + second :]
-        outputs = ctx.saved_tensors[: len(grads)]
-        rest = ctx.saved_tensors[len(grads) :]
+        every = ctx.saved_tensors  # asked for once: checkpoints compute it then
+        outputs, rest = every[: len(grads)], every[len(grads) :]
         parameters, saved = rest[: len(needs)], rest[len(needs) :]
         kept: _Kept = tree_unflatten(saved, ctx.spec)
         of_modules = zip(kept.results, ctx.modules, strict=True)

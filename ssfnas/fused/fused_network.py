@@ -24,13 +24,15 @@ class FusedNetwork:
     """
 
     def __init__(self, cells: nn.ModuleList, fuse: Callable[[nn.Module], FusedCell | None]) -> None:
-        self._watched = _Watched(cells)
+        self._cells, self._watched = cells, _Watched(cells)
         self._fused = [fuse(cell) for cell in cells]
 
-    @property
-    def is_current(self) -> bool:
-        """Whether all modules and hooks are those that it was made of."""
-        return not self._watched.has_changed
+    def is_of(self, cells: nn.ModuleList) -> bool:
+        """Whether it was made of these, and of the modules and hooks that they have now.
+
+        What is an attribute of a module (the stride of a convolution) is not looked at again.
+        """
+        return cells is self._cells and not self._watched.has_changed
 
     def start(self) -> FusedPass:
         """A forward pass through all cells."""
@@ -55,10 +57,11 @@ class FusedPass:
     ) -> list[Tensor] | None:
         """A cell's output, see :class:`FusedCell`; None where its own modules have to compute it.
 
-        That is where they are hooked as a whole, or where its BatchNorms are not all in one state.
+        That is where a part of it is hooked, where its BatchNorms are not all in one state, where
+        there are no images, and while a transform or a tracer follows the network.
         """
         fused = self._fused[number]
-        if fused is None or _hooked_everywhere():
+        if fused is None or _is_followed() or s0[0].numel() == 0:
             return None
         state = _state(fused.layout.rows.norms)
         if state is None:
@@ -84,20 +87,31 @@ class _Watched:
     def __init__(self, root: nn.Module) -> None:
         parts = list(root.modules())
         self._children = [part._modules for part in parts]
+        self._parameters = [part._parameters for part in parts]
         self._hooks = [hooks for part in parts for hooks in hooks_of(part)]
         self._seen = self._now()
 
-    def _now(self) -> tuple[list[list[nn.Module | None]], list[int]]:
-        return [list(own.values()) for own in self._children], list(map(len, self._hooks))
+    def _now(self) -> tuple[list[list[nn.Module | None]], list[int], list[list[bool]]]:
+        return (
+            [list(own.values()) for own in self._children],
+            list(map(len, self._hooks)),
+            [[value is None for value in own.values()] for own in self._parameters if own],
+        )
 
     @property
     def has_changed(self) -> bool:
-        """Whether another module is in a place, or hooks came or went."""
+        """Whether another module is in a place, or hooks or parameters came or went."""
         return self._now() != self._seen
 
 
-def _hooked_everywhere() -> bool:
-    return torch_modules._has_any_global_hook()
+def _is_followed() -> bool:
+    """Whether every module has hooks, or what is computed is written down or transformed."""
+    return (
+        torch_modules._has_any_global_hook()
+        or torch.jit.is_tracing()
+        or torch.compiler.is_exporting()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def _state(rows: Sequence[Sequence[BatchNorm2d]]) -> tuple[bool, float, Any] | None:

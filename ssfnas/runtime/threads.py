@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ssfnas.errors import RequestError
 from ssfnas.runtime.distributed import processes_of_machine
 
 # Whoever set one of these has chosen; torch has read them.
@@ -146,8 +147,11 @@ def computing_threads(asked: int | None) -> Iterator[None]:
         asked: None: :func:`choice`.
 
     Raises:
-        RequestError: see :func:`choice`.
+        RequestError: more than the machine has CPUs; see also :func:`choice`.
     """
+    cpus = os.cpu_count() or 1
+    if asked is not None and asked > cpus:
+        raise RequestError(f"--threads {asked}: this machine has {cpus} CPUs, and more only wait")
     before = torch.get_num_threads()
     number = asked or choice().number
     if number != before:

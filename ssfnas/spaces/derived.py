@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, Candidate, CellLayout, are_called_with
+from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, Candidate, CellLayout, is_hooked
 from ssfnas.fused.fused_cell import FusedCell
 from ssfnas.fused.fused_network import FusedNetwork, side_by_side
 from ssfnas.ops.selection import wants_reference
@@ -46,7 +46,7 @@ class DerivedNetwork(ReferenceDerivedNetwork):
         return side_by_side(s1), logits
 
     def _fused_cells(self) -> FusedNetwork:
-        if self._fused is None or not self._fused.is_current:
+        if self._fused is None or not self._fused.is_of(self.cells):
             self._fused = FusedNetwork(self.cells, _fuse)
         return self._fused
 
@@ -56,8 +56,8 @@ class DerivedNetwork(ReferenceDerivedNetwork):
 
 
 def _fuse(cell: nn.Module) -> FusedCell | None:
-    """A derived cell as one step of autograd."""
-    if type(cell) is not DerivedCell or are_called_with(cell):
+    """A derived cell as one step of autograd; None where its modules have to be called."""
+    if type(cell) is not DerivedCell or is_hooked(cell) or "forward" in vars(cell):
         return None
     candidates = [
         Candidate(0, INPUTS, cell.preprocess0),
@@ -76,4 +76,6 @@ def _fuse(cell: nn.Module) -> FusedCell | None:
         candidates.append(Candidate(state[start], state[to], module, stride, path=path))
         paths += droppable
     layout = CellLayout(candidates, [state[node] for node in cell.concat])
-    return FusedCell(layout, paths=paths) if layout.rows.norms else None
+    if not layout.rows.norms or not all(layout.terms[INPUTS:]):
+        return None
+    return FusedCell(layout, paths=paths)

@@ -184,7 +184,8 @@ class ReferenceDerivedNetwork(CellNetwork):
         Each image loses each path (an operation that is not the identity) with ``probability``, and
         what is left is scaled by 1 / (1 - probability). Masks are drawn for the batch of all
         processes, of which this one takes its rows, so the number of processes changes nothing.
-        Before the first call nothing is dropped.
+        Before the first call nothing is dropped. Checkpointing repeats forwards, which would draw
+        anew: hand them factors by :meth:`give_path_factors`.
 
         Args:
             probability: in [0, 1); None: the one given on building.

@@ -12,7 +12,7 @@ from ssfnas.fused.cell_layout import (
     PREPROCESSED,
     Candidate,
     CellLayout,
-    are_called_with,
+    is_hooked,
 )
 from ssfnas.fused.fused_cell import FusedCell
 from ssfnas.fused.fused_network import FusedNetwork, side_by_side
@@ -28,10 +28,11 @@ class Supernet(ReferenceSupernet):
     computing differs. A cell is one step of autograd (:mod:`ssfnas.fused.fused_cell`), images and
     states are channels_last, and running statistics are folded in once a pass for all cells.
 
-    Candidates that are not built in, or that have hooks, stay modules inside the same cell. A cell
-    whose BatchNorms are not all in one state (some frozen, some not), or that has hooks itself, is
-    computed as the reference does, and so is everything under
-    ``ssfnas.ops.backend("reference")``, which is what can be differentiated twice.
+    Candidates that are not built in stay modules inside the same cell; they may use their own
+    parameters alone. A cell whose BatchNorms are not all in one state (some frozen, some not), or
+    in which anything is hooked, is computed as the reference does, and so is everything under
+    ``ssfnas.ops.backend("reference")``, which is what can be differentiated twice. Exchanged
+    modules and hooks are noticed; attributes that change after the first forward are not.
     """
 
     _fused: FusedNetwork | None = None
@@ -53,7 +54,7 @@ class Supernet(ReferenceSupernet):
         return side_by_side(s1)
 
     def _fused_cells(self) -> FusedNetwork:
-        if self._fused is None or not self._fused.is_current:
+        if self._fused is None or not self._fused.is_of(self.cells):
             self._fused = FusedNetwork(self.cells, _fuse)
         return self._fused
 
@@ -63,8 +64,8 @@ class Supernet(ReferenceSupernet):
 
 
 def _fuse(cell: nn.Module) -> FusedCell | None:
-    """A search cell as one step of autograd; None where nothing arrives at a node."""
-    if type(cell) is not SearchCell or are_called_with(cell):
+    """A search cell as one step of autograd; None where its modules have to be called."""
+    if type(cell) is not SearchCell or is_hooked(cell) or "forward" in vars(cell):
         return None
     candidates = [
         Candidate(0, INPUTS, cell.preprocess0),
@@ -72,7 +73,7 @@ def _fuse(cell: nn.Module) -> FusedCell | None:
     ]
     weights = 0
     for edge, (start, to) in zip(cell.edges, cell_edges(cell.nodes), strict=True):
-        if type(edge) is not MixedEdge or are_called_with(edge):
+        if type(edge) is not MixedEdge or "forward" in vars(edge):
             return None
         stride = 2 if cell.kind == "reduce" and start < PREPROCESSED else 1
         for module in edge.operations:

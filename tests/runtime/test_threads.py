@@ -183,3 +183,10 @@ def test_torch_that_was_imported_before_is_said():
     found, how = python(code).splitlines()
     assert found == "None None"
     assert how.startswith("long spins (torch was imported before ssfnas: ")
+
+
+def test_more_threads_than_cpus_are_refused(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    wanted = pytest.raises(RequestError, match="--threads 5: this machine has 4 CPUs")
+    with wanted, computing_threads(5):
+        pass

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from ssfnas.layers.operations import Zero
 from ssfnas.ops import backend, backends
 from ssfnas.spaces import (
     NETWORKS,
@@ -335,3 +337,139 @@ def test_low_precision_is_no_worse_than_the_references(dtype):
         squares = sum(float((a - b).square().sum()) for a, b in zip(found, wanted, strict=True))
         errors.append(squares**0.5 / sum(float(b.square().sum()) for b in wanted) ** 0.5)
     assert errors[1] <= 2 * errors[0] + 1e-6
+
+
+def bias_of_a_convolution(net):
+    net.cells[0].operations[0][2].bias = nn.Parameter(torch.ones(4, dtype=torch.float64))
+
+
+def no_bias_in_a_norm(net):
+    net.cells[0].operations[0][3].bias = None
+
+
+def wider_pools(net):
+    for module in net.modules():
+        if isinstance(module, nn.MaxPool2d):
+            module.kernel_size, module.padding = 5, 2
+    net._fused = None  # attributes are not looked at again
+
+
+def grouped_entry(net):
+    net.cells[0].preprocess1[1] = seeded_layer(nn.Conv2d(12, 4, 1, groups=2, bias=False))
+
+
+def own_forward(net):
+    operation = net.cells[0].operations[0]
+    operation.forward = lambda x, whole=operation.forward: 2 * whole(x)
+    net._fused = None
+
+
+def other_cells(net):
+    net.cells = copy.deepcopy(net.cells)
+    exchange_slope(net)
+
+
+def node_of_nothing(net):
+    for place, (_, to) in enumerate(net.cells[0].edges):
+        if to == 2:
+            net.cells[0].operations[place] = Zero(1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [bias_of_a_convolution, no_bias_in_a_norm, wider_pools, grouped_entry, own_forward, other_cells,
+     node_of_nothing],
+)  # fmt: skip
+def test_what_is_changed_is_computed_as_it_is(change):
+    pair = networks("DARTS_V2")
+    for net in pair:
+        loss_of(net, images())
+        change(net)
+    assert_same(*pair, images())
+
+
+def test_no_images_at_all():
+    for net in networks("DARTS_V2"):
+        assert net.eval()(images(count=0)).shape == (0, 3)
+
+
+def test_a_checkpoint_around_the_network():
+    pair = networks("DARTS_V2", auxiliary=False)
+    found = []
+    for net in pair:
+        x = images().requires_grad_()
+        checkpoint(net, x, use_reentrant=False).square().sum().backward()
+        found.append([x.grad, *(p.grad for p in net.parameters() if p.grad is not None)])
+    assert all(close(fast, wanted, 1e-10) for wanted, fast in zip(*found, strict=True))
+
+
+def test_an_activation_that_a_hook_keeps_stays_in_the_graph():
+    found = []
+    for net in networks("DARTS_V2", auxiliary=False):
+        kept = []
+        net.cells[0].operations[1].register_forward_hook(lambda m, i, o, k=kept: k.append(o))
+        x = images().requires_grad_()
+        loss = net(x).square().sum() + kept[0].sum()
+        found.append(torch.autograd.grad(loss, [x, kept[0]]))
+    assert all(close(fast, wanted) for wanted, fast in zip(*found, strict=True))
+
+
+def test_a_parameter_that_is_not_an_operations_own_is_refused():
+    outer = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    class Borrows(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) * outer
+
+    _, fast = networks("DARTS_V2")
+    fast.cells[0].operations[0] = Borrows(4, 4, 1).double()
+    with pytest.raises(RuntimeError, match=r"a Borrows, uses a parameter \[\] that is not its own"):
+        fast(images())
+    with torch.no_grad(), backend("reference"):
+        fast(images())
+
+
+def test_replicas_use_their_own_weights():
+    _, fast = networks("DARTS_V2")
+    fast.eval()
+    before = fast(images())
+    replica = fast._replicate_for_data_parallel()
+    replica.cells = copy.deepcopy(fast.cells)
+    with torch.no_grad():
+        for parameter in replica.cells.parameters():
+            parameter.mul_(1.5)
+    assert not torch.allclose(replica(images()), before)
+    assert torch.equal(fast(images()), before)
+
+
+def test_transforms_and_tracers_follow_the_reference():
+    reference, fast = networks("DARTS_V2", auxiliary=False)
+    found = []
+    for net in (reference.eval(), fast.eval()):
+
+        def loss(x, net=net):
+            return net(x).square().sum()
+
+        found.append(torch.func.grad(loss)(images()))
+    assert close(found[1], found[0])
+    traced = torch.jit.trace(fast, images())
+    assert torch.allclose(traced(images(count=2)), reference(images(count=2)))
+
+
+def test_nothing_is_kept_where_no_gradient_can_be_asked_for():
+    register_operation("gate")(lambda channels, stride, affine: Gate(channels, stride))
+    seen = []
+    try:
+        edges = (("gate", 0, 2), ("sep_conv_3x3", 1, 2))
+        _, fast = networks(Genotype(edges, (2,), edges, (2,)), auxiliary=False)
+        for module in fast.modules():
+            if isinstance(module, Gate):
+                module.forward = lambda x, whole=module.forward: (
+                    seen.append(torch.is_grad_enabled()) or whole(x)
+                )
+        with torch.no_grad():
+            fast.eval()(images())
+    finally:
+        del OPERATIONS._entries["gate"]
+    assert seen
+    assert not any(seen)

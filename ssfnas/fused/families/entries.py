@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Statistics
 from ssfnas.fused.cell_tables import Rows
-from ssfnas.fused.families.family import Backward, Family, Gradients, Parts
+from ssfnas.fused.families.family import (
+    Backward,
+    Family,
+    Gradients,
+    Parts,
+    has_both_or_none,
+    is_pointwise,
+)
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import ReLUConvBN
 from ssfnas.ops.primitives import pointwise_backward, pointwise_forward
@@ -30,9 +37,7 @@ class Entries(Family):
         relu, convolution, norm = module
         if type(relu) is not nn.ReLU or type(norm) is not BatchNorm2d:
             return None
-        if type(convolution) is not nn.Conv2d or convolution.bias is not None:
-            return None
-        if convolution.kernel_size != (1, 1) or convolution.stride != (1, 1):
+        if not is_pointwise(convolution) or not has_both_or_none(norm):
             return None
         self._convolutions.append(convolution)
         self._norms.append(norm)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Coefficients, Statistics
 from ssfnas.fused.cell_tables import PLAIN, Rows
+from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.ops.primitives import norm_sum_forward
 
 # Tensors side by side whose channels are those of a state: a cell's input has several, every other
@@ -139,3 +140,19 @@ class Family(ABC):
 def none_of(parameters: Sequence[Tensor]) -> Gradients:
     """No gradients."""
     return [None] * len(parameters)
+
+
+def has_values(module: nn.Module, expected: Mapping[str, Any]) -> bool:
+    """Whether a module's attributes are these."""
+    return all(getattr(module, name) == value for name, value in expected.items())
+
+
+def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a 1x1 convolution of all channels, without a bias."""
+    expected = {"kernel_size": (1, 1), "stride": (1, 1), "padding": (0, 0), "groups": 1}
+    return type(module) is nn.Conv2d and module.bias is None and has_values(module, expected)
+
+
+def has_both_or_none(norm: BatchNorm2d) -> bool:
+    """Whether a BatchNorm has a weight and a bias, or neither."""
+    return (norm.weight is None) == (norm.bias is None)

@@ -13,7 +13,7 @@ from ssfnas.fused.families.family import Backward, Family, Gradients, Parts
 
 
 class Modules(Family):
-    """Modules of users, and built-in ones that are hooked or changed.
+    """Modules of users, and built-in ones that were changed.
 
     They normalize themselves, and their graphs are differentiated when the cell's gradient is.
     """
@@ -21,6 +21,7 @@ class Modules(Family):
     def __init__(self, stride: int) -> None:
         super().__init__(stride)
         self._modules: list[nn.Module] = []
+        self._looked_at: set[int] = set()
 
     def accept(self, module: nn.Module) -> int | None:
         """Any module's number."""
@@ -46,11 +47,19 @@ class Modules(Family):
     ) -> list[tuple[Tensor, Tensor]]:
         """For each module a leaf that is its input, and its output."""
         results = []
-        for module in self._modules:
-            with torch.enable_grad():
-                x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-                leaf = x.detach().requires_grad_(x.is_floating_point())
-                results.append((leaf, module(leaf).to(x.dtype)))
+        x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        for number, module in enumerate(self._modules):
+            leaf = x.detach()
+            if statistics.keeps_graphs:
+                with torch.enable_grad():
+                    leaf.requires_grad_(x.is_floating_point())
+                    y = module(leaf)
+                if number not in self._looked_at:
+                    _refuse_foreign_parameters(module, leaf, y)
+                    self._looked_at.add(number)
+            else:
+                y = module(leaf)
+            results.append((leaf, y.to(x.dtype)))
         return results
 
     def result(self, results: list[tuple[Tensor, Tensor]], number: int) -> Tensor:
@@ -86,3 +95,26 @@ class Modules(Family):
                 else:
                     torch._foreach_add_(total, dxs)
         return total, gradients
+
+
+def _refuse_foreign_parameters(module: nn.Module, leaf: Tensor, y: Tensor) -> None:
+    """Raise where gradients would be lost: of a parameter that is not the module's own.
+
+    Raises:
+        RuntimeError: says what to do.
+    """
+    own = {id(leaf), *map(id, module.parameters())}
+    ahead, seen = [y.grad_fn], set()
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in own:
+            raise RuntimeError(
+                f"an operation, a {type(module).__name__}, uses a parameter {list(variable.shape)} "
+                "that is not its own, and whose gradient a fused cell would lose: make it a "
+                'parameter of the module, or compute under ssfnas.ops.backend("reference")'
+            )
+        ahead += [following for following, _ in node.next_functions]

@@ -8,13 +8,18 @@ from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Statistics
 from ssfnas.fused.cell_tables import PLAIN, ZEROS, Rows
-from ssfnas.fused.families.family import Backward, Family, Gradients, Parts
+from ssfnas.fused.families.family import Backward, Family, Gradients, Parts, has_values
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import AvgPool, MaxPool
 from ssfnas.ops.primitives import pools_backward, pools_forward
 
 _MAX, _AVERAGE = 0, 1
 _KINDS: dict[type[nn.Module], int] = {MaxPool: _MAX, AvgPool: _AVERAGE}
+_WINDOW = {"kernel_size": 3, "padding": 1, "ceil_mode": False}
+_EXPECTED = (
+    {**_WINDOW, "dilation": 1, "return_indices": False},
+    {**_WINDOW, "count_include_pad": False, "divisor_override": None},
+)
 
 
 class Pools(Family):
@@ -39,7 +44,7 @@ class Pools(Family):
                 return None
             norm = behind
         kind = _KINDS.get(type(module))
-        if kind is None:
+        if kind is None or not has_values(module, _EXPECTED[kind] | {"stride": self.stride}):
             return None
         self._candidates.append((kind, len(self._norms[kind])))
         self._norms[kind].append(norm)

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Statistics
 from ssfnas.fused.cell_tables import Block, Rows
-from ssfnas.fused.families.family import Backward, Family, Gradients, Parts
+from ssfnas.fused.families.family import (
+    Backward,
+    Family,
+    Gradients,
+    Parts,
+    has_both_or_none,
+    is_pointwise,
+)
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import FactorizedReduce
 from ssfnas.ops.factorized_reduces import reduces_backward, reduces_forward
@@ -29,7 +36,9 @@ class Reduces(Family):
         """A factorized reduce's number."""
         if type(module) is not FactorizedReduce or type(module.norm) is not BatchNorm2d:
             return None
-        if not all(type(half) is nn.Conv2d and half.bias is None for half in _halves(module)):
+        if not (is_pointwise(module.even) and is_pointwise(module.odd)):
+            return None
+        if not has_both_or_none(module.norm):
             return None
         self._reduces.append(module)
         return len(self._reduces) - 1
@@ -90,7 +99,3 @@ class Reduces(Family):
         if of_even is None or of_odd is None:
             return total, [None] * (2 * count)
         return total, [*of_even, *of_odd]
-
-
-def _halves(module: FactorizedReduce) -> tuple[nn.Conv2d, nn.Conv2d]:
-    return module.even, module.odd

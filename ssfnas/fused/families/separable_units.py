@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Statistics
 from ssfnas.fused.cell_tables import Block, Rows
-from ssfnas.fused.families.family import Backward, Family, Gradients, Parts, none_of
+from ssfnas.fused.families.family import (
+    Backward,
+    Family,
+    Gradients,
+    Parts,
+    has_both_or_none,
+    has_values,
+    is_pointwise,
+    none_of,
+)
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import DilConv, SepConv
 from ssfnas.ops.norm_coefficients import MEAN, RSTD, SCALE, SHIFT
@@ -53,11 +62,11 @@ class Unit:
             "padding_mode": "zeros",
             "bias": None,
         }
-        if size % 2 == 0 or any(getattr(depthwise, n) != v for n, v in expected.items()):
+        if size % 2 == 0 or not has_values(depthwise, expected):
             return None
-        if pointwise.weight.shape != (channels, channels, 1, 1) or pointwise.bias is not None:
+        if not is_pointwise(pointwise) or not has_both_or_none(norm):
             return None
-        return Unit(depthwise, pointwise, norm) if pointwise.stride == (1, 1) else None
+        return Unit(depthwise, pointwise, norm)
 
 
 class Results(NamedTuple):
