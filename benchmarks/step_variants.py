@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ssfnas.training.trainer import Trainer
 
@@ -55,14 +55,7 @@ TRUTH = StepVariant("reference, float64", "reference", exact=True)
 def compile_network(trainer: Trainer, backend: Backend = "inductor") -> None:
     """Compile a derived network as a whole, for fixed sizes; paths are drawn outside of it."""
     net = trainer.net
-    compiled = torch.compile(net.forward, dynamic=False, fullgraph=True, backend=backend)
-
-    def forward(x: Tensor) -> Any:
-        if net.training:
-            net.give_path_factors(net.draw_path_factors(len(x), x.dtype).to(x.device))
-        return compiled(x)
-
-    net.forward = forward
+    net.forward = torch.compile(net.forward, dynamic=False, fullgraph=True, backend=backend)
 
 
 def compile_cells(trainer: Trainer, backend: Backend = "inductor") -> None:
