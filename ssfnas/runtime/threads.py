@@ -14,6 +14,8 @@ import torch
 from ssfnas.errors import RequestError
 from ssfnas.runtime.distributed import processes_of_machine
 
+_MOST_A_CPU = 4
+
 # Whoever set one of these has chosen; torch has read them.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -147,11 +149,14 @@ def computing_threads(asked: int | None) -> Iterator[None]:
         asked: None: :func:`choice`.
 
     Raises:
-        RequestError: more than the machine has CPUs; see also :func:`choice`.
+        RequestError: far more than the machine has CPUs; see also :func:`choice`.
     """
     cpus = os.cpu_count() or 1
-    if asked is not None and asked > cpus:
-        raise RequestError(f"--threads {asked}: this machine has {cpus} CPUs, and more only wait")
+    if asked is not None and asked > _MOST_A_CPU * cpus:
+        raise RequestError(
+            f"--threads {asked}: this machine has {cpus} CPUs, and so many would only wait: "
+            f"use at most {_MOST_A_CPU * cpus}"
+        )
     before = torch.get_num_threads()
     number = asked or choice().number
     if number != before:

@@ -27,7 +27,7 @@ def seen(monkeypatch):
         monkeypatch.setattr(module, name, look)
 
     looking_at(session, "train")
-    looking_at(evaluation, "predict")
+    looking_at(evaluation, "predict_with_features")
     return numbers
 
 
