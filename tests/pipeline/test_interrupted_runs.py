@@ -19,7 +19,7 @@ from ssfnas.runs.checkpoints import CheckpointStore
 
 SEARCH = (
     "ssfnas.search --strategy fairdarts --objective joint --channels 2 --layers 3 --nodes 2 "
-    "--projector 8,8 --derive darts --batch-size 8 --epochs 4"
+    "--projector 8,8 --derive darts --batch-size 8 --epochs 16"
 )
 RETRAIN = (
     "ssfnas.retrain --genotype FairDARTS_a --channels 4 --layers 3 --auxiliary 0.4 --augment "
@@ -91,7 +91,7 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bits(small_npz, tmp
             if now > newest or len(list(hunted.glob("checkpoints/*.pt"))) > seen:
                 break
             time.sleep(0.005)
-        time.sleep(draws.uniform(0, 0.6))
+        time.sleep(draws.uniform(0, 0.4))
         if kills < 3 and process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
@@ -116,7 +116,7 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bits(small_npz, tmp
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_the_state_and_prints_the_line_to_resume(small_npz, tmp_path, number, code):
     out = tmp_path / "run"
-    text = SEARCH.replace("--epochs 4", "--epochs 400")
+    text = SEARCH.replace("--epochs 16", "--epochs 400")
     process = subprocess.Popen(
         command(text, small_npz, out), env=ALONE, stderr=subprocess.PIPE, text=True
     )
@@ -140,7 +140,7 @@ def test_processes_that_follow_an_interrupted_one_end_with_its_code(
     out = tmp_path / "run"
     processes = [
         subprocess.Popen(
-            command(SEARCH.replace("--epochs 4", "--epochs 400"), small_npz, out),
+            command(SEARCH.replace("--epochs 16", "--epochs 400"), small_npz, out),
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
