@@ -385,7 +385,8 @@ def test_what_is_changed_is_computed_as_it_is(change):
     for net in pair:
         loss_of(net, images())
         change(net)
-    assert_same(*pair, images())
+    # A bias before a BatchNorm has no gradient but what rounding leaves.
+    assert_same(*pair, images(), 1e-9)
 
 
 def test_no_images_at_all():
