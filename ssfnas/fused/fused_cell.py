@@ -202,8 +202,7 @@ class _Kept(NamedTuple):
 
     Attributes:
         weights: [W + 1], with a one behind.
-        inputs: their parts.
-        hidden: states that are neither inputs nor part of the output.
+        states: all but those of the output.
         results: of each family, but for modules.
         sums: of each state but the inputs.
         statistics: [5, 1 + R, C].
@@ -211,12 +210,19 @@ class _Kept(NamedTuple):
     """
 
     weights: Tensor
-    inputs: list[Parts]
-    hidden: dict[int, Parts]
+    states: dict[int, Parts]
     results: list[Any]
     sums: list[_Sum]
     statistics: Tensor
     affine: Tensor | None
+
+
+class _Needs(NamedTuple):
+    """Which gradients are wanted."""
+
+    inputs: tuple[bool, bool]
+    weights: bool
+    parameters: bool
 
 
 class _CellFunction(torch.autograd.Function):
@@ -235,7 +241,7 @@ class _CellFunction(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         inputs = [x.contiguous(memory_format=NHWC) for x in tensors[: first + second]]
         parameters, s0 = tensors[first + second :], inputs[0]
-        states: list[Parts] = [inputs[:first], inputs[first:]]
+        states: dict[int, Parts] = {0: inputs[:first], 1: inputs[first:]}
         layout = cell.layout
         *of_families, of_norms = cell.split(parameters)
         with without_autocast(s0):
@@ -249,10 +255,10 @@ class _CellFunction(torch.autograd.Function):
         sums: list[_Sum] = []
         for state, slots in enumerate(layout.sources):
             if state >= INPUTS:
-                zs = cell.summands(state, None, dict(enumerate(states)), results)
+                zs = cell.summands(state, None, states, results)
                 with without_autocast(s0):
                     sums.append(_sum_of(cell, state, statistics.table, flat, factors))
-                    states.append([sums[-1].of(zs)])
+                    states[state] = [sums[-1].of(zs)]
             for slot in slots:
                 family = layout.families[slot]
                 # Modules do as autocast wants.
@@ -261,11 +267,9 @@ class _CellFunction(torch.autograd.Function):
         statistics.finish()
         outputs = [states[state][0] for state in layout.output]
         pairs = list(zip(layout.families, results, strict=True))
-        nodes = range(INPUTS, len(states))
         kept = _Kept(
             flat,
-            states[:INPUTS],
-            {state: states[state] for state in nodes if state not in layout.output},
+            {state: parts for state, parts in states.items() if state not in layout.output},
             [None if isinstance(f, Modules) else f.kept(result) for f, result in pairs],
             sums,
             statistics.table,
@@ -300,9 +304,13 @@ class _CellFunction(torch.autograd.Function):
         with without_autocast(known):
             gradients = ctx.cell.tables.gradients(kept.statistics)
             backward = _CellBackward(
-                ctx.cell, ctx.call, kept, outputs, Coefficients(ctx.call, gradients, ctx.counts)
+                ctx.cell,
+                ctx.call,
+                kept,
+                outputs,
+                Coefficients(ctx.call, gradients, ctx.counts),
+                _Needs(needs_inputs, needs_weights, any(needs)),
             )
-            backward.needs(needs_inputs, needs_weights, any(needs))
             found = backward.run(grads, parameters)
         wanted = [
             gradient.to(parameter.dtype) if gradient is not None and needed else None
@@ -337,6 +345,7 @@ class _CellBackward:
         cell, call: of the forward pass.
         kept, outputs: what it left.
         coefficients: to be filled.
+        needs: which gradients are wanted.
 
     Attributes:
         of_inputs, of_weights: gradients that :meth:`run` finds.
@@ -349,21 +358,16 @@ class _CellBackward:
         kept: _Kept,
         outputs: Sequence[Tensor],
         coefficients: Coefficients,
+        needs: _Needs,
     ) -> None:
-        self.cell, self.layout, self.call = cell, cell.layout, call
+        self.cell, self.layout, self.call, self.needs = cell, cell.layout, call, needs
         self.kept, self.coefficients = kept, coefficients
-        self.states: dict[int, Parts] = dict(enumerate(kept.inputs)) | kept.hidden
-        self.states |= {
-            state: [output] for state, output in zip(self.layout.output, outputs, strict=True)
-        }
+        of_output = zip(self.layout.output, outputs, strict=True)
+        self.states = kept.states | {state: [output] for state, output in of_output}
         self.grads: dict[int, Tensor] = {}
         self.of_inputs: list[Parts | None] = [None] * INPUTS
         self.of_weights = kept.weights.new_zeros(len(kept.weights))
         self.of_affine = None if kept.affine is None else torch.zeros_like(kept.affine)
-
-    def needs(self, inputs: Sequence[bool], weights: bool, parameters: bool) -> None:
-        """Say which gradients are wanted."""
-        self.needs_inputs, self.needs_weights, self.needs_parameters = inputs, weights, parameters
 
     def run(
         self, grads: Sequence[Tensor | None], parameters: Sequence[Tensor]
@@ -374,8 +378,8 @@ class _CellBackward:
         found: list[list[Tensor | None]] = [[None] * len(own) for own in of_families]
         for state in reversed(range(len(layout.sources))):
             total = self._of_output(state, grads)
-            needs_x = state >= INPUTS or self.needs_inputs[state]
-            if needs_x or self.needs_parameters:
+            needs_x = state >= INPUTS or self.needs.inputs[state]
+            if needs_x or self.needs.parameters:
                 for slot in layout.sources[state]:
                     uses = self._uses(slot)
                     if uses is None:
@@ -389,7 +393,7 @@ class _CellBackward:
                         coefficients=self.coefficients,
                         affine_gradients=self.of_affine,
                         needs_x=needs_x,
-                        needs_parameters=self.needs_parameters,
+                        needs_parameters=self.needs.parameters,
                     )
                     total, found[slot] = layout.families[slot].backward(given, total)
             if state < INPUTS:
@@ -443,8 +447,8 @@ class _CellBackward:
             coefficients = coefficients.index_select(1, rows.summed)
             factors = None if factors is None else factors.index_select(0, rows.summed)
         mean, rstd, a = coefficients.unbind()
-        affine = self.of_affine if self.needs_parameters else None
-        needs_weights = self.needs_weights and self.cell.has_weights(state)
+        affine = self.of_affine if self.needs.parameters else None
+        needs_weights = self.needs.weights and self.cell.has_weights(state)
         if not self.call.batch_statistics and not needs_weights and affine is None:
             self.coefficients.table.index_copy_(0, rows.gradients[0], a)
             return

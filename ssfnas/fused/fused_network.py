@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,14 +37,35 @@ class FusedNetwork:
 
     def start(self) -> FusedPass:
         """A forward pass through all cells."""
-        return FusedPass(self._fused)
+        return FusedPass(self._cells, self._fused)
+
+
+class FusedForm(nn.Module):
+    """What networks have in common whose cells are fused; comes before the textbook form."""
+
+    cells: nn.ModuleList
+    _fused: FusedNetwork | None = None
+
+    @staticmethod
+    @abstractmethod
+    def _fuse(cell: nn.Module) -> FusedCell | None:
+        """A cell as one step of autograd; None where its modules have to be called."""
+
+    def _fused_cells(self) -> FusedNetwork:
+        if self._fused is None or not self._fused.is_of(self.cells):
+            self._fused = FusedNetwork(self.cells, self._fuse)
+        return self._fused
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made from the modules, which a copy makes from its own."""
+        return {**self.__dict__, "_fused": None}
 
 
 class FusedPass:
     """One forward pass: cells in turn, then :meth:`finish`."""
 
-    def __init__(self, fused: Sequence[FusedCell | None]) -> None:
-        self._fused = fused
+    def __init__(self, cells: nn.ModuleList, fused: Sequence[FusedCell | None]) -> None:
+        self._cells, self._fused = cells, fused
         self._updates: list[Update] = []
 
     @torch.compiler.disable
@@ -54,18 +76,17 @@ class FusedPass:
         s1: Sequence[Tensor],
         weights: Tensor | None = None,
         factors: Tensor | None = None,
-    ) -> list[Tensor] | None:
-        """A cell's output, see :class:`FusedCell`; None where its own modules have to compute it.
+    ) -> list[Tensor]:
+        """A cell's output, see :class:`FusedCell`.
 
-        That is where a part of it is hooked, where its BatchNorms are not all in one state, where
-        there are no images, and while a transform or a tracer follows the network.
+        Its own modules compute it where a part of it is hooked, where its BatchNorms are not all in
+        one state, where there are no images, and while a transform or a tracer follows the network.
         """
         fused = self._fused[number]
-        if fused is None or _is_followed() or s0[0].numel() == 0:
-            return None
-        state = _state(fused.layout.rows.norms)
-        if state is None:
-            return None
+        state = None if fused is None else _state(fused.layout.rows.norms)
+        if fused is None or state is None or _is_followed() or s0[0].numel() == 0:
+            given = weights if factors is None else factors
+            return [self._cells[number](side_by_side(s0), side_by_side(s1), given)]
         call = Call(*state)
         output = fused(call, s0, s1, weights, factors)
         self._updates += call.updates

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, Candidate, CellLayout, is_hooked
 from ssfnas.fused.fused_cell import FusedCell
-from ssfnas.fused.fused_network import FusedNetwork, side_by_side
+from ssfnas.fused.fused_network import FusedForm, side_by_side
 from ssfnas.ops.selection import wants_reference
 from ssfnas.spaces.reference_derived import DerivedCell, ReferenceDerivedNetwork
 
 
-class DerivedNetwork(ReferenceDerivedNetwork):
+class DerivedNetwork(FusedForm, ReferenceDerivedNetwork):
     """:class:`~ssfnas.spaces.reference_derived.ReferenceDerivedNetwork`, faster, in less memory.
 
     Parameters, buffers, names, initial draws and results are the reference's. A cell is one step of
@@ -26,8 +24,6 @@ class DerivedNetwork(ReferenceDerivedNetwork):
     ``ssfnas.ops.backend("reference")`` holds here as well.
     """
 
-    _fused: FusedNetwork | None = None
-
     def _features(self, x: Tensor, *, auxiliary: bool) -> tuple[Tensor, Tensor | None]:
         if wants_reference():
             return super()._features(x, auxiliary=auxiliary)
@@ -35,47 +31,34 @@ class DerivedNetwork(ReferenceDerivedNetwork):
         factors = self._path_factors(x)
         fused = self._fused_cells().start()
         s0 = s1 = [self.stem(x.contiguous(memory_format=torch.channels_last))]
-        for layer, (cell, of_cell) in enumerate(zip(self.cells, factors, strict=True)):
-            output = fused.cell(layer, s0, s1, factors=of_cell)
-            if output is None:
-                output = [cell(side_by_side(s0), side_by_side(s1), of_cell)]
-            s0, s1 = s1, output
+        for layer, of_cell in enumerate(factors):
+            s0, s1 = s1, fused.cell(layer, s0, s1, factors=of_cell)
             if auxiliary and self.auxiliary_head is not None and layer == self.auxiliary_layer:
                 logits = self.auxiliary_head(side_by_side(s1))
         fused.finish()
         return side_by_side(s1), logits
 
-    def _fused_cells(self) -> FusedNetwork:
-        if self._fused is None or not self._fused.is_of(self.cells):
-            self._fused = FusedNetwork(self.cells, _fuse)
-        return self._fused
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what is made from the modules, which a copy makes from its own."""
-        return {**self.__dict__, "_fused": None}
-
-
-def _fuse(cell: nn.Module) -> FusedCell | None:
-    """A derived cell as one step of autograd; None where its modules have to be called."""
-    if type(cell) is not DerivedCell or is_hooked(cell) or "forward" in vars(cell):
-        return None
-    candidates = [
-        Candidate(0, INPUTS, cell.preprocess0),
-        Candidate(1, INPUTS + 1, cell.preprocess1),
-    ]
-    # Nodes that are absent leave no gap here.
-    nodes = sorted({to for _, to in cell.edges})
-    state = {0: INPUTS, 1: INPUTS + 1}
-    state |= {node: INPUTS + PREPROCESSED + place for place, node in enumerate(nodes)}
-    paths = 0
-    for (start, to), module, droppable in zip(
-        cell.edges, cell.operations, cell.droppable, strict=True
-    ):
-        stride = 2 if cell.reduction and start < PREPROCESSED else 1
-        path = paths if droppable else None
-        candidates.append(Candidate(state[start], state[to], module, stride, path=path))
-        paths += droppable
-    layout = CellLayout(candidates, [state[node] for node in cell.concat])
-    if not layout.rows.norms or not all(layout.terms[INPUTS:]):
-        return None
-    return FusedCell(layout, paths=paths)
+    @staticmethod
+    def _fuse(cell: nn.Module) -> FusedCell | None:
+        if type(cell) is not DerivedCell or is_hooked(cell) or "forward" in vars(cell):
+            return None
+        candidates = [
+            Candidate(0, INPUTS, cell.preprocess0),
+            Candidate(1, INPUTS + 1, cell.preprocess1),
+        ]
+        # Nodes that are absent leave no gap here.
+        nodes = sorted({to for _, to in cell.edges})
+        state = {0: INPUTS, 1: INPUTS + 1}
+        state |= {node: INPUTS + PREPROCESSED + place for place, node in enumerate(nodes)}
+        paths = 0
+        for (start, to), module, droppable in zip(
+            cell.edges, cell.operations, cell.droppable, strict=True
+        ):
+            stride = 2 if cell.reduction and start < PREPROCESSED else 1
+            path = paths if droppable else None
+            candidates.append(Candidate(state[start], state[to], module, stride, path=path))
+            paths += droppable
+        layout = CellLayout(candidates, [state[node] for node in cell.concat])
+        if not layout.rows.norms or not all(layout.terms[INPUTS:]):
+            return None
+        return FusedCell(layout, paths=paths)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -15,13 +13,13 @@ from ssfnas.fused.cell_layout import (
     is_hooked,
 )
 from ssfnas.fused.fused_cell import FusedCell
-from ssfnas.fused.fused_network import FusedNetwork, side_by_side
+from ssfnas.fused.fused_network import FusedForm, side_by_side
 from ssfnas.layers.cells import MixedEdge, SearchCell, cell_edges
 from ssfnas.ops.selection import wants_reference
 from ssfnas.spaces.reference import ReferenceSupernet
 
 
-class Supernet(ReferenceSupernet):
+class Supernet(FusedForm, ReferenceSupernet):
     """:class:`~ssfnas.spaces.reference.ReferenceSupernet`, faster and in less memory.
 
     Parameters, buffers, names, initial draws and results are the reference's; only the way of
@@ -35,8 +33,6 @@ class Supernet(ReferenceSupernet):
     modules and hooks are noticed; attributes that change after the first forward are not.
     """
 
-    _fused: FusedNetwork | None = None
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] -> the last cell's output [N, num_features, h, w]."""
         if wants_reference():
@@ -45,42 +41,28 @@ class Supernet(ReferenceSupernet):
         fused = self._fused_cells().start()
         s0 = s1 = [self.stem(x.contiguous(memory_format=torch.channels_last))]
         for number, cell in enumerate(self.cells):
-            of_cell = weights[cell.kind]  # type: ignore[index]
-            output = fused.cell(number, s0, s1, of_cell)
-            if output is None:
-                output = [cell(side_by_side(s0), side_by_side(s1), of_cell)]
-            s0, s1 = s1, output
+            s0, s1 = s1, fused.cell(number, s0, s1, weights[cell.kind])  # type: ignore[index]
         fused.finish()
         return side_by_side(s1)
 
-    def _fused_cells(self) -> FusedNetwork:
-        if self._fused is None or not self._fused.is_of(self.cells):
-            self._fused = FusedNetwork(self.cells, _fuse)
-        return self._fused
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what is made from the modules, which a copy makes from its own."""
-        return {**self.__dict__, "_fused": None}
-
-
-def _fuse(cell: nn.Module) -> FusedCell | None:
-    """A search cell as one step of autograd; None where its modules have to be called."""
-    if type(cell) is not SearchCell or is_hooked(cell) or "forward" in vars(cell):
-        return None
-    candidates = [
-        Candidate(0, INPUTS, cell.preprocess0),
-        Candidate(1, INPUTS + 1, cell.preprocess1),
-    ]
-    weights = 0
-    for edge, (start, to) in zip(cell.edges, cell_edges(cell.nodes), strict=True):
-        if type(edge) is not MixedEdge or "forward" in vars(edge):
+    @staticmethod
+    def _fuse(cell: nn.Module) -> FusedCell | None:
+        if type(cell) is not SearchCell or is_hooked(cell) or "forward" in vars(cell):
             return None
-        stride = 2 if cell.kind == "reduce" and start < PREPROCESSED else 1
-        for module in edge.operations:
-            candidates.append(Candidate(start + INPUTS, to + INPUTS, module, stride, weights))
-            weights += 1
-    first = INPUTS + PREPROCESSED
-    layout = CellLayout(candidates, range(first, first + cell.nodes))
-    if not layout.rows.norms or not all(layout.terms[INPUTS:]):
-        return None
-    return FusedCell(layout, weights)
+        candidates = [
+            Candidate(0, INPUTS, cell.preprocess0),
+            Candidate(1, INPUTS + 1, cell.preprocess1),
+        ]
+        weights = 0
+        for edge, (start, to) in zip(cell.edges, cell_edges(cell.nodes), strict=True):
+            if type(edge) is not MixedEdge or "forward" in vars(edge):
+                return None
+            stride = 2 if cell.kind == "reduce" and start < PREPROCESSED else 1
+            for module in edge.operations:
+                candidates.append(Candidate(start + INPUTS, to + INPUTS, module, stride, weights))
+                weights += 1
+        first = INPUTS + PREPROCESSED
+        layout = CellLayout(candidates, range(first, first + cell.nodes))
+        if not layout.rows.norms or not all(layout.terms[INPUTS:]):
+            return None
+        return FusedCell(layout, weights)
