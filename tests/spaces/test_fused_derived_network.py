@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from form_checks import assert_same, close, loss_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -62,37 +63,6 @@ def seeded(seed: int) -> torch.Generator:
 
 def images(size=9, count=5, dtype=torch.float64) -> Tensor:
     return torch.randn(count, 3, size, size, generator=seeded(1), dtype=dtype)
-
-
-def loss_of(net: nn.Module, x: Tensor) -> Tensor:
-    outputs = net(x)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return sum((y * torch.arange(y.numel(), dtype=y.dtype).view_as(y).sin()).sum() for y in outputs)
-
-
-def close(found: Tensor, wanted: Tensor, tolerance=1e-11, scale=1e-3) -> bool:
-    return bool((found - wanted).norm() <= tolerance * max(float(wanted.norm()), scale))
-
-
-def assert_same(reference: nn.Module, fast: nn.Module, x: Tensor, tolerance=1e-11) -> None:
-    """One pass forward and backward: output, all gradients, all buffers."""
-    found = []
-    for net in (reference, fast):
-        of_x = x.clone().requires_grad_()
-        loss = loss_of(net, of_x)
-        loss.backward()
-        found.append((loss.detach(), of_x.grad))
-    (loss, dx), (loss_fast, dx_fast) = found
-    assert close(loss_fast, loss, tolerance)
-    assert close(dx_fast, dx, tolerance)
-    for (name, parameter), other in zip(
-        reference.named_parameters(), fast.parameters(), strict=True
-    ):
-        assert (parameter.grad is None) == (other.grad is None), name
-        if parameter.grad is not None:
-            assert close(other.grad, parameter.grad, tolerance), name
-    for (name, buffer), other in zip(reference.named_buffers(), fast.buffers(), strict=True):
-        assert close(other.double(), buffer.double(), tolerance), name
 
 
 @pytest.mark.parametrize("dropped", [0.0, 0.4])

@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from form_checks import assert_same, loss_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,37 +48,6 @@ def evaluated(pair, x):
         net(x)
         net.eval()
     return pair
-
-
-def loss_of(net: nn.Module, x: Tensor) -> Tensor:
-    y = net(x)
-    return (y * torch.arange(y.numel(), dtype=y.dtype).view_as(y).sin()).sum()
-
-
-def close(found: Tensor, wanted: Tensor, tolerance=1e-11, scale=1e-3) -> bool:
-    """Within a tolerance of the tensor's norm, or of a small number where that vanishes."""
-    return bool((found - wanted).norm() <= tolerance * max(float(wanted.norm()), scale))
-
-
-def assert_same(reference: nn.Module, fast: nn.Module, x: Tensor, tolerance=1e-11) -> None:
-    """One pass forward and backward: output, all gradients, all buffers."""
-    found = []
-    for net in (reference, fast):
-        x_of = x.clone().requires_grad_()
-        loss = loss_of(net, x_of)
-        loss.backward()
-        found.append((loss.detach(), x_of.grad))
-    (loss, dx), (loss_fast, dx_fast) = found
-    assert close(loss_fast, loss, tolerance)
-    assert close(dx_fast, dx, tolerance)
-    for (name, parameter), other in zip(
-        reference.named_parameters(), fast.parameters(), strict=True
-    ):
-        assert (parameter.grad is None) == (other.grad is None), name
-        if parameter.grad is not None:
-            assert close(other.grad, parameter.grad, tolerance), name
-    for (name, buffer), other in zip(reference.named_buffers(), fast.buffers(), strict=True):
-        assert close(other.double(), buffer.double(), tolerance), name
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
