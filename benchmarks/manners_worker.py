@@ -16,6 +16,7 @@ import ssfnas
 from ssfnas.config import RetrainConfig, SearchConfig
 from ssfnas.data import load_data
 from ssfnas.runtime.distributed import start_world
+from ssfnas.runtime.memory import kept_memory
 from ssfnas.runtime.threads import choice, computing_threads
 from ssfnas.spaces import Genotype
 from ssfnas.training.retrain_trainer import RetrainTrainer
@@ -72,7 +73,7 @@ def main(kind: str, channels: str, layers: str, batch_size: str, seconds: str) -
     """Make ready, say so with how it computes, wait for a line, measure, and say the result."""
     trainer = trainer_of(kind, int(channels), int(layers), int(batch_size))
     chosen = str(choice())
-    with computing_threads(None):
+    with computing_threads(None), kept_memory("cpu"):
         for _ in range(_FIRST):
             trainer.run_step()
         print(json.dumps({"threads": chosen, "waiting": ssfnas.waiting}), flush=True)

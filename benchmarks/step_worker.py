@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.checks import WorkerError, one_line
 from benchmarks.step_runner import StepRunner
+from ssfnas.runtime.memory import kept_memory
 
 
 class Worker:
@@ -73,9 +74,10 @@ def _serve(
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     try:
         built = runner(*what)
-        while True:
-            question, about = connection.recv()
-            connection.send((True, getattr(built, question)(*about)))
+        with kept_memory(built.device.type):  # as in a run, for every variant
+            while True:
+                question, about = connection.recv()
+                connection.send((True, getattr(built, question)(*about)))
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:

@@ -12,6 +12,7 @@ import ssfnas
 from ssfnas.commandline import main as run_command
 from ssfnas.errors import RequestError
 from ssfnas.runtime.environment import commit, cpu_name, package_versions
+from ssfnas.runtime.memory import who_keeps_memory
 
 
 @dataclass(kw_only=True)
@@ -44,6 +45,7 @@ def _torch() -> Iterator[tuple[str, str]]:
         return
     yield "threads", _threads()
     yield "waiting", ssfnas.waiting
+    yield "freed memory", who_keeps_memory()
     yield "cuda of torch", torch.version.cuda or "none (a build for CPUs)"
     yield "cudnn", str(torch.backends.cudnn.version() or "none")
     if not torch.cuda.is_available():

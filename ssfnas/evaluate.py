@@ -28,6 +28,7 @@ def evaluate(config: EvaluateConfig) -> None:
         from ssfnas.plugins import import_plugins
         from ssfnas.runs.run_files import EVALUATION_FILE
         from ssfnas.runtime.distributed import start_world
+        from ssfnas.runtime.memory import kept_memory
         from ssfnas.runtime.threads import computing_threads
 
     import_plugins(config.plugins)
@@ -35,7 +36,7 @@ def evaluate(config: EvaluateConfig) -> None:
     run = Run(config.run)
     others = {} if config.dataset is None else {"dataset": config.dataset, "imbalance_ratio": None}
     data = load_data(data_options(run.config, **others))
-    with computing_threads(config.threads):
+    with computing_threads(config.threads), kept_memory(device.type):
         result = evaluate_network(run, data, config, device)
     written = write_evaluation(run, result, config)
     if written.name == EVALUATION_FILE:

@@ -26,6 +26,7 @@ from ssfnas.runtime.determinism import (
 from ssfnas.runtime.distributed import World, number_of_processes, start_world
 from ssfnas.runtime.environment import environment
 from ssfnas.runtime.interruption import Interruption
+from ssfnas.runtime.memory import kept_memory
 from ssfnas.runtime.threads import computing_threads
 from ssfnas.training.loop import resume, train
 from ssfnas.training.trainer import Trainer
@@ -97,7 +98,8 @@ def open_session(
         world = start_world(config.device)
         try:
             data = shared_load(config, world)
-            yield Session(config, world, data.to(world.device), interruption)
+            with kept_memory(world.device.type):
+                yield Session(config, world, data.to(world.device), interruption)
         finally:
             world.close()
 

@@ -1,0 +1,86 @@
+"""Memory that a step frees stays with the process while a CPU computes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ssfnas.runtime import memory
+from ssfnas.runtime.memory import kept_memory, who_keeps_memory
+
+FAULTS = """
+import resource
+import torch
+from ssfnas.runtime.memory import kept_memory
+
+
+def faults(steps=5):
+    torch.ones(80 << 18)  # 80 MiB, as below: the first time costs in any case
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(steps):
+        torch.ones(80 << 18)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / steps
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() >> 20
+
+
+before, at_first = faults(), resident()
+with kept_memory("{device}"):
+    inside, most = faults(), resident()
+print(before, inside, faults(), at_first, most, resident())
+"""
+
+
+def measured(device: str = "cpu", **variables: str) -> list[float]:
+    """Faults of a step before, inside, after; and MiB that are resident."""
+    code = FAULTS.replace("{device}", device)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "", "PYTHONPATH": ":".join(sys.path), **variables},
+    )
+    return [float(value) for value in done.stdout.split()]
+
+
+needs_glibc = pytest.mark.skipif(memory._library() is None, reason="no GNU C library")
+
+
+@needs_glibc
+def test_blocks_are_kept_inside_and_given_back_afterward():
+    before, inside, after, at_first, most, at_last = measured()
+    # 80 MiB are 20,480 pages of 4 KiB; with larger pages there are fewer, but some.
+    assert inside < before / 10
+    assert after > before / 2
+    assert most > at_first + 70
+    assert at_last < at_first + 20
+
+
+@needs_glibc
+def test_whoever_sets_a_variable_or_has_a_gpu_is_left_alone():
+    for device, variables in (("cpu", {"MALLOC_MMAP_THRESHOLD_": "1000000"}), ("cuda", {})):
+        before, inside, *_ = measured(device, **variables)
+        assert inside > before / 2, (device, variables)
+
+
+@needs_glibc
+def test_who_decides_is_said():
+    assert who_keeps_memory({}).startswith("kept")
+    assert who_keeps_memory({"MALLOC_ARENA_MAX": "2"}) == "as MALLOC_ARENA_MAX says"
+    tunables = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    assert who_keeps_memory(tunables) == "as GLIBC_TUNABLES says"
+    assert who_keeps_memory({"GLIBC_TUNABLES": "glibc.cpu.x86_shstk=on"}).startswith("kept")
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.os, "confstr", lambda name: None)
+    assert memory._library() is None
+    assert "no GNU C library" in who_keeps_memory({})
+    with kept_memory("cpu"):
+        pass
