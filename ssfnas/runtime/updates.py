@@ -175,7 +175,7 @@ def sgd_updater(
     decays_unused: bool = False,
     capturable: bool = False,
 ) -> Updater:
-    """Updates by SGD, fused where they are to be capturable; see :class:`Updater`.
+    """Updates by SGD, all parameters in one call; see :class:`Updater`.
 
     Args:
         parameters, world, precision, clip, decays_unused, capturable: of the updater.
@@ -187,7 +187,7 @@ def sgd_updater(
         lr=learning_rate(lr, world, capturable=capturable),
         momentum=momentum,
         weight_decay=weight_decay,
-        fused=capturable or None,
+        fused=True,
     )
     return Updater(
         chosen,

@@ -95,12 +95,19 @@ class AuxiliaryHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features [N, in_channels, h, w] -> logits [N, num_classes]."""
         x = x.relu()
-        for dim in (2, 3):
-            size = x.shape[dim]
-            window = -(-5 * size // 8)
-            corners = [x.narrow(dim, first, window) for first in (0, size - window)]
-            x = torch.cat([corner.mean(dim, keepdim=True) for corner in corners], dim)
+        (rows, height), (columns, width) = (_windows(size, x) for size in x.shape[2:])
+        sums = torch.kron(rows, columns).expand(len(x), -1, -1) @ x.flatten(2).mT
+        x = sums.mT.unflatten(2, (2, 2)) / (height * width)
         return self.classifier(self.features(x).flatten(1))
+
+
+def _windows(size: int, like: Tensor) -> tuple[Tensor, int]:
+    """What belongs to the window at either end of a side, 0 or 1 in [2, size]; and its width."""
+    width = -(-5 * size // 8)
+    members = like.new_zeros(2, size)
+    members[0, :width] = 1
+    members[1, size - width :] = 1
+    return members, width
 
 
 class ReferenceDerivedNetwork(CellNetwork):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ssfnas.declarations.strategies import FAIRDARTS_OPERATIONS
 from ssfnas.errors import RequestError
 from ssfnas.spaces import PUBLISHED, DerivedNetwork, Genotype
+from ssfnas.spaces.reference_derived import AuxiliaryHead
 
 
 def seeded(seed):
@@ -130,6 +131,23 @@ def test_auxiliary_head_on_8x8_is_that_of_darts():
     wanted = F.linear(y.flatten(1), head.classifier.weight, head.classifier.bias)
     torch.testing.assert_close(auxiliary, wanted, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(logits, net.forward_head(mid), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (1, 1), (1, 3), (5, 7), (2, 9)])
+def test_auxiliary_head_averages_four_corners(size):
+    head = AuxiliaryHead(3, 2)
+    head.features = head.classifier = torch.nn.Identity()
+    x = images(2, 3, *size)
+    height, width = (-(-5 * side // 8) for side in size)
+    corners = [
+        x[:, :, rows, columns].relu().mean((2, 3))
+        for rows in (slice(height), slice(size[0] - height, None))
+        for columns in (slice(width), slice(size[1] - width, None))
+    ]
+    wanted = torch.stack(corners, dim=2).flatten(1)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = head(x.contiguous(memory_format=layout))
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

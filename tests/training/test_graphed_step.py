@@ -166,8 +166,9 @@ def test_a_run_goes_on_with_the_other_kind_of_step(dataset, recorded_first):
         first.run_step()
         straight.run_step()
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    for optimizer in (second.weight_optimizer, second.alpha_optimizer):
-        assert bool(optimizer.param_groups[0]["fused"]) is (not recorded_first)
+    rate = second.weight_optimizer.param_groups[0]["lr"]
+    assert isinstance(rate, torch.Tensor) is (not recorded_first)
+    assert bool(second.alpha_optimizer.param_groups[0]["fused"]) is (not recorded_first)
     for _ in range(3):
         second.run_step()
         straight.run_step()
