@@ -34,7 +34,7 @@ DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 CPU_SOURCES = (
     *("cpu/mixed_sum.cpp", "cpu/mixed_norm_sum.cpp", "cpu/mixed_norm_sum_reductions.cpp"),
     *("cpu/separable_forward.cpp", "cpu/separable_backward.cpp", "cpu/pointwise.cpp"),
-    "cpu/pools.cpp",
+    *("cpu/reduces.cpp", "cpu/pools.cpp"),
     "cpu/norm_coefficients.cpp",
 )
 BINDING_SOURCES = ("cpu/instruction_sets.cpp", "binding.cpp")

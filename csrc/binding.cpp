@@ -249,6 +249,59 @@ void pointwise_backward(int threads, int dtype, const PixelSizes& sizes, const A
       threads);
 }
 
+// N, H, W, channels of each input, and of the results those of even and of odd pixels.
+using ReduceSizes = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                               std::int64_t, std::int64_t>;
+
+// What both passes of factorized reduces take, and the arrays that its pointers point to.
+struct ReduceArguments {
+  std::vector<void*> xs, even, odd;
+
+  ReduceArguments(const Addresses& of_xs, const Addresses& of_even, const Addresses& of_odd)
+      : xs(pointers(of_xs)), even(pointers(of_even)), odd(pointers(of_odd)) {}
+  Reduces reduces(int dtype, const ReduceSizes& sizes) const {
+    const auto [images, height, width, inputs, even_outputs, odd_outputs] = sizes;
+    return {static_cast<Dtype>(dtype), static_cast<std::int64_t>(even.size()),
+            static_cast<std::int64_t>(xs.size()), images, height, width, inputs, even_outputs,
+            odd_outputs, xs.data(), even.data(), odd.data()};
+  }
+};
+
+void reduces_forward(int threads, int dtype, const ReduceSizes& sizes, const Addresses& xs,
+                     const Addresses& even, const Addresses& odd, const Addresses& zs,
+                     std::uintptr_t mean, std::uintptr_t var) {
+  check_count(odd.size(), even.size(), "reduces_forward");
+  check_count(zs.size(), even.size(), "reduces_forward");
+  const py::gil_scoped_release released;
+  const ReduceArguments given(xs, even, odd);
+  const std::vector<void*> z = pointers(zs);
+  cpu().reduces_forward({given.reduces(dtype, sizes), z.data(), pointer(mean), pointer(var)},
+                        threads);
+}
+
+void reduces_backward(int threads, int dtype, const ReduceSizes& sizes, const Addresses& xs,
+                      const Addresses& even, const Addresses& odd, const Addresses& zs,
+                      const Addresses& grads, std::uintptr_t p, std::uintptr_t q,
+                      std::uintptr_t r, std::uintptr_t factors, const Addresses& dxs, bool add,
+                      const Addresses& d_even, const Addresses& d_odd) {
+  const std::size_t groups = even.size();
+  check_count(odd.size(), groups, "reduces_backward");
+  check_count(grads.size(), groups, "reduces_backward");
+  if (q != 0) check_count(zs.size(), groups, "reduces_backward");
+  if (!dxs.empty()) check_count(dxs.size(), xs.size(), "reduces_backward");
+  check_count(d_even.size(), d_odd.size(), "reduces_backward");
+  if (!d_even.empty()) check_count(d_even.size(), groups, "reduces_backward");
+  const py::gil_scoped_release released;
+  const ReduceArguments given(xs, even, odd);
+  const std::vector<void*> z = pointers(zs), g = pointers(grads), dx = pointers(dxs);
+  const std::vector<void*> of_even = pointers(d_even), of_odd = pointers(d_odd);
+  cpu().reduces_backward(
+      {given.reduces(dtype, sizes), z.data(), g.data(), pointer(p), pointer(q), pointer(r),
+       pointer(factors), dx.empty() ? nullptr : dx.data(), add,
+       of_even.empty() ? nullptr : of_even.data(), of_odd.empty() ? nullptr : of_odd.data()},
+      threads);
+}
+
 void pools_forward(int threads, int dtype, const ImageSizes& image, std::uintptr_t x,
                    std::uintptr_t largest, std::uintptr_t average, std::uintptr_t mean,
                    std::uintptr_t var) {
@@ -291,6 +344,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("gradient_coefficients", &gradient_coefficients);
   m.def("pointwise_forward", &pointwise_forward);
   m.def("pointwise_backward", &pointwise_backward);
+  m.def("reduces_forward", &reduces_forward);
+  m.def("reduces_backward", &reduces_backward);
   m.def("pools_forward", &pools_forward);
   m.def("pools_backward", &pools_backward);
   m.def("instruction_sets", &names_of_sets, "Those that this CPU can run; the fastest last.");

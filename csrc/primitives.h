@@ -156,6 +156,39 @@ struct PointwiseBackward {
   void* d_weight;         // [O, T I], or null
 };
 
+// Factorized reduces of T images [N, H, W, I] side by side: of a result's channels the first are
+// even_g times relu(x) at [2i, 2j], those behind odd_g times relu(x) at [2i + 1, 2j + 1]. Pixels
+// beyond an odd side are zero. Filters are in the dtype of sums.
+struct Reduces {
+  Dtype dtype;
+  int64_t groups, tensors, images, height, width, inputs, even_outputs, odd_outputs;
+  const void* const* xs;    // [T]
+  const void* const* even;  // [G] -> [even outputs, T I]
+  const void* const* odd;   // [G] -> [odd outputs, T I]
+};
+
+// z_g, and mean and biased variance of each of its channels
+struct ReducesForward {
+  Reduces reduces;
+  void* const* zs;  // [G] -> [N, ceil(H / 2), ceil(W / 2), O]
+  void* mean;       // [G, O]
+  void* var;        // [G, O]
+};
+
+// From dz_g = p_gc f_gn grad_g + q_gc z_g + r_gc the gradients of all x, summed over groups, and of
+// the filters.
+struct ReducesBackward {
+  Reduces reduces;
+  const void* const* zs;     // [G]; not read where q is null
+  const void* const* grads;  // [G]
+  const void *p, *q, *r;     // [G, O]; q and r may be null
+  const void* factors;       // [G, N]; or null, for ones
+  void* const* dxs;          // [T], or null
+  bool add;                  // to what dxs hold
+  void* const* d_even;       // [G] -> [even outputs, T I]; both null where no filter wants a gradient
+  void* const* d_odd;
+};
+
 // Largest and average of 3x3 windows (of the pixels inside), and mean and variance of both.
 struct PoolsForward {
   Dtype dtype;
@@ -232,6 +265,8 @@ struct GradientCoefficients {
   APPLY(gradient_coefficients, GradientCoefficients)  \
   APPLY(pointwise_forward, PointwiseForward)    \
   APPLY(pointwise_backward, PointwiseBackward)  \
+  APPLY(reduces_forward, ReducesForward)        \
+  APPLY(reduces_backward, ReducesBackward)      \
   APPLY(pools_forward, PoolsForward)            \
   APPLY(pools_backward, PoolsBackward)
 

@@ -190,6 +190,37 @@ def pointwise_backward(
     d_weight: int,
     /,
 ) -> None: ...
+def reduces_forward(
+    threads: int,
+    dtype: int,
+    sizes: tuple[int, int, int, int, int, int],
+    xs: Sequence[int],
+    even: Sequence[int],
+    odd: Sequence[int],
+    zs: Sequence[int],
+    mean: int,
+    var: int,
+    /,
+) -> None: ...
+def reduces_backward(
+    threads: int,
+    dtype: int,
+    sizes: tuple[int, int, int, int, int, int],
+    xs: Sequence[int],
+    even: Sequence[int],
+    odd: Sequence[int],
+    zs: Sequence[int],
+    grads: Sequence[int],
+    p: int,
+    q: int,
+    r: int,
+    factors: int,
+    dxs: Sequence[int],
+    add: bool,
+    d_even: Sequence[int],
+    d_odd: Sequence[int],
+    /,
+) -> None: ...
 def pools_forward(
     threads: int,
     dtype: int,

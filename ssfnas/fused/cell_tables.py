@@ -27,7 +27,7 @@ class Block:
 
     def rows(self, number: int) -> tuple[int, int, int]:
         """Those of one of them."""
-        p, q, r = (part.start + number * (part.step or 1) for part in (self.p, self.q, self.r))
+        p, q, r = (part.start + number for part in (self.p, self.q, self.r))
         return p, q, r
 
 

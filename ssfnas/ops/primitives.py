@@ -15,6 +15,7 @@ from torch import Tensor
 from ssfnas.ops import norm_coefficients as coefficients
 from ssfnas.ops import torch_candidates as candidates
 from ssfnas.ops import torch_pointwise as pointwise
+from ssfnas.ops import torch_reduces as reduces
 from ssfnas.ops import torch_sums as sums
 from ssfnas.ops.selection import AUTO, choose, has_op, op_of, primitive, requested
 
@@ -59,3 +60,5 @@ pools_forward = _dispatched(candidates.pools_forward)
 pools_backward = _dispatched(candidates.pools_backward)
 pointwise_forward = _dispatched(pointwise.pointwise_forward)
 pointwise_backward = _dispatched(pointwise.pointwise_backward)
+reduces_forward = _dispatched(reduces.reduces_forward)
+reduces_backward = _dispatched(reduces.reduces_backward)

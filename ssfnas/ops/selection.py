@@ -29,17 +29,19 @@ _MODULES = {
         "ssfnas.ops.torch_barlow_twins",
         "ssfnas.ops.torch_candidates",
         "ssfnas.ops.torch_pointwise",
+        "ssfnas.ops.torch_reduces",
     ),
     "native": (
         "ssfnas.ops.native",
         "ssfnas.ops.native_candidates",
         "ssfnas.ops.native_pointwise",
+        "ssfnas.ops.native_reduces",
         "ssfnas.ops.native_coefficients",
     ),
     "triton": ("ssfnas.kernels",),
 }
 # Ops that a backend has on devices of one type alone.
-_ONLY_ON = {("native", op): "cpu" for op in ("norm_coefficients", "pointwise")}
+_ONLY_ON = {("native", op): "cpu" for op in ("norm_coefficients", "pointwise", "reduces")}
 _PRIMITIVES = {
     "mixed_sum": ("mixed_sum_forward", "mixed_sum_backward"),
     "mixed_norm_sum": (
@@ -57,6 +59,7 @@ _PRIMITIVES = {
         "pools_backward",
     ),
     "pointwise": ("pointwise_forward", "pointwise_backward"),
+    "reduces": ("reduces_forward", "reduces_backward"),
 }
 
 _forced: str | None = None
@@ -113,7 +116,7 @@ def choose(op: str, tensors: Sequence[Tensor], name: str) -> str:
 
     Args:
         op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"norm_coefficients"``, ``"pointwise"``,
-            ``"barlow_twins_loss"`` or ``"candidate_operations"``.
+            ``"reduces"``, ``"barlow_twins_loss"`` or ``"candidate_operations"``.
         tensors: those that are summed, the two embeddings, or sources; one dtype, one device.
         name: what was asked for.
 

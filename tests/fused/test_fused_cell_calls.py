@@ -128,3 +128,25 @@ def test_a_derived_cell_computes_its_edges_alone(monkeypatch):
     assert forward[0]["norm_sum_forward"] == nodes + entries
     assert backward[0]["norm_sum_reduce"] == nodes + entries
     assert backward[0]["pointwise_backward"] == entries
+
+
+def test_the_reduces_of_a_state_are_one_call_that_leaves_no_gradients_between(monkeypatch):
+    net = Supernet(channels=4, layers=3, num_classes=2)
+    weights = torch.rand(14, len(FAIRDARTS_OPERATIONS)).requires_grad_()
+    fused = net._fused_cells().start()._fused[1]
+    states = [
+        [
+            torch.randn(2, channels, 6, 6).contiguous(memory_format=torch.channels_last)
+            for channels in of_state
+        ]
+        for of_state in ([12], [4] * 4)
+    ]
+    for x in (*states[0], *states[1]):
+        x.requires_grad_()
+    forward, backward = counted_passes(fused, states, weights, monkeypatch)
+    inputs, sources = 2, 5
+    assert forward[0]["reduces_forward"] == inputs
+    assert forward[0]["norm_statistics"] == 0
+    assert backward[0]["reduces_backward"] == inputs
+    # One for each pool, and one for the skip connections of each node that is a source.
+    assert backward[0]["norm_sum_forward"] == 2 * sources + (sources - inputs)

@@ -10,7 +10,14 @@ import pytest
 import torch
 from native_checks import SETS, on
 
-from ssfnas.ops import native_candidates, native_pointwise, torch_candidates, torch_pointwise
+from ssfnas.ops import (
+    native_candidates,
+    native_pointwise,
+    native_reduces,
+    torch_candidates,
+    torch_pointwise,
+    torch_reduces,
+)
 
 pytestmark = pytest.mark.skipif("amx" not in SETS, reason="this CPU has no AMX, or may not use it")
 
@@ -89,6 +96,37 @@ def test_pointwise_is_exact(shape, tensors, outputs):
     with on("amx"):
         found = run(native_pointwise, halves, torch.float32)
     truth = run(torch_pointwise, lambda value: value, torch.float64)
+    for value, wanted in zip(found, truth, strict=True):
+        if value.dtype == torch.bfloat16:
+            assert torch.equal(value, wanted.to(torch.bfloat16))
+        else:
+            torch.testing.assert_close(value.double(), wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tensors", "outputs"), [(1, (17, 16)), (4, (16, 16)), (2, (40, 40))])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_reduces_are_exact(shape, tensors, outputs):
+    (n, c, h, w), edges = shape, 2
+    xs = [integers((n, c, 2 * h, 2 * w - 1), 2, seed) for seed in range(tensors)]
+    even, odd = (
+        [integers((o, tensors * c, 1, 1), 1, seed + g) for g in range(edges)]
+        for seed, o in zip((20, 30), outputs, strict=True)
+    )
+    grads = [integers((n, sum(outputs), h, w), 2, 40 + g) for g in range(edges)]
+    p = torch.ones(edges, sum(outputs))
+
+    def run(module, cast, dtype):
+        inputs, rows = [cast(x) for x in xs], p.to(dtype)
+        filters = [[f.to(dtype) for f in kind] for kind in (even, odd)]
+        zs, mean, _ = module.reduces_forward(inputs, *filters)
+        dxs, of_even, of_odd = module.reduces_backward(
+            inputs, [], [cast(grad) for grad in grads], rows, None, None, *filters
+        )
+        return [*zs, mean, *dxs, *of_even, *of_odd]
+
+    with on("amx"):
+        found = run(native_reduces, halves, torch.float32)
+    truth = run(torch_reduces, lambda value: value, torch.float64)
     for value, wanted in zip(found, truth, strict=True):
         if value.dtype == torch.bfloat16:
             assert torch.equal(value, wanted.to(torch.bfloat16))

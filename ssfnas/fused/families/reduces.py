@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ssfnas.fused.cell_statistics import Statistics
-from ssfnas.fused.cell_tables import Block, Rows
+from ssfnas.fused.cell_tables import Rows
 from ssfnas.fused.families.family import (
     Backward,
     Family,
@@ -15,15 +15,15 @@ from ssfnas.fused.families.family import (
     Parts,
     has_both_or_none,
     is_pointwise,
+    none_of,
 )
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import FactorizedReduce
-from ssfnas.ops.factorized_reduces import reduces_backward, reduces_forward
-from ssfnas.ops.primitives import norm_statistics
+from ssfnas.ops.primitives import reduces_backward, reduces_forward
 
 
 class Reduces(Family):
-    """Factorized reduces; they share the pixels that they read (:mod:`..ops.factorized_reduces`).
+    """Factorized reduces; they share the pixels that they read (:mod:`..ops.torch_reduces`).
 
     Parameters are the filters of even pixels, then those of odd ones.
     """
@@ -44,11 +44,9 @@ class Reduces(Family):
         return len(self._reduces) - 1
 
     def take_rows(self, rows: Rows) -> None:
-        """p and q of each side by side, which are the factors of one sum; r of each."""
+        """One of each kind each."""
         self._statistics = rows.take_statistics([[reduce.norm] for reduce in self._reduces])
-        pairs, count = rows.take(2 * len(self._reduces)), len(self._reduces)
-        p, q = (slice(pairs.start + i, pairs.stop, 2) for i in range(2))
-        self._block = Block(p, q, rows.take(count))
+        self._block = rows.take_block(len(self._reduces))
 
     def parameters(self) -> list[Tensor]:
         """Filters."""
@@ -67,8 +65,7 @@ class Reduces(Family):
     ) -> list[Tensor]:
         """Results before the BatchNorms."""
         count = len(self._reduces)
-        zs = reduces_forward(parts, parameters[:count], parameters[count:])
-        mean, var = norm_statistics(zs, [True] * count)
+        zs, mean, var = reduces_forward(parts, parameters[:count], parameters[count:])
         statistics.enter(self._statistics, mean, var, zs[0])
         return zs
 
@@ -77,25 +74,20 @@ class Reduces(Family):
         return results[number]
 
     def backward(self, given: Backward, total: Parts | None) -> tuple[Parts | None, Gradients]:
-        """Each gradient of a result is written once."""
-        count, own_statistics = len(self._reduces), given.coefficients.batch_statistics
-        dzs = []
-        for number, z in enumerate(given.results):
-            p, q, r = self._block.rows(number)
-            grad = given.uses[number].grad
-            if own_statistics:
-                factors = given.factors([number], 1)
-                dzs.append(given.sum([grad, z], slice(p, q + 1), r, factors))
-            else:
-                dzs.append(given.sum([grad], slice(p, p + 1), 0, given.factors([number])))
-        total, of_even, of_odd = reduces_backward(
+        """All gradients in one pass."""
+        count = len(self._reduces)
+        dxs, of_even, of_odd = reduces_backward(
             given.parts,
-            dzs,
+            given.results,
+            [use.grad for use in given.uses],
+            *given.coefficients.rows_of(self._block),
             given.parameters[:count],
             given.parameters[count:],
+            needs_x=given.needs_x,
             needs_weights=given.needs_parameters,
             into=total,
+            factors=given.factors(range(count)),
         )
         if of_even is None or of_odd is None:
-            return total, [None] * (2 * count)
-        return total, [*of_even, *of_odd]
+            return dxs, none_of(given.parameters)
+        return dxs, [*of_even, *of_odd]
