@@ -236,16 +236,18 @@ void pointwise_forward(int threads, int dtype, const PixelSizes& sizes, const Ad
 
 void pointwise_backward(int threads, int dtype, const PixelSizes& sizes, const Addresses& xs,
                         std::uintptr_t z, std::uintptr_t grad, std::uintptr_t p, std::uintptr_t q,
-                        std::uintptr_t r, std::uintptr_t weight, const Addresses& dxs,
-                        std::uintptr_t d_weight) {
+                        std::uintptr_t r, std::uintptr_t weight, const Addresses& into,
+                        const Addresses& dxs, std::uintptr_t d_weight) {
   const auto [pixels, inputs, outputs] = sizes;
+  if (!into.empty()) check_count(into.size(), xs.size(), "pointwise_backward");
   if (!dxs.empty()) check_count(dxs.size(), xs.size(), "pointwise_backward");
   const py::gil_scoped_release released;
-  const std::vector<void*> x = pointers(xs), dx = pointers(dxs);
+  const std::vector<void*> x = pointers(xs), before = pointers(into), dx = pointers(dxs);
   cpu().pointwise_backward(
       {static_cast<Dtype>(dtype), pixels, static_cast<std::int64_t>(x.size()), inputs, outputs,
        x.data(), pointer(z), pointer(grad), pointer(p), pointer(q), pointer(r), pointer(weight),
-       dx.empty() ? nullptr : dx.data(), pointer(d_weight)},
+       before.empty() ? nullptr : before.data(), dx.empty() ? nullptr : dx.data(),
+       pointer(d_weight)},
       threads);
 }
 

@@ -152,6 +152,7 @@ struct PointwiseBackward {
   const void* grad;
   const void *p, *q, *r;  // [O]; q and r may be null
   const void* weight;
+  const void* const* into;  // [T], added to dxs; or null
   void* const* dxs;       // [T], or null
   void* d_weight;         // [O, T I], or null
 };

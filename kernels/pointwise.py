@@ -40,6 +40,7 @@ def pointwise_backward(
     *,
     needs_x: bool = True,
     needs_weight: bool = True,
+    into: Sequence[Tensor] | None = None,
 ) -> tuple[list[Tensor] | None, Tensor | None]:
     """Gradients of ``xs`` and of ``weight``, from dz = p grad + q z + r.
 
@@ -49,6 +50,7 @@ def pointwise_backward(
         grad: in the shape of ``z``.
         p, q, r: [1, O]; ``q`` and ``r`` may be None, for zeros.
         needs_x, needs_weight: which gradients are wanted.
+        into: tensors like ``xs``, left as they are: the gradients of ``xs`` are added to them.
     """
     if q is None or r is None:
         dz = norm_sum_forward([grad], p, torch.zeros_like(p[0]))
@@ -65,6 +67,8 @@ def pointwise_backward(
             _image(torch.ops.aten.threshold_backward(of_pixels @ own, part, 0), x)
             for own, part, x in zip(filters, parts, xs, strict=True)
         ]
+        if into is not None:
+            torch._foreach_add_(dxs, list(into))
     return dxs, d_weight
 
 

@@ -186,6 +186,7 @@ def pointwise_backward(
     q: int,
     r: int,
     weight: int,
+    into: Sequence[int],
     dxs: Sequence[int],
     d_weight: int,
     /,

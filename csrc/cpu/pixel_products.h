@@ -286,7 +286,7 @@ struct ProductGradients {
   const void* factors;        // [G, images], or null
   int64_t image;              // pixels of a result's image
   void* const* dxs;           // [T], or null
-  bool add;                   // to what is there
+  const void* const* into;    // [T], added to them; or null. Picked pixels: where they go
 };
 
 // Coefficients of each slice and result, with zeros in the lanes beyond.
@@ -346,26 +346,27 @@ void gradient_tile(const T* grad, const T* z, const SliceRow<Scalar<T>>& row, in
   }
 }
 
-// The gradients of `count` pixels of all tensors from pixel `at` on where they are positive. Picked
-// pixels are given or added to; in the first case what lies beside them gets zeros.
+// The gradients of `count` pixels of all tensors from pixel `at` on where they are positive, added
+// to `into` if that is there. If not, what lies beside picked pixels gets zeros.
 template <class T, class Pixels>
 void store_inputs(const Scalar<T>* gradient, const Scalar<T>* rectified,
                   const Widths<Pixels::KINDS>& w, const typename Pixels::Places& places, int kind,
-                  int64_t at, int64_t count, void* const* dxs, [[maybe_unused]] bool add) {
+                  int64_t at, int64_t count, void* const* dxs, const void* const* into) {
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
   for (int64_t t = 0; t < w.tensors; ++t)
     for (int64_t v = 0; v < w.vectors_in; ++v, gradient += count * L, rectified += count * L) {
       T* dx = static_cast<T*>(dxs[t]) + v * L;
+      const T* from = into == nullptr ? nullptr : static_cast<const T*>(into[t]) + v * L;
       const int64_t n = lanes_of<S>(v, w.inputs);
       for (int64_t i = 0; i < count; ++i) {
         const Vector<S> value = get(rectified + i * L) > 0 ? get(gradient + i * L) : Vector<S>{};
         const int64_t place = places(kind, at + i);
-        if constexpr (!Pixels::PICKED) {
+        if (from != nullptr) {
+          const int64_t offset = place * w.inputs;
+          if (place >= 0) store_some(dx + offset, load_some(from + offset, n) + value, n);
+        } else if constexpr (!Pixels::PICKED) {
           store_some(dx + place * w.inputs, value, n);
-        } else if (add) {
-          T* to = dx + place * w.inputs;
-          if (place >= 0) store_some(to, load_some(to, n) + value, n);
         } else {
           const int64_t beside = places.beside(kind, at + i);
           if (place >= 0) store_some(dx + place * w.inputs, value, n);
@@ -430,7 +431,7 @@ void backward_products(const Pixels& pixels, const PixelProducts<Pixels::KINDS>&
                                   own + w.padded_in * s.start, s.width, halves);
           if (of.dxs == nullptr) continue;
           mixings[k](dz, plane, gradient, plane, count, halves);
-          store_inputs<T, Pixels>(gradient, rectified, w, places, k, at, count, of.dxs, of.add);
+          store_inputs<T, Pixels>(gradient, rectified, w, places, k, at, count, of.dxs, of.into);
         }
       }
     }

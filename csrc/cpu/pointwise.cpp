@@ -22,7 +22,7 @@ void pointwise_forward(const PointwiseForward& args, int threads) {
 
 void pointwise_backward(const PointwiseBackward& args, int threads) {
   const ProductGradients gradients{&args.z, &args.grad, args.p,  args.q,    args.r,
-                                   nullptr, args.pixels, args.dxs, false};
+                                   nullptr, args.pixels, args.dxs, args.into};
   void* const* const d_weights[1] = {args.d_weight == nullptr ? nullptr : &args.d_weight};
   for_dtype(args.dtype, [&](auto value) {
     backward_products<decltype(value)>(EveryPixel{}, products_of(args), gradients, d_weights,

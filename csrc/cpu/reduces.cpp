@@ -84,7 +84,7 @@ void reduces_forward(const ReducesForward& args, int threads) {
 void reduces_backward(const ReducesBackward& args, int threads) {
   const ProductGradients gradients{
       args.zs,      args.grads, args.p, args.q, args.r, args.factors, pixels_of_image(args.reduces),
-      args.dxs, args.add};
+      args.dxs, args.add ? args.dxs : nullptr};
   void* const* const d_weights[2] = {args.d_even, args.d_odd};
   for_dtype(args.reduces.dtype, [&](auto value) {
     backward_products<decltype(value)>(EveryOtherPixel(args.reduces), products_of(args.reduces),

@@ -9,6 +9,8 @@ gradients of their weights, of their BatchNorms' weights, and what BatchNorm's g
 Kept for the backward pass are the states, results of 1x1 convolutions and of normalized pools, and
 the statistics. Depthwise results and ReLUs are computed again, and gradients of candidates never
 written. Cells hand nodes to each other as they are, side by side but never copied into one tensor.
+What two cells read, the second reads through the first, which so gets the second's gradient and
+adds its own in the pass that computes it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ssfnas.fused.cell_layout import INPUTS, CellLayout
 from ssfnas.fused.cell_statistics import Call, Coefficients, Statistics
 from ssfnas.fused.cell_tables import Tables
-from ssfnas.fused.families import Backward, Modules, Parts, Skips, Use
+from ssfnas.fused.families import Backward, Modules, Parts, Use
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.differentiable_once import differentiable_once
@@ -92,8 +94,8 @@ class FusedCell:
         s1: Sequence[Tensor],
         weights: Tensor | None = None,
         factors: Tensor | None = None,
-    ) -> list[Tensor]:
-        """Both inputs -> the states of the output, channels_last.
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Both inputs -> the states of the output, channels_last, and the second input again.
 
         Args:
             call: how the pass is made.
@@ -102,13 +104,16 @@ class FusedCell:
             factors: of the paths for each image, [paths, N].
 
         Returns:
-            [N, C, h', w'] each: the output is what they are side by side.
+            [N, C, h', w'] each: the output is what they are side by side; and ``s1`` as whoever
+            comes next should read it.
         """
         call.keeps_graphs = torch.is_grad_enabled()
-        outputs: tuple[Tensor, ...] = _CellFunction.apply(
-            self, call, len(s0), len(s1), weights, factors, *s0, *s1, *self.parameters()
+        hands_on = call.keeps_graphs and all(x.requires_grad for x in s1)
+        found: tuple[Tensor, ...] = _CellFunction.apply(
+            self, call, len(s0), len(s1), hands_on, weights, factors, *s0, *s1, *self.parameters()
         )
-        return list(outputs)
+        nodes = len(self.layout.output)
+        return list(found[:nodes]), list(found[nodes:] if hands_on else s1)
 
     def parameters(self) -> list[Tensor]:
         """Those of each family, then the BatchNorms' weights and biases."""
@@ -226,7 +231,11 @@ class _Needs(NamedTuple):
 
 
 class _CellFunction(torch.autograd.Function):
-    """(cell, call, numbers of parts, weights, factors, *parts, *parameters) -> nodes."""
+    """A cell, differentiable.
+
+    (cell, call, numbers of parts, whether the second input is handed on, weights, factors, *parts,
+    *parameters) -> nodes, and the parts of the second input where they are handed on.
+    """
 
     @staticmethod
     def forward(
@@ -235,6 +244,7 @@ class _CellFunction(torch.autograd.Function):
         call: Call,
         first: int,
         second: int,
+        hands_on: bool,
         weights: Tensor | None,
         factors: Tensor | None,
         *tensors: Tensor,
@@ -283,7 +293,7 @@ class _CellFunction(torch.autograd.Function):
         ctx.shape = None if weights is None else weights.shape
         ctx.parts = first, second
         ctx.set_materialize_grads(False)
-        return tuple(outputs)
+        return *outputs, *(tensors[first : first + second] if hands_on else ())
 
     @staticmethod
     @differentiable_once("a fused cell")
@@ -291,12 +301,13 @@ class _CellFunction(torch.autograd.Function):
         known = next((grad for grad in grads if grad is not None), None)
         if known is None:  # of a cell that nothing reads
             return (None,) * len(ctx.needs_input_grad)
-        _, _, _, _, needs_weights, _, *needs = ctx.needs_input_grad
+        _, _, _, _, _, needs_weights, _, *needs = ctx.needs_input_grad
         first, second = ctx.parts
         needs_inputs = any(needs[:first]), any(needs[first : first + second])
         needs = needs[first + second :]
         every = ctx.saved_tensors  # asked for once: checkpoints compute it then
-        outputs, rest = every[: len(grads)], every[len(grads) :]
+        nodes = len(ctx.cell.layout.output)
+        outputs, rest = every[:nodes], every[nodes:]
         parameters, saved = rest[: len(needs)], rest[len(needs) :]
         kept: _Kept = tree_unflatten(saved, ctx.spec)
         of_modules = zip(kept.results, ctx.modules, strict=True)
@@ -311,7 +322,7 @@ class _CellFunction(torch.autograd.Function):
                 Coefficients(ctx.call, gradients, ctx.counts),
                 _Needs(needs_inputs, needs_weights, any(needs)),
             )
-            found = backward.run(grads, parameters)
+            found = backward.run(grads[:nodes], grads[nodes:], parameters)
         wanted = [
             gradient.to(parameter.dtype) if gradient is not None and needed else None
             for gradient, needed, parameter in zip(found, needs, parameters, strict=True)
@@ -321,7 +332,7 @@ class _CellFunction(torch.autograd.Function):
         of_inputs: list[Tensor | None] = []
         for count, gradients in zip(ctx.parts, backward.of_inputs, strict=True):
             of_inputs += [None] * count if gradients is None else gradients
-        return None, None, None, None, of_weights, None, *of_inputs, *wanted
+        return None, None, None, None, None, of_weights, None, *of_inputs, *wanted
 
 
 def _sum_of(
@@ -370,14 +381,23 @@ class _CellBackward:
         self.of_affine = None if kept.affine is None else torch.zeros_like(kept.affine)
 
     def run(
-        self, grads: Sequence[Tensor | None], parameters: Sequence[Tensor]
+        self,
+        grads: Sequence[Tensor | None],
+        handed_on: Sequence[Tensor | None],
+        parameters: Sequence[Tensor],
     ) -> list[Tensor | None]:
-        """The parameters' gradients, from the last state to the first."""
+        """The parameters' gradients, from the last state to the first.
+
+        Args:
+            grads: of the nodes of the output.
+            handed_on: of the second input, by whoever else reads it.
+            parameters: of the cell.
+        """
         layout = self.layout
         *of_families, _ = self.cell.split(parameters)
         found: list[list[Tensor | None]] = [[None] * len(own) for own in of_families]
         for state in reversed(range(len(layout.sources))):
-            total = self._of_output(state, grads)
+            total, is_own = self._from_outside(state, grads, handed_on), False
             needs_x = state >= INPUTS or self.needs.inputs[state]
             if needs_x or self.needs.parameters:
                 for slot in layout.sources[state]:
@@ -395,7 +415,11 @@ class _CellBackward:
                         needs_x=needs_x,
                         needs_parameters=self.needs.parameters,
                     )
-                    total, found[slot] = layout.families[slot].backward(given, total)
+                    family = layout.families[slot]
+                    if total is not None and family.overwrites and not is_own:
+                        total = [part.clone(memory_format=NHWC) for part in total]
+                    total, found[slot] = family.backward(given, total)
+                    is_own = True
             if state < INPUTS:
                 self.of_inputs[state] = total if needs_x else None
             elif total is not None:
@@ -413,17 +437,19 @@ class _CellBackward:
             gradients += self.cell.tables.affine_gradients(self.of_affine, unused)
         return gradients
 
-    def _of_output(self, state: int, grads: Sequence[Tensor | None]) -> Parts | None:
-        """A state's gradient as a part of the output."""
-        layout = self.layout
-        grad = grads[layout.output.index(state)] if state in layout.output else None
-        if grad is None:
+    def _from_outside(
+        self, state: int, grads: Sequence[Tensor | None], handed_on: Sequence[Tensor | None]
+    ) -> Parts | None:
+        """A state's gradient by what reads it outside of the cell."""
+        given: Sequence[Tensor | None] = handed_on if state == INPUTS - 1 else ()
+        if state in self.layout.output:
+            given = [grads[self.layout.output.index(state)]]
+        if all(grad is None for grad in given):
             return None
-        grad = grad.contiguous(memory_format=NHWC)
-        slots = layout.sources[state]
-        # Others add to what is there, which is not theirs; skip connections make a sum of it.
-        added = bool(slots) and not isinstance(layout.families[slots[0]], Skips)
-        return [grad.clone(memory_format=NHWC) if added else grad]
+        return [
+            (torch.zeros_like(part) if grad is None else grad).contiguous(memory_format=NHWC)
+            for grad, part in zip(given, self.states[state], strict=True)
+        ]
 
     def _uses(self, slot: int) -> list[Use] | None:
         """What comes back to a family's candidates; None where nothing does."""

@@ -76,8 +76,8 @@ class FusedPass:
         s1: Sequence[Tensor],
         weights: Tensor | None = None,
         factors: Tensor | None = None,
-    ) -> list[Tensor]:
-        """A cell's output, see :class:`FusedCell`.
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The inputs of the next cell: ``s1`` and the cell's output, see :class:`FusedCell`.
 
         Its own modules compute it where a part of it is hooked, where its BatchNorms are not all in
         one state, where there are no images, and while a transform or a tracer follows the network.
@@ -86,11 +86,11 @@ class FusedPass:
         state = None if fused is None else _state(fused.layout.rows.norms)
         if fused is None or state is None or _is_followed() or s0[0].numel() == 0:
             given = weights if factors is None else factors
-            return [self._cells[number](side_by_side(s0), side_by_side(s1), given)]
+            return list(s1), [self._cells[number](side_by_side(s0), side_by_side(s1), given)]
         call = Call(*state)
-        output = fused(call, s0, s1, weights, factors)
+        output, s1 = fused(call, s0, s1, weights, factors)
         self._updates += call.updates
-        return output
+        return s1, output
 
     def finish(self) -> None:
         """Fold the batch's statistics into the running ones."""

@@ -44,6 +44,7 @@ def pointwise_backward(
     *,
     needs_x: bool = True,
     needs_weight: bool = True,
+    into: Sequence[Tensor] | None = None,
 ) -> tuple[list[Tensor] | None, Tensor | None]:
     """See :func:`ssfnas.ops.torch_pointwise.pointwise_backward`."""
     xs, weight, shape = _checked(xs, weight)
@@ -53,6 +54,7 @@ def pointwise_backward(
     p = coefficients(p, x, (1, shape[1]))
     q, r = (None if row is None else coefficients(row, x, (1, shape[1])) for row in (q, r))
     dxs = [torch.empty_like(x) for x in xs] if needs_x else None
+    before = [] if into is None else images(into, len(xs), x.shape, x)
     d_weight = torch.zeros_like(weight) if needs_weight else None
     if x.numel() != 0 and (needs_x or needs_weight):
         native._C.pointwise_backward(
@@ -64,6 +66,7 @@ def pointwise_backward(
             address(q),
             address(r),
             weight.data_ptr(),
+            addresses(before),
             addresses(dxs or []),
             address(d_weight),
         )

@@ -44,6 +44,7 @@ def pointwise_backward(
     *,
     needs_x: bool = True,
     needs_weight: bool = True,
+    into: Sequence[Tensor] | None = None,
 ) -> tuple[list[Tensor] | None, Tensor | None]:
     """Gradients of :func:`pointwise_forward`.
 
@@ -53,6 +54,7 @@ def pointwise_backward(
         grad: in the shape of ``z``.
         p, q, r: [1, O]; ``q`` and ``r`` may be None, for zeros.
         needs_x, needs_weight: which gradients are wanted.
+        into: tensors like ``xs``, left as they are: the gradients of ``xs`` are added to them.
 
     Returns:
         The gradients of all ``xs``, and of ``weight`` in its shape, in the dtype of sums.
@@ -71,4 +73,6 @@ def pointwise_backward(
         dx = torch.ops.aten.threshold_backward(dx, x, 0)
         nhwc = torch.channels_last
         dxs = [part.contiguous(memory_format=nhwc) for part in dx.tensor_split(len(xs), dim=1)]
+        if into is not None:
+            dxs = [total + part for total, part in zip(into, dxs, strict=True)]
     return dxs, d_weight

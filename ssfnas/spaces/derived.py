@@ -32,7 +32,7 @@ class DerivedNetwork(FusedForm, ReferenceDerivedNetwork):
         fused = self._fused_cells().start()
         s0 = s1 = [self.stem(x.contiguous(memory_format=torch.channels_last))]
         for layer, of_cell in enumerate(factors):
-            s0, s1 = s1, fused.cell(layer, s0, s1, factors=of_cell)
+            s0, s1 = fused.cell(layer, s0, s1, factors=of_cell)
             if auxiliary and self.auxiliary_head is not None and layer == self.auxiliary_layer:
                 logits = self.auxiliary_head(side_by_side(s1))
         fused.finish()

@@ -41,7 +41,7 @@ class Supernet(FusedForm, ReferenceSupernet):
         fused = self._fused_cells().start()
         s0 = s1 = [self.stem(x.contiguous(memory_format=torch.channels_last))]
         for number, cell in enumerate(self.cells):
-            s0, s1 = s1, fused.cell(number, s0, s1, weights[cell.kind])  # type: ignore[index]
+            s0, s1 = fused.cell(number, s0, s1, weights[cell.kind])  # type: ignore[index]
         fused.finish()
         return side_by_side(s1)
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssfnas.fused import fused_cell
 from ssfnas.ops import primitives
-from ssfnas.spaces import FAIRDARTS_OPERATIONS, DerivedNetwork, Genotype, Supernet
+from ssfnas.spaces import FAIRDARTS_OPERATIONS, PUBLISHED, DerivedNetwork, Genotype, Supernet
 
 # Make or look at memory, and launch nothing.
 FREE = {
@@ -75,10 +75,10 @@ def counted_passes(fused, states, weights, monkeypatch):
     """Primitives and operators of the forward and of the backward pass."""
     call = fused_cell.Call(True, 1e-5, None)
     # Once before: tables of rows are made on first use.
-    sum(node.sum() for node in fused(call, *states, weights)).backward()
+    sum(node.sum() for node in fused(call, *states, weights)[0]).backward()
     counted = Counted(monkeypatch)
     with counted:
-        out = fused(call, *states, weights)
+        out, _ = fused(call, *states, weights)
     forward = counted.primitives.copy(), counted.operators.copy()
     counted.primitives.clear()
     counted.operators.clear()
@@ -150,3 +150,42 @@ def test_the_reduces_of_a_state_are_one_call_that_leaves_no_gradients_between(mo
     assert backward[0]["reduces_backward"] == inputs
     # One for each pool, and one for the skip connections of each node that is a source.
     assert backward[0]["norm_sum_forward"] == 2 * sources + (sources - inputs)
+
+
+def test_gradients_of_what_two_cells_read_are_added_where_they_are_made(monkeypatch):
+    net = DerivedNetwork(PUBLISHED["DARTS_V2"], 2, channels=4, layers=6)
+    out = net(torch.randn(2, 3, 8, 8))
+    counted = Counted(monkeypatch)
+    with counted:
+        torch.autograd.grad(out.sum(), list(net.cells.parameters()), allow_unused=True)
+    # Not a cell's output, of four nodes each, has one; the stem's has, which a cell reads twice.
+    assert counted.operators["add"] + counted.operators["add_"] <= 1
+
+
+def test_what_nobody_differentiates_is_handed_on_as_it_is():
+    net = DerivedNetwork(PUBLISHED["DARTS_V2"], 2, channels=4, layers=3)
+    fused, (s0, s1) = first_cell(net)
+    call = fused_cell.Call(True, 1e-5, None)
+    _, handed = fused(call, s0, s1)
+    assert handed[0].grad_fn is not None
+    assert handed[0].data_ptr() == s1[0].data_ptr()
+    with torch.no_grad():
+        assert fused(call, s0, s1)[1][0] is s1[0]
+    plain = [x.detach() for x in s1]
+    assert fused(call, s0, plain)[1][0] is plain[0]
+
+
+def test_gradients_from_outside_are_left_as_they_were():
+    net = Supernet(channels=4, layers=3, num_classes=2)
+    weights = torch.rand(14, len(FAIRDARTS_OPERATIONS)).requires_grad_()
+    fused, (s0, s1), weights = first_cell(net, weights)
+    nodes, handed = fused(fused_cell.Call(True, 1e-5, None), s0, s1, weights)
+    given = [torch.randn_like(x) for x in (*nodes, *handed)]
+    kept = [grad.clone() for grad in given]
+    (of_both,) = torch.autograd.grad((*nodes, *handed), s1, given, retain_graph=True)
+    assert all(torch.equal(grad, was) for grad, was in zip(given, kept, strict=True))
+    (of_nodes,) = torch.autograd.grad(nodes, s1, given[:-1], retain_graph=True)
+    torch.testing.assert_close(of_both, of_nodes + given[-1])
+    # Alone it is what comes back.
+    (alone,) = torch.autograd.grad(handed, s1, given[-1:])
+    torch.testing.assert_close(alone, given[-1])

@@ -94,6 +94,20 @@ def test_only_what_is_asked_for(both):
     torch.testing.assert_close(found, ([dx], dw), rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize(("shape", "parts", "outputs"), SHAPES)
+def test_gradients_are_added_to_what_others_gave_and_leave_it_alone(both, shape, parts, outputs):
+    x, grad, weight, p, q, r = given = arguments(shape, outputs)
+    xs = parts_of(x, parts)
+    before = parts_of(draw(*shape, seed=9), parts)
+    kept = [part.clone() for part in before]
+    z, _, _ = both[0](xs, weight)
+    dxs, dw = both[1](xs, z, grad, p, q, r, weight, into=before)
+    *_, dx, of_weight = by_autograd(*given)
+    torch.testing.assert_close(torch.cat(dxs, 1), dx + torch.cat(kept, 1), rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(dw, of_weight, rtol=1e-11, atol=1e-12)
+    assert all(torch.equal(part, was) for part, was in zip(before, kept, strict=True))
+
+
 def test_bits_do_not_depend_on_threads(both):
     if both[0] is not primitive("native", "pointwise_forward"):
         pytest.skip("PyTorch's own matrix products may")

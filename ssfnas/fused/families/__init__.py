@@ -17,4 +17,4 @@ FAMILIES: tuple[type[Family], ...] = (Skips, Modules, Reduces, Pools, Entries, S
 # Those that take a state in several parts, as a cell's inputs come.
 OF_PARTS: tuple[type[Family], ...] = (Modules, Reduces, Entries)
 
-__all__ = ["FAMILIES", "OF_PARTS", "Backward", "Family", "Modules", "Parts", "Skips", "Use"]
+__all__ = ["FAMILIES", "OF_PARTS", "Backward", "Family", "Modules", "Parts", "Use"]

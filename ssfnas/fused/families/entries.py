@@ -27,6 +27,7 @@ class Entries(Family):
     An input has one entry, and no path of it is ever dropped.
     """
 
+    overwrites = False
     _convolution: nn.Conv2d | None = None
 
     def accept(self, module: nn.Module) -> int | None:
@@ -71,7 +72,6 @@ class Entries(Family):
 
     def backward(self, given: Backward, total: Parts | None) -> tuple[Parts | None, Gradients]:
         """Both gradients in one pass."""
-        assert total is None
         (use,) = given.uses
         dxs, d_weight = pointwise_backward(
             given.parts,
@@ -81,5 +81,6 @@ class Entries(Family):
             given.parameters[0],
             needs_x=given.needs_x,
             needs_weight=given.needs_parameters,
+            into=total,
         )
         return dxs, [d_weight]

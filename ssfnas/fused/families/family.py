@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,13 @@ class Family(ABC):
 
     Args:
         stride: of the candidates.
+
+    Attributes:
+        overwrites: whether :meth:`backward` adds to ``total`` in place, which then has to be the
+            cell's own; otherwise the sum is a new tensor.
     """
+
+    overwrites: ClassVar[bool] = True
 
     def __init__(self, stride: int) -> None:
         self.stride = stride
@@ -131,10 +137,7 @@ class Family(ABC):
 
     @abstractmethod
     def backward(self, given: Backward, total: Parts | None) -> tuple[Parts | None, Gradients]:
-        """The gradient of the state, added to ``total`` or in its place, and of the parameters.
-
-        ``total`` may be overwritten, unless the family is the first.
-        """
+        """The gradient of the state, added to ``total`` or in its place, and of the parameters."""
 
 
 def none_of(parameters: Sequence[Tensor]) -> Gradients:

@@ -15,6 +15,7 @@ from ssfnas.fused.families.family import Backward, Family, Gradients, Parts
 class Skips(Family):
     """Skip connections of stride 1; their gradient is sum_k p_k g_k."""
 
+    overwrites = False
     _count = 0
 
     def accept(self, module: nn.Module) -> int | None:
