@@ -38,7 +38,7 @@ _MODULES = {
         "ssfnas.ops.native_reduces",
         "ssfnas.ops.native_coefficients",
     ),
-    "triton": ("ssfnas.kernels",),
+    "triton": ("ssfnas.kernels", "ssfnas.ops.triton_reduces"),
 }
 # Ops that a backend has on devices of one type alone.
 _ONLY_ON = {("native", op): "cpu" for op in ("norm_coefficients", "pointwise", "reduces")}

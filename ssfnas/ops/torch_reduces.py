@@ -33,13 +33,10 @@ def reduces_forward(
     Returns:
         z_g [N, O, ceil(H / 2), ceil(W / 2)] in channels_last, and the statistics.
     """
-    pixels = _pixels(xs)
-    filters = _filters(even, odd, pixels.dtype)
-    rows = pixels.flatten(0, 2)
-    results = torch.bmm(rows.expand(len(filters), *rows.shape), filters)
-    shape = (*pixels.shape[:3], results.shape[-1])
-    zs = [z.view(shape).permute(0, 3, 1, 2) for z in results.unbind()]
-    wide = results.to(accumulator(results.dtype))
+    zs = products(xs, even, odd)
+    wide = torch.stack([z.permute(0, 2, 3, 1).flatten(0, 2) for z in zs]).to(
+        accumulator(zs[0].dtype)
+    )
     mean = wide.mean(1)
     return zs, mean, (wide - mean[:, None]).square().mean(1)
 
@@ -74,19 +71,48 @@ def reduces_backward(
         The gradients of ``xs`` (``into`` itself where it is given), None where they are not wanted;
         and of the filters ``even`` and ``odd`` in their shapes, in the dtype of sums.
     """
+    dzs = []
+    for g, grad in enumerate(grads):
+        dz = _row(p, g) * grad
+        if factors is not None:
+            dz = dz * factors[g].view(-1, 1, 1, 1)
+        if q is not None and r is not None:
+            dz = dz + _row(q, g) * zs[g] + _row(r, g)
+        dzs.append(dz.to(grad.dtype))
+    return product_gradients(
+        xs, dzs, even, odd, needs_x=needs_x, needs_weights=needs_weights, into=into
+    )
+
+
+def products(xs: Sequence[Tensor], even: Sequence[Tensor], odd: Sequence[Tensor]) -> list[Tensor]:
+    """z_g of every edge, see :func:`reduces_forward`."""
+    pixels = _pixels(xs)
+    filters = _filters(even, odd, pixels.dtype)
+    rows = pixels.flatten(0, 2)
+    results = torch.bmm(rows.expand(len(filters), *rows.shape), filters)
+    shape = (*pixels.shape[:3], results.shape[-1])
+    return [z.view(shape).permute(0, 3, 1, 2) for z in results.unbind()]
+
+
+def product_gradients(
+    xs: Sequence[Tensor],
+    dzs: Sequence[Tensor],
+    even: Sequence[Tensor],
+    odd: Sequence[Tensor],
+    *,
+    needs_x: bool,
+    needs_weights: bool,
+    into: list[Tensor] | None,
+) -> tuple[list[Tensor] | None, list[Tensor] | None, list[Tensor] | None]:
+    """What :func:`reduces_backward` returns, from the gradients of the results themselves."""
     pixels = _pixels(xs)
     rows, channels = pixels.flatten(0, 2), pixels.shape[-1] // 2
     wide = accumulator(rows.dtype)
     of_rows: Tensor | None = None
     of_even: list[Tensor] = []
     of_odd: list[Tensor] = []
-    for g, filters in enumerate(_filters(even, odd, pixels.dtype).unbind()):
-        dz = _row(p, g) * grads[g]
-        if factors is not None:
-            dz = dz * factors[g].view(-1, 1, 1, 1)
-        if q is not None and r is not None:
-            dz = dz + _row(q, g) * zs[g] + _row(r, g)
-        dz = dz.to(rows.dtype).permute(0, 2, 3, 1).flatten(0, 2)
+    for dz, filters in zip(dzs, _filters(even, odd, pixels.dtype).unbind(), strict=True):
+        dz = dz.permute(0, 2, 3, 1).flatten(0, 2)
         if not needs_x:
             pass
         elif of_rows is None:
