@@ -30,6 +30,10 @@ SOURCES = (
 )
 
 
+# One process compiles the kernels for all tests.
+pytestmark = pytest.mark.xdist_group("emulated-kernels")
+
+
 @pytest.fixture(scope="module")
 def emulated_core(tmp_path_factory):
     """The kernels and what launches them, compiled for CPUs."""

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from build_script import ROOT, build_script
 
+# One process compiles for all tests.
+pytestmark = pytest.mark.xdist_group("compilations")
 SOURCES = sorted(path.name for path in ROOT.glob("csrc/cuda/*.cu"))
-ARCHITECTURES = ("8.0", "9.0")
 Compilation = Future[tuple[int, str]]
 
 
@@ -44,7 +45,7 @@ def compilations(request, tmp_path_factory):
         yield running
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["9.0", pytest.param("8.0", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("source", SOURCES)
 def test_no_kernel_spills(compilations, source, architecture):
     code, report = compilations[source, architecture].result()

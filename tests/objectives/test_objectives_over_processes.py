@@ -11,6 +11,9 @@ import pytest
 import torch
 from objectives_of_a_rank import run
 
+# Two processes compute for all tests, once.
+pytestmark = pytest.mark.xdist_group("objectives-over-processes")
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):

@@ -14,6 +14,10 @@ from ops_of_a_rank import CASES, ROWS, fits, values
 TOLERANCES = {"rtol": 1e-11, "atol": 1e-12}
 
 
+# Two processes compute for all tests, once.
+pytestmark = pytest.mark.xdist_group("ops-over-processes")
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each of two processes found."""

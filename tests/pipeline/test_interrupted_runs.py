@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,8 +159,8 @@ def test_processes_that_follow_an_interrupted_one_end_with_its_code(
 
 def test_a_damaged_last_checkpoint_is_reported_and_the_one_before_is_used(small_npz, tmp_path):
     calm, hurt = tmp_path / "calm", tmp_path / "hurt"
-    for out in (calm, hurt):
-        subprocess.run(command(SEARCH, small_npz, out), env=ALONE, check=True, timeout=300)
+    subprocess.run(command(SEARCH, small_npz, hurt), env=ALONE, check=True, timeout=300)
+    shutil.copytree(hurt, calm)
     (last, *_) = sorted((hurt / "checkpoints").glob("*.pt"), reverse=True)
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1

@@ -70,6 +70,10 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+# Two processes compute for all tests, once.
+pytestmark = pytest.mark.xdist_group("distributed")
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What each of two processes found."""

@@ -225,7 +225,7 @@ def test_frozen_weights_of_users_operations(gate):
     assert_same(*pair, images())
 
 
-@pytest.mark.parametrize("relaxation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("relaxation", ["sigmoid", pytest.param("softmax", marks=pytest.mark.slow)])
 def test_a_hundred_bilevel_steps_give_the_same_alphas(relaxation):
     pair = networks(relaxation=relaxation, nodes=2)
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
