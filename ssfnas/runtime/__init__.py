@@ -1,1 +1,1 @@
-"""The process: devices, ranks, updates, threads, signals, precision, progress, versions."""
+"""The process: devices, ranks, updates, threads, memory, signals, precision, progress, versions."""
