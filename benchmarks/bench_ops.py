@@ -1,6 +1,6 @@
 """Each op against its reference, eager and compiled, under pytest-benchmark.
 
-``python -m pytest -n 0 benchmarks/bench_ops.py [-k mixed_sum]``: host time of whole calls.
+``python -m pytest benchmarks/bench_ops.py [-k mixed_sum]``: host time of whole calls.
 ``python -m benchmarks`` measures device time.
 """
 

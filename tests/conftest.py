@@ -16,6 +16,14 @@ import torch
 from image_files import write_npz
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run tests side by side, where pytest-xdist is there and nobody asked otherwise."""
+    option = config.option
+    if config.pluginmanager.hasplugin("xdist") and option.numprocesses is None:
+        option.numprocesses, option.maxprocesses, option.dist = "auto", 8, "loadgroup"
+
+
 @pytest.fixture(autouse=True)
 def _leave_global_generators_alone():
     """Give the global generators back to the next test as this one found them."""

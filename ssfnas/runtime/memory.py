@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 # Numbers of mallopt in the GNU C library.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 _NEVER = -1
-_PAD = 64 << 20
-# What they are before anybody sets them; the threshold then is where it grows to by itself.
-_USUAL = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 64 << 20, _TOP_PAD: 128 << 10}
+# Large blocks come from the heap, too.
+_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER, _TOP_PAD: 64 << 20}
+# What they are before anybody sets them; the thresholds then are where they grow to by themselves.
+_USUAL = {
+    _MMAP_MAX: 65536,
+    _MMAP_THRESHOLD: 32 << 20,
+    _TRIM_THRESHOLD: 64 << 20,
+    _TOP_PAD: 128 << 10,
+}
+
+_lock = threading.Lock()
+_depth = 0  # contexts that are open, in all threads
 
 
 def who_keeps_memory(environ: Mapping[str, str] | None = None) -> str:
@@ -45,15 +55,24 @@ def kept_memory(device_type: str) -> Iterator[None]:
     if library is None or not who_keeps_memory().startswith("kept"):
         yield
         return
-    library.mallopt(_MMAP_MAX, 0)  # large blocks come from the heap, too
-    library.mallopt(_TRIM_THRESHOLD, _NEVER)
-    library.mallopt(_TOP_PAD, _PAD)
+    _enter(library, 1)
     try:
         yield
     finally:
-        for option, value in _USUAL.items():
+        _enter(library, -1)
+
+
+def _enter(library: ctypes.CDLL, step: int) -> None:
+    """Count a context; the first sets what is kept, the last gives back what is free."""
+    global _depth
+    with _lock:
+        _depth += step
+        if (step, _depth) not in ((1, 1), (-1, 0)):
+            return
+        for option, value in (_KEPT if step == 1 else _USUAL).items():
             library.mallopt(option, value)
-        library.malloc_trim(0)
+        if step == -1:
+            library.malloc_trim(0)
 
 
 def _library() -> ctypes.CDLL | None:

@@ -159,6 +159,7 @@ class Updater:
             if isinstance(before["lr"], Tensor):
                 before["lr"].fill_(group["lr"])
                 group["lr"] = before["lr"]
+        _start_momentum(self.optimizer)
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
 
@@ -175,7 +176,7 @@ def sgd_updater(
     decays_unused: bool = False,
     capturable: bool = False,
 ) -> Updater:
-    """Updates by SGD, all parameters in one call; see :class:`Updater`.
+    """Updates by SGD, all parameters in one call where that can be; see :class:`Updater`.
 
     Args:
         parameters, world, precision, clip, decays_unused, capturable: of the updater.
@@ -187,8 +188,9 @@ def sgd_updater(
         lr=learning_rate(lr, world, capturable=capturable),
         momentum=momentum,
         weight_decay=weight_decay,
-        fused=True,
+        fused=capturable or all(map(_is_fused_on_cpu, chosen)) or None,
     )
+    _start_momentum(optimizer)
     return Updater(
         chosen,
         optimizer,
@@ -198,6 +200,39 @@ def sgd_updater(
         decays_unused=decays_unused,
         capturable=capturable,
     )
+
+
+def _is_fused_on_cpu(parameter: nn.Parameter) -> bool:
+    """Whether PyTorch's fused SGD is right for it and faster: on a CPU, in float32 or float64.
+
+    There it loses updates of bfloat16, and goes through memory as it lies.
+    """
+    return (
+        parameter.device.type == "cpu"
+        and parameter.dtype in (torch.float32, torch.float64)
+        and any(
+            parameter.is_contiguous(memory_format=order)
+            for order in (torch.contiguous_format, torch.channels_last)
+        )
+    )
+
+
+def _start_momentum(optimizer: Optimizer) -> None:
+    """Give each parameter of a fused SGD a momentum, of zeros, laid as it is.
+
+    A first step then does what it does without one. Left to itself, fused SGD takes memory as it
+    comes where a first update is left out, and fails where a parameter has its first gradient late.
+    """
+    for group in optimizer.param_groups:
+        if not (group["fused"] and group.get("momentum")):
+            continue
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            known = state.get("momentum_buffer")
+            if known is None or known.stride() != parameter.stride():
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+                if known is not None:
+                    state["momentum_buffer"].copy_(known)
 
 
 def learning_rate(rate: float, world: World, *, capturable: bool) -> float | Tensor:

@@ -78,6 +78,29 @@ def test_who_decides_is_said():
     assert who_keeps_memory({"GLIBC_TUNABLES": "glibc.cpu.x86_shstk=on"}).startswith("kept")
 
 
+@needs_glibc
+def test_only_the_last_context_to_end_gives_back(monkeypatch):
+    class Library:
+        def __init__(self):
+            self.calls = []
+
+        def mallopt(self, option, value):
+            self.calls.append((option, value))
+
+        def malloc_trim(self, padding):
+            self.calls.append("trim")
+
+    library = Library()
+    monkeypatch.setattr(memory, "_library", lambda: library)
+    monkeypatch.setattr(memory, "who_keeps_memory", lambda: "kept")
+    with kept_memory("cpu"):
+        kept = list(library.calls)
+        with pytest.raises(ZeroDivisionError), kept_memory("cpu"):
+            raise ZeroDivisionError
+        assert library.calls == kept == list(memory._KEPT.items())
+    assert library.calls == [*kept, *memory._USUAL.items(), "trim"]
+
+
 def test_other_c_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(memory.os, "confstr", lambda name: None)
     assert memory._library() is None

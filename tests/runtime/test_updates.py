@@ -8,7 +8,7 @@ from torch import nn
 
 from ssfnas.errors import NumericalError
 from ssfnas.runtime.distributed import World
-from ssfnas.runtime.updates import Updater
+from ssfnas.runtime.updates import Updater, sgd_updater
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -68,3 +68,85 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     with pytest.raises(NumericalError, match=r"^the term train/loss is not finite$"):
         step(updater([parameter]), parameter.sum() * float("nan"))
     assert parameter.tolist() == [1.0] * 3
+
+
+def by_sgd(chosen: list[nn.Parameter], **options) -> Updater:
+    given = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "precision": "fp32", "clip": 0.0}
+    return sgd_updater(chosen, ALONE, **given | options)
+
+
+def plain_sgd(chosen: list[nn.Parameter]) -> torch.optim.SGD:
+    return torch.optim.SGD(chosen, lr=0.1, momentum=0.9, weight_decay=0.01, foreach=False)
+
+
+def draws(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+LAYOUTS = {
+    "dense": lambda values: values,
+    "channels_last": lambda values: values.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda values: values.transpose(0, 1),
+    "pieces": lambda values: values[::2, 1:30],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_sgd_is_a_plain_loop_however_parameters_lie(dtype, layout):
+    ours, theirs = (nn.Parameter(LAYOUTS[layout](draws(6, 40, 4, 4, dtype=dtype))) for _ in "12")
+    before = ours.detach().clone()
+    update, sgd = by_sgd([ours]), plain_sgd([theirs])
+    for _ in range(3):
+        step(update, (ours.float() ** 3).sum())
+        sgd.zero_grad()
+        (theirs.float() ** 3).sum().backward()
+        sgd.step()
+    tolerance = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    assert (ours - before).abs().max() > 0.1
+
+
+def test_a_parameter_may_have_its_first_gradient_late():
+    ours, theirs = parameters(2), parameters(2)
+    update, sgd = by_sgd(ours), plain_sgd(theirs)
+    for taking_part in (1, 2, 2, 1, 2):
+        step(update, sum(p.square().sum() for p in ours[:taking_part]))
+        sgd.zero_grad(set_to_none=True)
+        sum(p.square().sum() for p in theirs[:taking_part]).backward()
+        sgd.step()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-14, atol=0)
+
+
+def test_momentum_begins_at_zero_where_the_first_update_is_left_out():
+    (ours,), (theirs,) = parameters(1), parameters(1)
+    update, sgd = by_sgd([ours]), plain_sgd([theirs])
+    update.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-100)
+    step(update, (1e300 * ours).sum())  # overflows when it is scaled
+    assert torch.equal(ours, theirs)
+    for _ in range(2):
+        step(update, ours.square().sum())
+        sgd.zero_grad()
+        theirs.square().sum().backward()
+        sgd.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+
+
+def test_momentum_of_another_optimizer_is_laid_as_the_parameter():
+    values = draws(4, 3, 3, 3, dtype=torch.float64)
+    plain, laid = (
+        nn.Parameter(values),
+        nn.Parameter(values.clone().contiguous(memory_format=torch.channels_last)),
+    )
+    sgd, update = plain_sgd([plain]), by_sgd([laid])
+    for number in range(3):
+        plain.square().sum().backward()
+        sgd.step()
+        sgd.zero_grad()
+        if number == 0:
+            laid.data.copy_(plain)
+            update.load_state_dict({"optimizer": sgd.state_dict(), "scaler": None})
+        else:
+            step(update, laid.square().sum())
+    torch.testing.assert_close(laid, plain, rtol=1e-14, atol=0)
