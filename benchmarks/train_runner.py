@@ -72,6 +72,8 @@ class TrainRunner(StepRunner):
         batch = self.phase.stream.next()
         if variant.exact:
             self.trainer.net.double()
+            # Brings what the optimizer keeps to the dtype of the parameters.
+            self.phase.updater.load_state_dict(self.phase.updater.state_dict())
             batch = exact(batch)
         if variant.form == "reference":
             layout = torch.channels_last if variant.channels_last else torch.contiguous_format
