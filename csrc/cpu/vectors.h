@@ -16,6 +16,10 @@
 #error "define SSFNAS_ISA as the namespace of the instruction set"
 #endif
 
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define SSFNAS_MASKS  // a part of a vector is one instruction
+#endif
+
 #define SSFNAS_INLINE static inline __attribute__((always_inline))
 
 namespace ssfnas {
@@ -178,16 +182,37 @@ SSFNAS_INLINE void finish_stores() {
 // The first n < lanes values; the other lanes are zero.
 template <class T>
 SSFNAS_INLINE Vector<T> load(const T* from, int64_t n) {
+#ifdef SSFNAS_MASKS
+  // Through a buffer, the vector's load would wait for all of the values' stores.
+  const __mmask16 first = static_cast<__mmask16>((1u << n) - 1);
+  if constexpr (sizeof(T) == 2)
+    return widened((Halves)_mm256_maskz_loadu_epi16(first, from), T{});
+  else if constexpr (sizeof(T) == 4)
+    return (Vector<T>)_mm512_maskz_loadu_epi32(first, from);
+  else
+    return (Vector<T>)_mm512_maskz_loadu_epi64(static_cast<__mmask8>(first), from);
+#else
   T buffer[lanes<T>] = {};
   __builtin_memcpy(buffer, from, n * sizeof(T));
   return load(buffer);
+#endif
 }
 
 template <class T>
 SSFNAS_INLINE void store(T* to, Vector<T> v, int64_t n) {
+#ifdef SSFNAS_MASKS
+  const __mmask16 first = static_cast<__mmask16>((1u << n) - 1);
+  if constexpr (sizeof(T) == 2)
+    _mm256_mask_storeu_epi16(to, first, (__m256i)narrowed(v, T{}));
+  else if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_epi32(to, first, (__m512i)v);
+  else
+    _mm512_mask_storeu_epi64(to, static_cast<__mmask8>(first), (__m512i)v);
+#else
   T buffer[lanes<T>];
   store(buffer, v);
   __builtin_memcpy(to, buffer, n * sizeof(T));
+#endif
 }
 
 // The same value in all lanes; unlike an addition of zero, which -0 does not survive, the
