@@ -20,6 +20,8 @@ from image_files import write_npz
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run tests side by side, where pytest-xdist is there and nobody asked otherwise."""
     option = config.option
+    if hasattr(config, "workerinput"):  # this is one of those processes
+        return
     if config.pluginmanager.hasplugin("xdist") and option.numprocesses is None:
         option.numprocesses, option.maxprocesses, option.dist = "auto", 8, "loadgroup"
 
