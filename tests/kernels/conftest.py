@@ -96,7 +96,8 @@ def _run_child(session: pytest.Session, mode: str) -> dict[str, list[pytest.Test
         selection, results = Path(folder, "tests.txt"), Path(folder, "reports.jsonl")
         selection.write_text("\n".join(names))
         results.touch()
-        options = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", f"--rootdir={config.rootpath}"]
+        options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts="]
+        options.append(f"--rootdir={config.rootpath}")
         if config.inipath is not None:
             options.append(f"--config-file={config.inipath}")
         environment = {**os.environ, **MODES[mode], CHILD: mode, REPORTS: str(results)}
