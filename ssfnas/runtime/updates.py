@@ -224,7 +224,7 @@ def _start_momentum(optimizer: Optimizer) -> None:
     comes where a first update is left out, and fails where a parameter has its first gradient late.
     """
     for group in optimizer.param_groups:
-        if not (group["fused"] and group.get("momentum")):
+        if not (group.get("fused") and group.get("momentum")):
             continue
         for parameter in group["params"]:
             state = optimizer.state[parameter]

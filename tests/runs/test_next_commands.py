@@ -35,8 +35,8 @@ OWN = ["--preset", "ssfnas", "--dataset", "my images/a.npz"]
 @pytest.mark.parametrize(
     ("words", "epochs"),
     [
-        ([], 5),
-        (["--image-size", "16", "--data-seed", "3"], 5),
+        ([], 20),
+        (["--image-size", "16", "--data-seed", "3"], 20),
         (["--preset", "ssfnas"], 600),
         (["--preset", "ssfnas", "--imbalance-ratio", "33.3", "--profile", "step"], 600),
         (["--preset", "fairdarts"], 600),
