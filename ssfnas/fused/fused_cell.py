@@ -322,7 +322,12 @@ class _CellFunction(torch.autograd.Function):
                 Coefficients(ctx.call, gradients, ctx.counts),
                 _Needs(needs_inputs, needs_weights, any(needs)),
             )
-            found = backward.run(grads[:nodes], grads[nodes:], parameters)
+            outside = {
+                state: [grad]
+                for state, grad in zip(ctx.cell.layout.output, grads[:nodes], strict=True)
+            }
+            outside[1] = list(grads[nodes:])
+            found = backward.run(outside, parameters)
         wanted = [
             gradient.to(parameter.dtype) if gradient is not None and needed else None
             for gradient, needed, parameter in zip(found, needs, parameters, strict=True)
@@ -381,23 +386,20 @@ class _CellBackward:
         self.of_affine = None if kept.affine is None else torch.zeros_like(kept.affine)
 
     def run(
-        self,
-        grads: Sequence[Tensor | None],
-        handed_on: Sequence[Tensor | None],
-        parameters: Sequence[Tensor],
+        self, outside: Mapping[int, Sequence[Tensor | None]], parameters: Sequence[Tensor]
     ) -> list[Tensor | None]:
         """The parameters' gradients, from the last state to the first.
 
         Args:
-            grads: of the nodes of the output.
-            handed_on: of the second input, by whoever else reads it.
+            outside: for states that are read outside of the cell, their gradients from there; they
+                are left as they are.
             parameters: of the cell.
         """
         layout = self.layout
         *of_families, _ = self.cell.split(parameters)
         found: list[list[Tensor | None]] = [[None] * len(own) for own in of_families]
         for state in reversed(range(len(layout.sources))):
-            total, is_own = self._from_outside(state, grads, handed_on), False
+            total, is_own = self._from_outside(state, outside.get(state, ())), False
             needs_x = state >= INPUTS or self.needs.inputs[state]
             if needs_x or self.needs.parameters:
                 for slot in layout.sources[state]:
@@ -437,18 +439,13 @@ class _CellBackward:
             gradients += self.cell.tables.affine_gradients(self.of_affine, unused)
         return gradients
 
-    def _from_outside(
-        self, state: int, grads: Sequence[Tensor | None], handed_on: Sequence[Tensor | None]
-    ) -> Parts | None:
-        """A state's gradient by what reads it outside of the cell."""
-        given: Sequence[Tensor | None] = handed_on if state == INPUTS - 1 else ()
-        if state in self.layout.output:
-            given = [grads[self.layout.output.index(state)]]
-        if all(grad is None for grad in given):
+    def _from_outside(self, state: int, grads: Sequence[Tensor | None]) -> Parts | None:
+        """A state's gradient from outside of the cell, in the layout of its parts."""
+        if all(grad is None for grad in grads):
             return None
         return [
             (torch.zeros_like(part) if grad is None else grad).contiguous(memory_format=NHWC)
-            for grad, part in zip(given, self.states[state], strict=True)
+            for grad, part in zip(grads, self.states[state], strict=True)
         ]
 
     def _uses(self, slot: int) -> list[Use] | None:

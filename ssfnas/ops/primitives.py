@@ -51,7 +51,6 @@ def _dispatched(definition: Function) -> Function:
 enter_statistics = _dispatched(coefficients.enter_statistics)
 node_coefficients = _dispatched(coefficients.node_coefficients)
 gradient_coefficients = _dispatched(coefficients.gradient_coefficients)
-norm_statistics = _dispatched(sums.norm_statistics)
 norm_sum_forward = _dispatched(sums.norm_sum_forward)
 norm_sum_reduce = _dispatched(sums.norm_sum_reduce)
 separable_forward = _dispatched(candidates.separable_forward)

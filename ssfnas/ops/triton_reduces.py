@@ -38,16 +38,20 @@ def reduces_backward(
     factors: Tensor | None = None,
 ) -> tuple[list[Tensor] | None, list[Tensor] | None, list[Tensor] | None]:
     """See :func:`ssfnas.ops.torch_reduces.reduces_backward`."""
-    dzs = []
-    for g, grad in enumerate(grads):
-        summands, a, b = [grad], [p[g]], [torch.zeros_like(p[g])]
-        if q is not None and r is not None:
-            summands, a, b = [grad, zs[g]], [p[g], q[g]], [b[0], r[g]]
-        own = None
-        if factors is not None:
-            own = torch.stack([factors[g], *[torch.ones_like(factors[g])] * (len(a) - 1)])
-        offsets = b[-1] if own is None else torch.stack(b)
-        dzs.append(kernels.norm_sum_forward(summands, torch.stack(a), offsets, own))
+    # dz_g = sum_k f_k (a_k x_k + b_k), where x are grad and z; rows of all edges at once.
+    a, b = p[:, None], torch.zeros_like(p)[:, None]
+    f = None if factors is None else factors[:, None]
+    xs_of_dz = [[grad] for grad in grads]
+    if q is not None and r is not None:
+        a, b = (torch.cat([rows, more[:, None]], dim=1) for rows, more in ((a, q), (b, r)))
+        f = None if f is None else torch.cat([f, torch.ones_like(f)], dim=1)
+        xs_of_dz = [[grad, z] for grad, z in zip(grads, zs, strict=True)]
+    dzs = [
+        kernels.norm_sum_forward(
+            of_dz, a[g], b[g] if f is not None else b[g, -1], None if f is None else f[g]
+        )
+        for g, of_dz in enumerate(xs_of_dz)
+    ]
     return product_gradients(
         xs, dzs, even, odd, needs_x=needs_x, needs_weights=needs_weights, into=into
     )

@@ -25,19 +25,20 @@ _lock = threading.Lock()
 _depth = 0  # contexts that are open, in all threads
 
 
-def who_keeps_memory(environ: Mapping[str, str] | None = None) -> str:
-    """Whether freed memory is kept, and why.
-
-    Args:
-        environ: variables of the environment; None: this process'.
-    """
-    environ = os.environ if environ is None else environ
-    for name, value in environ.items():
-        if name.startswith("MALLOC_") or (name == "GLIBC_TUNABLES" and "glibc.malloc" in value):
-            return f"as {name} says"
+def who_keeps_memory() -> str:
+    """Whether freed memory is kept, and who says so."""
     if _library() is None:
         return "as the system does (no GNU C library)"
-    return "kept while a CPU computes (set by ssfnas)"
+    chosen = variable_of_user(os.environ)
+    return f"as {chosen} says" if chosen else "kept while a CPU computes (set by ssfnas)"
+
+
+def variable_of_user(environ: Mapping[str, str]) -> str | None:
+    """The variable by which somebody has decided what the C library does, if there is one."""
+    for name, value in environ.items():
+        if name.startswith("MALLOC_") or (name == "GLIBC_TUNABLES" and "glibc.malloc" in value):
+            return name
+    return None
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def kept_memory(device_type: str) -> Iterator[None]:
         device_type: what computes; memory of a GPU is kept by torch.
     """
     library = _library() if device_type == "cpu" else None
-    if library is None or not who_keeps_memory().startswith("kept"):
+    if library is None or variable_of_user(os.environ):
         yield
         return
     _enter(library, 1)
