@@ -62,8 +62,8 @@ def test_macro_f1(case):
     assert found["macro_f1"] == pytest.approx(np.mean(scores), abs=1e-6)
 
 
-def test_expected_calibration_error(case):
-    logits, labels, found = case
+def calibration_error(logits, labels) -> float:
+    """Over 15 bins that are open below and closed above."""
     probabilities = softmax(logits)
     sure, right = probabilities.max(1), probabilities.argmax(1) == labels
     error = 0.0
@@ -71,8 +71,29 @@ def test_expected_calibration_error(case):
         inside = (sure > number / 15) & (sure <= (number + 1) / 15)
         if inside.any():
             error += inside.mean() * abs(right[inside].mean() - sure[inside].mean())
-    assert found["ece"] == pytest.approx(error, abs=1e-6)
+    return error
+
+
+def test_expected_calibration_error(case):
+    logits, labels, found = case
+    error = calibration_error(logits, labels)
+    assert found["ece"] == pytest.approx(error, abs=1e-12)
     assert error > 0.05
+
+
+def test_the_last_bin_holds_confidences_of_exactly_one():
+    """Half of the sure ones wrong and the nearly sure ones right: together they err by less."""
+    labels = np.zeros(40, dtype=np.int64)
+    labels[:10] = 1
+    logits = np.zeros((40, 2))
+    logits[:20, 0] = 60.0
+    logits[20:, 0] = 3.5
+    sure = softmax(logits).max(1)
+    assert (sure == 1).sum() == 20
+    found = evaluate_predictions(torch.from_numpy(logits), torch.from_numpy(labels), [20, 20])
+    error = calibration_error(logits, labels)
+    assert error == pytest.approx(sure.mean() - 0.75, abs=1e-15)
+    assert found["ece"] == pytest.approx(error, abs=1e-12)
 
 
 def test_areas_of_one_against_the_rest(case):
