@@ -232,8 +232,11 @@ class EvaluateConfig(PluginOptions):
     )
     dataset: str | None = option(
         None,
-        "another data set of the same classes, measured in evaluation-on-NAME.json; absent: the "
-        "run's own",
+        "another data set with classes of the same names, measured in evaluation-on-NAME.json; "
+        "absent: the run's own",
+    )
+    data_dir: str | None = option(
+        None, "folder that torchvision's data sets are downloaded to; absent: the run's"
     )
     batch_size: int = option(256, "images a batch", minimum=1)
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))

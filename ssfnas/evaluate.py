@@ -16,14 +16,9 @@ def evaluate(config: EvaluateConfig) -> None:
     whatever else is measured has a file of its own.
     """
     with first_imports():
-        from ssfnas.data import load_data
         from ssfnas.pictures import report_html
-        from ssfnas.pipeline.evaluation import (
-            data_options,
-            evaluate_network,
-            table,
-            write_evaluation,
-        )
+        from ssfnas.pipeline.evaluation import evaluate_network, table, write_evaluation
+        from ssfnas.pipeline.evaluation_data import evaluation_data
         from ssfnas.pipeline.run import Run
         from ssfnas.plugins import import_plugins
         from ssfnas.runs.run_files import EVALUATION_FILE
@@ -34,10 +29,13 @@ def evaluate(config: EvaluateConfig) -> None:
     import_plugins(config.plugins)
     device = start_world(config.device).device
     run = Run(config.run)
-    others = {} if config.dataset is None else {"dataset": config.dataset, "imbalance_ratio": None}
-    data = load_data(data_options(run.config, **others))
+    data, notes = evaluation_data(run, config)
+    for note in notes:
+        print(note)
     with computing_threads(config.threads), kept_memory(device.type):
         result = evaluate_network(run, data, config, device)
+    if notes:
+        result["data"]["notes"] = notes
     written = write_evaluation(run, result, config)
     if written.name == EVALUATION_FILE:
         run.directory.write_text("report.html", report_html([run.path]))

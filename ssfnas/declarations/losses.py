@@ -33,8 +33,10 @@ class Loss(Component):
     """A training loss; built by :func:`ssfnas.objectives.make_loss`.
 
     Attributes:
-        corrects_prior: it makes up for the sizes of the classes, so that adjusting the logits of
-            the trained network would correct twice.
+        corrects_prior: it makes up for the sizes of the classes wholly, so that adjusting the
+            logits of the trained network would correct twice.
+        prior_left: ``(sizes of classes as drawn, class counts, **own options)`` -> what it leaves
+            of them, float64 [C]; None: all of it. See :mod:`ssfnas.objectives.class_prior`.
         counts_draws: the class counts that it is given are those of the images that are drawn, not
             of those there are.
         wants_cosines: its logits are cosines between features and class vectors.
@@ -45,6 +47,7 @@ class Loss(Component):
     """
 
     corrects_prior: bool = False
+    prior_left: Component | None = None
     counts_draws: bool = False
     wants_cosines: bool = False
     takes_drw: bool = True
@@ -99,7 +102,7 @@ LOSSES.add(
     Loss(
         f"{_LOSSES}.classification:LogitAdjustedCrossEntropy",
         (LogitAdjustment, Smoothing),
-        corrects_prior=True,
+        prior_left=Component(f"{_LOSSES}.class_prior:after_logit_adjustment", (LogitAdjustment,)),
         counts_draws=True,
         takes_drw=False,
         for_labels=True,
@@ -111,13 +114,13 @@ LOSSES.add(
     Loss(
         f"{_LOSSES}.reweighting:ClassBalancedCrossEntropy",
         (EffectiveNumbers,),
-        corrects_prior=True,
+        prior_left=Component(f"{_LOSSES}.class_prior:after_class_balancing", (EffectiveNumbers,)),
         takes_drw=False,
     ),
 )
 LOSSES.add(
     "ldam",
-    Loss(f"{_LOSSES}.ldam:LDAMLoss", (Margins,), corrects_prior=True, wants_cosines=True, drw=0.8),
+    Loss(f"{_LOSSES}.ldam:LDAMLoss", (Margins,), wants_cosines=True, drw=0.8),
 )
 
 

@@ -50,7 +50,7 @@ def evaluate_predictions(
 
     Args:
         logits: floating [N, C], N at least 1.
-        labels: int64 [N]; with ``multi_label`` 0/1 [N, C].
+        labels: int64 [N]; with ``multi_label`` 0 or 1 floating [N, C], NaN where it is not known.
         class_counts: training images of each class.
         multi_label: whether an image may be of several classes.
         thirds: see :func:`class_groups`.
@@ -75,8 +75,8 @@ def evaluate_predictions(
         raise NumericalError("a logit of the evaluation is not finite")
     logits = logits.detach().double()
     if multi_label:
-        decided = (logits > 0) == (labels > 0.5)
-        return {"accuracy": float(decided.double().mean()), **_areas(logits, labels > 0.5)}
+        right = ((logits > 0) == (labels > 0.5))[~labels.isnan()].double()
+        return {"accuracy": float(right.mean()), **_areas(logits, labels > 0.5)}
     return _single_label(logits, labels, class_counts, thirds)
 
 

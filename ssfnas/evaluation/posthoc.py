@@ -10,18 +10,20 @@ from torch import Tensor, nn
 TAUS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
 
-def adjust_logits(logits: Tensor, class_counts: Sequence[int], tau: float) -> Tensor:
+def adjust_logits(logits: Tensor, prior: Sequence[float] | Tensor, tau: float) -> Tensor:
     """Post-hoc logit adjustment: z - tau log p.
 
     Args:
-        logits: [N, C] of a network trained with plain cross-entropy.
-        class_counts: C sizes of the training classes, each at least 1.
+        logits: [N, C].
+        prior: C numbers above 0 in proportion to p: the sizes of the classes for a network trained
+            with plain cross-entropy, else what :func:`~ssfnas.objectives.class_prior.prior_left`
+            says its training has left of them.
         tau: strength; 1 is the Bayes-optimal correction for balanced error.
 
     Source: Menon et al. 2021, arXiv 2007.07314.
     """
-    counts = torch.tensor(class_counts, dtype=logits.dtype, device=logits.device)
-    return logits - tau * (counts / counts.sum()).log()
+    masses = torch.as_tensor(prior, dtype=logits.dtype, device=logits.device)
+    return logits - tau * (masses / masses.sum()).log()
 
 
 def normalize_classifier(features: Tensor, classifier: nn.Linear, tau: float) -> Tensor:

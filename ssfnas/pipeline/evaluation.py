@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssfnas.config import DataOptions, EvaluateConfig, RetrainConfig
-from ssfnas.data import DATASETS, ImageData, ImageSet, load_data
+from ssfnas.config import EvaluateConfig, RetrainConfig
+from ssfnas.data import DATASETS, ImageData
 from ssfnas.errors import RequestError
 from ssfnas.evaluation.features import classifier_of
 from ssfnas.evaluation.monitor import pooled_features
 from ssfnas.evaluation.posthoc import TAUS, adjust_logits, normalize_classifier
 from ssfnas.evaluation.prediction import measure, predict, predict_with_features
 from ssfnas.evaluation.probe import apply_linear_probe, fit_linear_probe
-from ssfnas.objectives import LOSSES
+from ssfnas.objectives.class_prior import prior_left
+from ssfnas.pipeline.evaluation_data import balanced_training_images, own_data
 from ssfnas.pipeline.run import Run
 from ssfnas.runs.data_card import DataCard
 from ssfnas.runs.run_files import EVALUATION_FILE
@@ -40,7 +41,8 @@ def evaluate_network(
 
     Args:
         run: the retraining.
-        data: its data, or others of the same classes; normalized by the run's own statistics.
+        data: its data, or others that fit its network; see :func:`~.evaluation_data`. They are
+            normalized by the run's own statistics.
         config: which weights, and what besides the plain metrics.
         device: where to compute.
 
@@ -49,23 +51,16 @@ def evaluate_network(
         part and is named so, and is None for other weights or data.
 
     Raises:
-        RequestError: the data have no test part, or other classes than the network.
+        RequestError: the data have no test part, or what was asked for has no meaning with them.
     """
     card = run.data_card
     if data.test is None:
         raise RequestError(f"{data.name} has no test part: add test_images and test_labels")
-    if data.num_classes != len(card.class_names) or data.multi_label != card.multi_label:
-        raise RequestError(
-            f"{data.name} has {data.num_classes} classes, the network of {run.path} was trained on "
-            f"the {len(card.class_names)} of {card.name}: give data of the same classes"
-        )
-    if data.in_channels != card.in_channels:
-        raise RequestError(
-            f"{data.name} has {data.in_channels} channel(s), the network of {run.path} takes "
-            f"{card.in_channels}"
-        )
+    for name in ("probe", "thirds"):
+        if data.multi_label and getattr(config, name):
+            raise RequestError(f"--{name} has no meaning for multi-label data: leave it out")
     data = dataclasses.replace(data.to(device), mean=card.mean, std=card.std)
-    own = config.which == "last" and config.dataset is None
+    last = config.which == "last" and config.dataset is None
     test = data.test
     assert test is not None
 
@@ -90,7 +85,7 @@ def evaluate_network(
         "parameters": count_parameters(net, auxiliary=False),
         "multiply_adds": count_multiply_adds(net, card.image_size, card.in_channels),
         "last_epoch": measure(logits, labels, card, thirds=config.thirds),
-        "best_epoch": best_epoch(run) if own else None,
+        "best_epoch": best_epoch(run) if last else None,
     }
     if config.dataset is not None:
         named = config.dataset in DATASETS
@@ -105,14 +100,9 @@ def evaluate_network(
         result["post_hoc"] = _post_hoc(net, run.config, logits, features, labels, card)
         if config.probe:
             assert features is not None
-            result["probe"] = _probes(net, run, data, features, labels, device)
+            own = own_data(run, config)[0] if config.dataset is not None else data
+            result["probe"] = _probes(net, run, own, features, labels, config, device)
     return result
-
-
-def data_options(config: DataOptions, **changes: Any) -> DataOptions:
-    """The part of a run's config that says which data it is about, with ``changes``."""
-    names = [field.name for field in dataclasses.fields(DataOptions)]
-    return DataOptions(**{name: getattr(config, name) for name in names} | changes)
 
 
 def write_evaluation(run: Run, result: dict[str, Any], config: EvaluateConfig) -> Path:
@@ -175,12 +165,14 @@ def _post_hoc(
     card: DataCard,
 ) -> dict[str, Any]:
     sweeps: dict[str, Any] = {}
-    if LOSSES.get(config.loss).corrects_prior:
+    left = prior_left(config, card.class_counts)
+    if left.uniform:
+        trained = " and ".join(left.corrected_by) or "as many images of each class"
         sweeps["logit_adjustment"] = {
-            "left_out": f"trained with --loss {config.loss}: adjusting again would correct twice"
+            "left_out": f"trained with {trained}: adjusting again would correct twice"
         }
     else:
-        adjusted = {tau: adjust_logits(logits, card.class_counts, tau) for tau in TAUS}
+        adjusted = {tau: adjust_logits(logits, left.shares, tau) for tau in TAUS}
         sweeps["logit_adjustment"] = _sweep(adjusted, labels, card)
     classifier = classifier_of(net)
     if isinstance(classifier, nn.Linear) and features is not None:
@@ -207,31 +199,25 @@ def _brief(logits: torch.Tensor, labels: torch.Tensor, card: DataCard) -> dict[s
 def _probes(
     net: nn.Module,
     run: Run,
-    data: ImageData,
+    own: ImageData,
     test: torch.Tensor,
     test_labels: torch.Tensor,
+    config: EvaluateConfig,
     device: torch.device,
 ) -> dict[str, Any]:
+    """Probes fitted on the run's own training images, whatever data the test is of."""
+    card = run.data_card
+    own = dataclasses.replace(own, mean=card.mean, std=card.std)
+    images = {"long_tailed": own.train, "balanced": balanced_training_images(run, own, config)}
     probes = {}
-    for name, images in (("long_tailed", data.train), ("balanced", _balanced(run, data))):
-        features, labels = pooled_features(net, images.to(device), data, device=device)
-        probe = fit_linear_probe(features, labels, data.num_classes)
+    for name, part in images.items():
+        features, labels = pooled_features(net, part.to(device), own, device=device)
+        probe = fit_linear_probe(features, labels, own.num_classes)
         probes[name] = {
-            "training_images": len(images),
-            **_brief(apply_linear_probe(probe, test), test_labels, run.data_card),
+            "training_images": len(part),
+            **_brief(apply_linear_probe(probe, test), test_labels, card),
         }
     return probes
-
-
-def _balanced(run: Run, data: ImageData) -> ImageSet:
-    """Training images, as many of each class: of the whole data set where it was cut down."""
-    images = data.train
-    if run.config.imbalance_ratio not in (None, 1):
-        images = load_data(data_options(run.config, imbalance_ratio=None)).train
-    labels = images.labels.cpu()
-    fewest = min(count for count in images.class_counts(data.num_classes) if count)
-    chosen = [(labels == c).nonzero().flatten()[:fewest] for c in range(data.num_classes)]
-    return images.subset(torch.cat(chosen))
 
 
 def table(result: dict[str, Any]) -> str:

@@ -164,8 +164,12 @@ def run_training(
             directory = RunDirectory.create(
                 config.out, command=command, resume=config.resume, overwrite=config.overwrite
             )
+            if config.resume:
+                _check_unchanged(directory, session.data)
         except RequestError as error:
             problem = str(error)
+            if directory is not None:
+                directory.close()
     share_problem(world, problem)
     path = world.broadcast(str(directory.path) if directory else "")
     config.out = path
@@ -211,3 +215,16 @@ def run_training(
             log.message(message, show=False)
         raise session.interruption.stop(message)
     return trainer, directory
+
+
+def _check_unchanged(directory: RunDirectory, data: ImageData) -> None:
+    """Refuse to go on with a run on other data than it began with."""
+    files = RunFiles(directory.path)
+    if not files.data:
+        return  # it ended before it wrote what it began with
+    changed = DataCard.from_dict(files.data).difference(DataCard.of(data))
+    if changed is not None:
+        raise RequestError(
+            f"--resume: the data set has changed since {directory.path} began ({changed}): bring "
+            "back what it was, or start another run"
+        )

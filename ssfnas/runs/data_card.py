@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 from ssfnas.data import ImageData
 from ssfnas.errors import RequestError
+
+# Decoders of two versions may differ in the last bits of a pixel, other images in more than that.
+_SAME_PIXELS = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,36 @@ class DataCard:
             std=tuple(float(value) for value in data.std),
         )
 
+    def difference(self, other: DataCard) -> str | None:
+        """The first thing that ``other`` has differently, in words; None where there is none.
+
+        What the data set is called does not count.
+        """
+        for what, own, others in (
+            ("labels an image", _labels(self), _labels(other)),
+            ("classes", len(self.class_names), len(other.class_names)),
+            *(
+                (f"class {number}", own, others)
+                for number, (own, others) in enumerate(
+                    zip(*map(normalized, (self.class_names, other.class_names)), strict=False)
+                )
+            ),
+            ("channels", self.in_channels, other.in_channels),
+            ("pixels", *("{1} x {0}".format(*card.image_size) for card in (self, other))),
+            *(
+                (f"training images of class '{name}'", count, others)
+                for name, count, others in zip(
+                    self.class_names, self.class_counts, other.class_counts, strict=False
+                )
+            ),
+        ):
+            if own != others:
+                return f"{what}: {others} in place of {own}"
+        pairs = zip((*self.mean, *self.std), (*other.mean, *other.std), strict=True)
+        if not all(math.isclose(a, b, rel_tol=0, abs_tol=_SAME_PIXELS) for a, b in pairs):
+            return "as many training images, but others: mean and deviation of their pixels differ"
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return dataclasses.asdict(self)
@@ -66,3 +102,12 @@ class DataCard:
             for name in names
         }
         return cls(**plain)
+
+
+def normalized(names: Sequence[str]) -> tuple[str, ...]:
+    """Names in Unicode's composed form (NFC), in which those that look alike are equal."""
+    return tuple(unicodedata.normalize("NFC", name) for name in names)
+
+
+def _labels(card: DataCard) -> str:
+    return "several" if card.multi_label else "one"

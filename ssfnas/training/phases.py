@@ -23,6 +23,7 @@ from ssfnas.objectives import (
     make_loss,
     mixed_barlow_twins,
 )
+from ssfnas.objectives.class_prior import deferred_reweighting
 from ssfnas.objectives.classification import at_least_float32
 from ssfnas.ops import barlow_twins_loss
 from ssfnas.runtime.precision import autocast
@@ -245,7 +246,8 @@ class LabelPhase(Phase):
         self.criterion = self._criterion(exponent).to(world.device)
         weights = effective_number_weights(data.class_counts, config.beta)
         self.class_weights = weights.to(world.device, trainer.dtype)
-        share = config.drw if config.drw is not None else LOSSES.get(config.loss).drw
+        # Where classes are drawn alike, weights would correct for their sizes twice.
+        share = None if self.retrains_classifier else deferred_reweighting(config)
         self.reweight_from = None if share is None else share * self.total_steps
         self.average = average
         trained = classifier_of(self.net) if self.classifier_only else self.net
