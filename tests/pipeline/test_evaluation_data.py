@@ -142,9 +142,7 @@ def test_probes_are_fitted_on_the_runs_own_images(run, tmp_path):
 
 def test_what_means_nothing_with_several_labels_is_refused(tmp_path, capsys):
     draws = np.random.default_rng(0)
-    labels = {
-        f"{part}_labels": draws.integers(0, 2, (24, 3)).astype(np.uint8) for part in ["train"]
-    }
+    labels = draws.integers(0, 2, (24, 3)).astype(np.uint8)
     test = np.array([[0, 1, 0], [1, 0, 1], [1, 1, 0], [0, 0, 1]], np.uint8)
     data = write_npz(tmp_path / "multi.npz", (24,), train_labels=labels, test_labels=test)
     run = run_retrain(tiny_retrain(data, tmp_path / "run", steps=1))
