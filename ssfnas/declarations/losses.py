@@ -28,6 +28,15 @@ class EffectiveNumbers:
     beta: float = option(0.9999, "class-balanced weights' beta", minimum=0, below=1)
 
 
+@dataclass(kw_only=True)
+class Cosines:
+    """A head of cosines."""
+
+    scale: float = option(
+        30.0, "what cosines are multiplied by, for losses that want them (ldam)", above=0
+    )
+
+
 @dataclass(frozen=True)
 class Loss(Component):
     """A training loss; built by :func:`ssfnas.objectives.make_loss`.
@@ -39,7 +48,7 @@ class Loss(Component):
             of them, float64 [C]; None: all of it. See :mod:`ssfnas.objectives.class_prior`.
         counts_draws: the class counts that it is given are those of the images that are drawn, not
             of those there are.
-        wants_cosines: its logits are cosines between features and class vectors.
+        wants_cosines: its logits are cosines between features and class vectors, times ``--scale``.
         takes_drw: classes may be re-weighted while it is used (DRW).
         drw: the share of the epochs after which they are, without ``--drw``; None: never.
         for_labels: it may be named for images with several labels, where it is the binary
@@ -56,8 +65,9 @@ class Loss(Component):
 
     @property
     def reads(self) -> tuple[type, ...]:
-        """Its own options, and those of a re-weighting."""
-        implied = (Reweighting,) if self.takes_drw else ()
+        """Its own options, and those of a head of cosines and of a re-weighting."""
+        implied: tuple[type, ...] = (Cosines,) if self.wants_cosines else ()
+        implied += (Reweighting,) if self.takes_drw else ()
         return (*self.options, *implied, *((EffectiveNumbers,) if self.drw is not None else ()))
 
 
@@ -82,8 +92,7 @@ class Focus:
 class Margins:
     """LDAM."""
 
-    max_margin: float = option(0.5, "LDAM's largest margin", above=0)
-    scale: float = option(30.0, "LDAM's scale", above=0)
+    max_margin: float = option(0.5, "LDAM's largest margin, in cosines", above=0)
 
 
 @dataclass(kw_only=True)
@@ -120,12 +129,14 @@ LOSSES.add(
 )
 LOSSES.add(
     "ldam",
-    Loss(f"{_LOSSES}.ldam:LDAMLoss", (Margins,), wants_cosines=True, drw=0.8),
+    Loss(f"{_LOSSES}.ldam:LDAMLoss", (Margins, Cosines), wants_cosines=True, drw=0.8),
 )
 
 
 @dataclass(kw_only=True)
-class LossOptions(LogitAdjustment, Focus, EffectiveNumbers, Margins, Reweighting, Smoothing):
+class LossOptions(
+    LogitAdjustment, Focus, EffectiveNumbers, Margins, Cosines, Reweighting, Smoothing
+):
     """What to minimize."""
 
     loss: str = option(

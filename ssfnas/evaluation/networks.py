@@ -14,7 +14,7 @@ from ssfnas.evaluation.features import classifier_of, features_of
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.objectives import LOSSES, CosineClassifier
 from ssfnas.seeding import derive_seed, generator
-from ssfnas.spaces import NETWORKS, Genotype
+from ssfnas.spaces import NETWORKS, Genotype, ReferenceDerivedNetwork
 
 
 def build_network(
@@ -28,8 +28,8 @@ def build_network(
     """A network with timm's ``forward_features``, ``forward_head`` and ``get_classifier``.
 
     Args:
-        config: ``model``, ``network``, ``channels``, ``layers``, ``auxiliary``, ``loss`` and
-            ``seed`` count.
+        config: ``model``, ``network``, ``channels``, ``layers``, ``auxiliary``, ``loss``,
+            ``scale`` and ``seed`` count.
         genotype: what ``derived`` is derived from, and for it never None.
         num_classes, in_channels, image_size: of the data; pixels (height, width).
 
@@ -53,10 +53,15 @@ def build_network(
     else:
         net = _timm_model(config, num_classes, in_channels, image_size)
     if LOSSES.get(config.loss).wants_cosines:
-        replace_classifier(
-            net,
-            CosineClassifier(features_of(net), num_classes, derive_seed(config.seed, "classifier")),
-        )
+
+        def cosines(features: int, name: str) -> CosineClassifier:
+            return CosineClassifier(
+                features, num_classes, derive_seed(config.seed, name), config.scale
+            )
+
+        replace_classifier(net, cosines(features_of(net), "classifier"))
+        if isinstance(net, ReferenceDerivedNetwork) and (head := net.auxiliary_head) is not None:
+            head.classifier = cosines(head.num_features, "auxiliary classifier")
     return net
 
 

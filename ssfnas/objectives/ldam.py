@@ -19,12 +19,13 @@ from ssfnas.ops.autocast import without_autocast
 class LDAMLoss(ClassificationLoss):
     """Cross-entropy of scaled cosines, the true class' lowered by a margin ~ n_c^(-1/4).
 
-    l_c = -log(e^(s (z_c - m_c)) / (e^(s (z_c - m_c)) + sum_{j != c} e^(s z_j))).
+    l_c = -log(e^(z_c - s m_c) / (e^(z_c - s m_c) + sum_{j != c} e^(z_j))) of logits z = s cos: the
+    scale belongs to the network, so that its logits mean what the loss takes them for.
 
     Args:
         class_counts: training images of each class, each above 0.
-        max_margin: m of the smallest class.
-        scale: s; logits are cosines, as :class:`CosineClassifier` gives them.
+        max_margin: m of the smallest class, as a difference of cosines.
+        scale: s, that of the :class:`CosineClassifier` that gives the logits.
 
     Raises:
         RequestError: a class has no images.
@@ -44,8 +45,8 @@ class LDAMLoss(ClassificationLoss):
 
     def per_class(self, logits: Tensor) -> Tensor:
         """Cost of each class [N, C]: with the margin taken from that class alone."""
-        own = self.scale * (logits - self.margins.to(logits.dtype))
-        return F.softplus(_log_sum_of_others(self.scale * logits) - own)
+        own = logits - self.scale * self.margins.to(logits.dtype)
+        return F.softplus(_log_sum_of_others(logits) - own)
 
 
 def _log_sum_of_others(z: Tensor) -> Tensor:
@@ -61,19 +62,28 @@ def _log_sum_of_others(z: Tensor) -> Tensor:
 
 
 class CosineClassifier(nn.Module):
-    """Cosines between features and class vectors, the head that LDAM wants.
+    """Scaled cosines between features and class vectors, the head that LDAM wants.
 
     Args:
         in_features: F.
         num_classes: C.
         seed: of the initial class vectors.
+        scale: what cosines are multiplied by, above 0; not trained, and a part of the settings, not
+            of the state. Without one, softmax of numbers from -1 to 1 is nearly uniform.
     """
 
-    def __init__(self, in_features: int, num_classes: int, seed: int = 0) -> None:
+    def __init__(
+        self, in_features: int, num_classes: int, seed: int = 0, scale: float = 30.0
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_classes, in_features))
-        self.seed = seed
+        self.seed, self.scale = seed, scale
         self.reset_parameters()
+
+    def extra_repr(self) -> str:
+        """Sizes and scale."""
+        classes, features = self.weight.shape
+        return f"in_features={features}, num_classes={classes}, scale={self.scale}"
 
     def reset_parameters(self) -> None:
         """Draw the class vectors, the same each time."""
@@ -83,8 +93,9 @@ class CosineClassifier(nn.Module):
             self.weight.copy_(F.normalize(values, dim=1))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Cosines [N, C] of features [N, F], of at least float32: LDAM multiplies them by 30."""
+        """Logits [N, C] from -scale to scale, of features [N, F]; of at least float32."""
         features = at_least_float32(features)
         with without_autocast(features):
             weight = F.normalize(at_least_float32(self.weight), dim=1)
-            return F.linear(F.normalize(features, dim=1), weight.to(features.dtype))
+            cosines = F.linear(F.normalize(features, dim=1), weight.to(features.dtype))
+            return self.scale * cosines

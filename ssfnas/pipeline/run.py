@@ -17,6 +17,8 @@ from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runs.run_files import EVALUATION_FILE, METRICS_FILE, RunFiles
 from ssfnas.spaces import Genotype
 
+_LINEAR_BIAS = "auxiliary_head.classifier.bias"
+
 
 class Run(RunFiles):
     """What a search or a retraining wrote; nothing in it is unpickled or executed.
@@ -105,7 +107,12 @@ class Run(RunFiles):
         try:
             with safe_open(file, framework="pt"):
                 pass
-            net.load_state_dict(load_file(file))
+            weights = load_file(file)
+            if _LINEAR_BIAS in weights and _LINEAR_BIAS not in net.state_dict():
+                # Of a run whose auxiliary head was not yet one of cosines; it only helped training.
+                net.register_module("auxiliary_head", None)
+                weights = {k: w for k, w in weights.items() if not k.startswith("auxiliary_head.")}
+            net.load_state_dict(weights)
         except Exception as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise RequestError(f"{file} is damaged, or another network's: {first}") from None

@@ -186,7 +186,8 @@ def run_training(
         session.keep_log(log)
     world.barrier()
     if config.resume:
-        resumed = resume(trainer, store, log)
+        with found_everywhere():
+            resumed = resume(trainer, store, log)
         session.say(
             f"going on from step {trainer.step:,} of {trainer.total_steps:,}"
             if resumed

@@ -78,7 +78,12 @@ class AuxiliaryHead(nn.Module):
     Args:
         in_channels: of the features [N, in_channels, h, w].
         num_classes: logits.
+
+    Attributes:
+        num_features: what the classifier sees.
     """
+
+    num_features = 768
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -86,11 +91,11 @@ class AuxiliaryHead(nn.Module):
             nn.Conv2d(in_channels, 128, 1, bias=False),
             BatchNorm2d(128),
             nn.ReLU(),
-            nn.Conv2d(128, 768, 2, bias=False),
-            BatchNorm2d(768),
+            nn.Conv2d(128, self.num_features, 2, bias=False),
+            BatchNorm2d(self.num_features),
             nn.ReLU(),
         )
-        self.classifier = nn.Linear(768, num_classes)
+        self.classifier: nn.Module = nn.Linear(self.num_features, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [N, in_channels, h, w] -> logits [N, num_classes]."""
@@ -98,7 +103,8 @@ class AuxiliaryHead(nn.Module):
         (rows, height), (columns, width) = (_windows(size, x) for size in x.shape[2:])
         sums = torch.kron(rows, columns).expand(len(x), -1, -1) @ x.flatten(2).mT
         x = sums.mT.unflatten(2, (2, 2)) / (height * width)
-        return self.classifier(self.features(x).flatten(1))
+        logits: Tensor = self.classifier(self.features(x).flatten(1))
+        return logits
 
 
 def _windows(size: int, like: Tensor) -> tuple[Tensor, int]:

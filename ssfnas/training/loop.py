@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ssfnas.errors import NumericalError
+from ssfnas.errors import NumericalError, RequestError
 from ssfnas.runs.checkpoints import CheckpointStore
 from ssfnas.runs.runlog import RunLog
 from ssfnas.runtime.distributed import World
@@ -14,14 +14,27 @@ from ssfnas.training.trainer import Trainer
 
 
 def resume(trainer: Trainer, store: CheckpointStore, log: RunLog | None) -> bool:
-    """Load the latest good checkpoint, and cut the logs back to it; whether there was one."""
+    """Load the latest good checkpoint, and cut the logs back to it; whether there was one.
+
+    Raises:
+        RequestError: it holds the state of another training than this one; the logs are untouched.
+    """
     found = store.latest()
     if found is None:
         if log is not None:
             log.cut_back(0)
         return False
     step, state = found
-    trainer.load_state_dict(state)
+    try:
+        trainer.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2]) or type(error).__name__
+        raise RequestError(
+            f"the checkpoint of step {step:,} in {store.folder} does not fit this training, as "
+            f"where another version of the package wrote it ({reason}): start the run again with "
+            "--overwrite"
+        ) from error
     if log is not None:
         log.cut_back(step)
     return True

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ssfnas.declarations.losses import Cosines, Loss
 from ssfnas.errors import RequestError
 from ssfnas.objectives import (
     LOSSES,
@@ -46,8 +47,8 @@ def cost(name, z, c):
         p = softmax(z)[c]
         return -((1 - p) ** 1.5) * math.log(p)
     margin = 0.4 * COUNTS[c] ** -0.25 / min(COUNTS) ** -0.25
-    scaled = [12.0 * (v - margin if j == c else v) for j, v in enumerate(z)]
-    return -math.log(softmax(scaled)[c])
+    lowered = [v - 12.0 * margin if j == c else v for j, v in enumerate(z)]
+    return -math.log(softmax(lowered)[c])
 
 
 def weight(name, c):
@@ -248,13 +249,44 @@ def test_multi_label():
     assert MultiLabelLoss()(logits.half(), labels.long()).dtype == torch.float32
 
 
+def test_ldam_of_a_cosine_head_is_the_published_formula():
+    """-log e^(s (cos_y - m_y)) / (e^(s (cos_y - m_y)) + sum of e^(s cos_j)), gradients as well."""
+    scale, draws = 30.0, torch.Generator().manual_seed(4)
+    features = torch.randn(6, 5, generator=draws, dtype=torch.float64, requires_grad=True)
+    head = CosineClassifier(5, 4, seed=1, scale=scale).double()
+    labels = torch.tensor([0, 1, 2, 3, 3, 0])
+    loss = LDAMLoss(COUNTS, max_margin=0.5, scale=scale)(head(features), labels)
+    vectors = head.weight
+    lengths = features.norm(dim=1)[:, None] * vectors.norm(dim=1)
+    cosines = features @ vectors.T / lengths
+    margins = torch.tensor([0.5 * (min(COUNTS) / count) ** 0.25 for count in COUNTS]).double()
+    powers = torch.exp(scale * cosines)
+    own = torch.exp(scale * (cosines - margins)).gather(1, labels[:, None])[:, 0]
+    others = powers.sum(1) - powers.gather(1, labels[:, None])[:, 0]
+    expected = -(own / (own + others)).log().mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-8, atol=0)
+    wanted = (features, vectors)
+    for found, gradient in zip(
+        torch.autograd.grad(loss, wanted), torch.autograd.grad(expected, wanted), strict=True
+    ):
+        torch.testing.assert_close(found, gradient, rtol=1e-8, atol=1e-10)
+
+
+def test_a_loss_of_the_users_that_wants_cosines_reads_their_scale():
+    loss = Loss("nowhere:at_all", wants_cosines=True)
+    assert Cosines in loss.reads
+    assert loss.defaults() == {}  # the head reads it; the loss only where it declares it
+    assert Cosines not in Loss("nowhere:at_all").reads
+
+
 def test_cosine_classifier():
-    head = CosineClassifier(6, 3, seed=1)
+    head = CosineClassifier(6, 3, seed=1, scale=20.0)
     features = torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
     for i, row in enumerate(head(features)):
         for c, value in enumerate(row):
-            expected = F.cosine_similarity(features[i], head.weight[c], dim=0)
+            expected = 20 * F.cosine_similarity(features[i], head.weight[c], dim=0)
             torch.testing.assert_close(value, expected)
+    assert list(head.state_dict()) == ["weight"]  # the scale is a setting
     torch.testing.assert_close(head(10 * features), head(features))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(head(features), head(features.float()))
