@@ -21,6 +21,7 @@ from benchmarks.timing import Ceilings
 from ssfnas.config import SearchConfig
 from ssfnas.layers.cells import edge_count, plan_cells
 from ssfnas.ops import native
+from ssfnas.spaces.cell_network import stem_strides
 
 Step = Callable[[], object]
 Function = Callable[..., Any]
@@ -51,7 +52,8 @@ class Floor(NamedTuple):
 
 def bytes_moved(config: SearchConfig, size: tuple[int, int], views: int) -> int:
     """By the updates of alpha and of the weights, on ``views`` views of a batch each."""
-    height, width = size
+    scale = prod(stem_strides(max(size)))
+    height, width = (-(-side // scale) for side in size)
     elements = 0  # of one tensor on every edge, for one image
     for plan in plan_cells(config.channels, config.layers):
         if plan.reduction:

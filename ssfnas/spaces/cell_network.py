@@ -41,22 +41,40 @@ class CellNetwork(nn.Module, ABC):
         return self.classifier
 
 
+def longer_side(image_size: int | tuple[int, int]) -> int:
+    """Pixels of the longer side, which decides the strides of the stem."""
+    return image_size if isinstance(image_size, int) else max(image_size)
+
+
+def stem_strides(image_size: int) -> list[int]:
+    """Strides of the stem's convolutions: larger images are halved until at most 64 are left."""
+    halvings = 0
+    while image_size > LARGEST_WITHOUT_STRIDE:
+        image_size = -(-image_size // 2)
+        halvings += 1
+    return [2] * halvings or [1]
+
+
 def make_stem(
     in_channels: int, channels: int, image_size: int = LARGEST_WITHOUT_STRIDE
 ) -> nn.Sequential:
-    """3x3 convolution and BatchNorm; larger images are halved until at most 64 pixels are left."""
+    """3x3 convolution and BatchNorm, several of them with ReLU between for images above 128.
+
+    Args:
+        in_channels: of the images.
+        channels: of the result.
+        image_size: pixels of the longer side; see :func:`stem_strides`.
+    """
     layers: list[nn.Module] = []
-    size, inputs = image_size, in_channels
-    while True:
-        stride = 2 if size > LARGEST_WITHOUT_STRIDE else 1
+    inputs = in_channels
+    for stride in stem_strides(image_size):
+        layers += [nn.ReLU()] if layers else []
         layers += [
             nn.Conv2d(inputs, channels, 3, stride=stride, padding=1, bias=False),
             BatchNorm2d(channels),
         ]
-        size, inputs = -(-size // stride), channels
-        if size <= LARGEST_WITHOUT_STRIDE:
-            return nn.Sequential(*layers)
-        layers.append(nn.ReLU())
+        inputs = channels
+    return nn.Sequential(*layers)
 
 
 def check_sizes(kind: str, **sizes: int) -> None:

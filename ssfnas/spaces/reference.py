@@ -11,7 +11,7 @@ from ssfnas.declarations.strategies import FAIRDARTS_OPERATIONS
 from ssfnas.layers.cells import SearchCell, edge_count, plan_cells
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.layers.operations import check_operations
-from ssfnas.spaces.cell_network import CellNetwork, check_sizes, make_stem
+from ssfnas.spaces.cell_network import CellNetwork, check_sizes, longer_side, make_stem
 from ssfnas.spaces.relaxations import RELAXATIONS, Relaxation
 
 
@@ -29,6 +29,8 @@ class ReferenceSupernet(CellNetwork):
         nodes: intermediate nodes a cell.
         operations: names of the candidates, in the order of alpha's columns.
         relaxation: a name of :data:`~ssfnas.spaces.relaxations.RELAXATIONS`.
+        image_size: pixels of the longer side; above 64 the stem has a stride, as a derived
+            network's (:func:`~ssfnas.spaces.cell_network.make_stem`).
         generator: where all initial draws come from; without one, PyTorch's global generator.
 
     Attributes:
@@ -50,9 +52,11 @@ class ReferenceSupernet(CellNetwork):
         nodes: int = 4,
         operations: Sequence[str] = FAIRDARTS_OPERATIONS,
         relaxation: str = "sigmoid",
+        image_size: int | tuple[int, int] = 32,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        longest = longer_side(image_size)
         check_sizes(
             "supernet",
             num_classes=num_classes,
@@ -60,6 +64,7 @@ class ReferenceSupernet(CellNetwork):
             channels=channels,
             layers=layers,
             nodes=nodes,
+            image_size=longest,
         )
         self.operations = tuple(operations)
         check_operations(self.operations)
@@ -70,7 +75,7 @@ class ReferenceSupernet(CellNetwork):
         self.alphas_reduce = nn.Parameter(self.relaxation.init(*shape, generator))
         with initial_draws(generator):
             width = 3 * channels
-            self.stem = make_stem(in_channels, width)
+            self.stem = make_stem(in_channels, width, longest)
             inputs = (width, width)
             self.cells = nn.ModuleList()
             for plan in plan_cells(channels, layers):

@@ -11,7 +11,7 @@ from ssfnas.layers.initialization import initial_draws
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import make_operation
 from ssfnas.seeding import generator as seeded_generator
-from ssfnas.spaces.cell_network import CellNetwork, check_sizes, make_stem
+from ssfnas.spaces.cell_network import CellNetwork, check_sizes, longer_side, make_stem
 from ssfnas.spaces.genotype import Genotype
 
 
@@ -152,7 +152,7 @@ class ReferenceDerivedNetwork(CellNetwork):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        longest = image_size if isinstance(image_size, int) else max(image_size)
+        longest = longer_side(image_size)
         check_sizes(
             "network",
             num_classes=num_classes,

@@ -67,7 +67,7 @@ class RandomSearchTrainer(GenotypeSearch):
             in_channels=data.in_channels,
             channels=config.channels,
             layers=config.layers,
-            image_size=max(data.image_size),
+            image_size=data.image_size,
             generator=generator(config.seed, "network", sample),
         )
         self._place_on_device("projector", sample)

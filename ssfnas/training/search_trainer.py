@@ -68,6 +68,7 @@ class SearchTrainer(GenotypeSearch):
             nodes=config.nodes,
             operations=self.operations,
             relaxation=strategy.relaxation,
+            image_size=data.image_size,
             generator=generator(config.seed, "supernet"),
         )
         self._place_on_device("projector")

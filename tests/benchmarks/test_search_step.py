@@ -201,6 +201,9 @@ def test_bytes_are_those_of_the_published_search():
     # 2 cells at 16 x 32 x 32, 3 at 32 x 16 x 16, 3 at 64 x 8 x 8; 14 edges each.
     elements = 14 * (2 * 16 * 32 * 32 + 3 * 32 * 16 * 16 + 3 * 64 * 8 * 8)
     assert bytes_moved(config, (32, 32), views=2) == 54 * 2 * elements * 128 * 2 * 2
+    # The stem halves larger images, twice above 128 pixels.
+    assert bytes_moved(config, (128, 128), views=2) == 4 * bytes_moved(config, (32, 32), views=2)
+    assert bytes_moved(config, (224, 224), views=2) == bytes_moved(config, (56, 56), views=2)
 
 
 @pytest.mark.parametrize(

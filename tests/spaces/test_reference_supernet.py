@@ -9,7 +9,14 @@ import torch
 from ssfnas.declarations.strategies import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
 from ssfnas.errors import RequestError
 from ssfnas.layers.cells import MixedEdge, cell_edges, nodes_of
-from ssfnas.spaces import ReferenceSupernet, count_multiply_adds, count_parameters
+from ssfnas.layers.normalization import BatchNorm2d
+from ssfnas.spaces import (
+    PUBLISHED,
+    ReferenceDerivedNetwork,
+    ReferenceSupernet,
+    count_multiply_adds,
+    count_parameters,
+)
 
 
 def seeded(seed):
@@ -29,20 +36,29 @@ def relation(alpha, kind):
     return torch.exp(alpha) / torch.exp(alpha).sum(1, keepdim=True)
 
 
+def stem_written_out(stem, x):
+    """3x3 convolutions, each normalized, with ReLU between; as sums over shifted images."""
+    convolutions = [layer for layer in stem if isinstance(layer, torch.nn.Conv2d)]
+    norms = [layer for layer in stem if isinstance(layer, BatchNorm2d)]
+    for place, (conv, norm) in enumerate(zip(convolutions, norms, strict=True)):
+        x = definitions.relu(x) if place else x
+        views = definitions.shifted(x, 3, conv.stride[0], 1, 0.0)
+        x = sum(
+            definitions.pointwise(views[u][v], conv.weight[:, :, u, v][:, :, None, None])
+            for u in range(3)
+            for v in range(3)
+        )
+        x = definitions.batch_norm(x, norm.weight, norm.bias)
+    return x
+
+
 def written_out(net, x, kind):
     """Logits by the formula s_j = sum over i < j, o of w(i, j, o) o(s_i); layers by definitions."""
     weights = {
         "normal": relation(net.alphas_normal, kind),
         "reduce": relation(net.alphas_reduce, kind),
     }
-    conv, norm = net.stem
-    views = definitions.shifted(x, 3, 1, 1, 0.0)
-    stem = sum(
-        definitions.pointwise(views[u][v], conv.weight[:, :, u, v][:, :, None, None])
-        for u in range(3)
-        for v in range(3)
-    )
-    s0 = s1 = definitions.batch_norm(stem, norm.weight, norm.bias)
+    s0 = s1 = stem_written_out(net.stem, x)
     reductions = {net.layers // 3, 2 * net.layers // 3}
     for layer, cell in enumerate(net.cells):
         table = weights["reduce" if layer in reductions else "normal"]
@@ -99,6 +115,8 @@ def test_mixed_edge_is_the_weighted_sum(stride):
         (3, 3, (8, 11), 2, ("skip_connect", "max_pool_3x3", "sep_conv_3x3"), "sigmoid"),
         (3, 4, (28, 28), 1, ("none", "dil_conv_5x5", "avg_pool_3x3"), "softmax"),
         (4, 2, (6, 6), 1, ("skip_connect", "dil_conv_3x3"), "softmax"),
+        (2, 1, (97, 65), 3, ("skip_connect", "max_pool_3x3"), "sigmoid"),
+        (2, 1, (129, 20), 1, ("skip_connect", "avg_pool_3x3"), "sigmoid"),
     ],
 )
 def test_supernet_is_its_formula(layers, nodes, size, in_channels, operations, kind):
@@ -110,6 +128,7 @@ def test_supernet_is_its_formula(layers, nodes, size, in_channels, operations, k
         nodes=nodes,
         operations=operations,
         relaxation=kind,
+        image_size=size,
         generator=seeded(0),
     ).double()
     drawn_alphas(net)
@@ -161,6 +180,40 @@ def test_head_and_features():
     assert torch.equal(net.edge_weights()["reduce"], torch.full((5, 7), 0.5))
 
 
+@pytest.mark.parametrize(
+    ("size", "strides", "seen"),
+    [
+        (8, [1], (8, 8)),
+        (64, [1], (64, 64)),
+        (65, [2], (33, 33)),
+        ((97, 65), [2], (49, 33)),
+        (128, [2], (64, 64)),
+        ((65, 129), [2, 2], (17, 33)),
+        (224, [2, 2], (56, 56)),
+        (257, [2, 2, 2], (33, 33)),
+    ],
+)
+def test_larger_images_are_halved_by_the_stem_until_at_most_64_pixels_are_left(size, strides, seen):
+    net = ReferenceSupernet(channels=2, layers=1, nodes=1, image_size=size, generator=seeded(0))
+    assert [layer.stride[0] for layer in net.stem if isinstance(layer, torch.nn.Conv2d)] == strides
+    height, width = size if isinstance(size, tuple) else (size, size)
+    x = torch.randn(2, 3, height, width, generator=seeded(1))
+    assert net.stem(x).shape[2:] == seen
+    derived = ReferenceDerivedNetwork(PUBLISHED["DARTS_V2"], channels=2, layers=1, image_size=size)
+    assert [str(layer) for layer in net.stem] == [str(layer) for layer in derived.stem]
+
+
+def test_up_to_64_pixels_the_parameters_do_not_depend_on_the_size():
+    plain, *others = (
+        ReferenceSupernet(channels=2, layers=2, nodes=1, generator=seeded(4), **given)
+        for given in ({}, {"image_size": 28}, {"image_size": (64, 40)})
+    )
+    for other in others:
+        assert list(other.state_dict()) == list(plain.state_dict())
+        for name, value in plain.state_dict().items():
+            assert torch.equal(other.state_dict()[name], value), name
+
+
 def test_initial_draws_are_the_generators_alone():
     def build(seed):
         return ReferenceSupernet(
@@ -205,6 +258,7 @@ def test_edges_in_darts_order():
         ({"channels": 0}, "channels is 0"),
         ({"nodes": 0}, "nodes is 0"),
         ({"in_channels": 0}, "in_channels is 0"),
+        ({"image_size": (0, 0)}, "image_size is 0"),
         ({"num_classes": 0}, "num_classes is 0"),
         ({"operations": ()}, "no operations"),
         ({"operations": ("warp",)}, "unknown operation 'warp'"),

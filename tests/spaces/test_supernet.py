@@ -70,6 +70,20 @@ def test_equals_the_reference(operations, relaxation, size, nodes, training):
     assert_same(*(pair if training else evaluated(pair, x)), x)
 
 
+@pytest.mark.parametrize("size", [(65, 65), (97, 97), (129, 65)], ids=str)
+def test_equals_the_reference_on_images_above_64_pixels(size):
+    draws = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 3, *size, generator=draws, dtype=torch.float64)
+    pair = networks(channels=2, layers=2, nodes=2, image_size=size)
+    assert_same(*pair, x)
+    features = [net.forward_features(x) for net in pair]
+    halvings = 2 if max(size) > 128 else 1
+    sides = [-(-side // 2**halvings) for side in size]
+    # Both cells reduce: a third and two thirds of two are the first and the second.
+    assert features[1].shape[2:] == tuple(-(-side // 4) for side in sides)
+    assert features[0].shape == features[1].shape
+
+
 @pytest.mark.parametrize("channels", [1, 2, 17])
 def test_any_number_of_channels(channels):
     if channels == 1:
