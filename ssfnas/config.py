@@ -67,6 +67,17 @@ class DataOptions:
     image_size: int | None = option(
         None, "resize images to this many pixels a side; absent: as they are", minimum=8
     )
+    background: str = option(
+        "white",
+        "what transparent pixels of image files are composed on",
+        choices=("white", "gray", "black"),
+    )
+    skip_corrupt: int = option(
+        0,
+        "leave out at most so many image files that cannot be read; above 0 every file is decoded "
+        "once beforehand",
+        minimum=0,
+    )
     data_seed: int = option(
         0,
         "which images a long-tailed subset keeps (0: the LDAM subset most papers use)",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,4 +36,30 @@ def write_npz(path: Path, counts, *, size=8, channels=3, test_each=4, seed=0, **
             **extra,
         },
     )
+    return path
+
+
+def write_png(
+    path: Path,
+    pixels: np.ndarray,
+    *,
+    before: Sequence[tuple[bytes, bytes]] = (),
+    after: Sequence[tuple[bytes, bytes]] = (),
+) -> Path:
+    """A PNG of 8 or 16 bits a channel, [H, W, C], as other programs write it.
+
+    Chunks (kind, content) stand ``before`` or ``after`` its pixels.
+    """
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    height, width, channels = pixels.shape
+    bits = 8 * pixels.dtype.itemsize
+    color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    head = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in pixels)
+    chunks = [(b"IHDR", head), *before, (b"IDAT", zlib.compress(rows)), *after, (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*entry) for entry in chunks))
     return path

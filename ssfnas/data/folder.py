@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
+import warnings
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
 import torch
 
-from ssfnas.data.decoding import FolderImages, map_threads, read_shape
+from ssfnas.data.decoding import FolderImages, map_threads
+from ssfnas.data.image_file import EIGHT_BITS, Header, deep_range, read_header
 from ssfnas.data.imageset import DataParts, ImageSet
+from ssfnas.data.layout import Classes, read_layout
+from ssfnas.data.pixel_range import PixelRange, check_range, range_note
+from ssfnas.data.unreadable import without_unreadable
 from ssfnas.errors import RequestError
 from ssfnas.seeding import generator
 
-EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-)
 IN_MEMORY_BYTES = 1 << 30
 _TEST_SHARE = 0.2
-_VALIDATION_NAMES = ("val", "valid", "validation")
-_LAYOUT = "it must hold train/<class>/* and test/<class>/*, or <class>/* to be split"
-_NO_IMAGES = f"no images ({', '.join(sorted(EXTENSIONS))})"
-
-Classes = list[list[Path]]
-"""The files of each class, in label order."""
+_LONG_PASS = 5_000
 
 
 def read_folder(
@@ -33,41 +30,51 @@ def read_folder(
     *,
     image_size: int | None = None,
     seed: int = 0,
+    background: str = "white",
+    skip_corrupt: int = 0,
+    pixel_range: PixelRange | None = None,
     in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> DataParts:
     """A data set from ``train/<class>/*`` and ``test/<class>/*``, or from ``<class>/*``.
 
-    Classes are the folder names in sorted order; images are looked for at any depth below. ``val``,
-    ``valid`` or ``validation`` beside ``train`` is the validation part. Folders of one level are
-    split class by class: a fifth of each class (at least one image, none of a single one) is
-    the test part. Images are gray when all of them are, else RGB.
+    Classes are the folder names in sorted order; images are looked for at any depth below
+    (:func:`ssfnas.data.layout.read_layout`). Folders of one level are split class by class: a fifth
+    of each class (at least one image, none of a single one) is the test part. Images are gray when
+    all of them are, else RGB. Where their pixels have more than 8 bits, the smallest value of the
+    training part becomes 0 and the largest 255, in every part.
 
     Args:
         root: the folder.
         image_size: pixels a side to resize to (:func:`ssfnas.data.resizing.resize_square`).
         seed: of the split of folders of one level.
+        background: what transparent pixels are composed on: ``"white"``, ``"gray"``, ``"black"``.
+        skip_corrupt: at most so many files that cannot be read are left out; above 0 all are
+            decoded once beforehand.
+        pixel_range: what becomes 0 and 255 instead of the training part's own range.
         in_memory_bytes: images that take more stay in their files and are decoded when asked for.
 
     Raises:
         RequestError: another layout, a class without training images, a class that only the test
-            part has, images of several sizes without ``image_size``, a file that cannot be decoded.
+            part has, images of several sizes without ``image_size`` or of several depths, more
+            files that cannot be read than may be left out.
     """
-    has_parts = (root / "train").is_dir()
-    training = root / "train" if has_parts else root
-    names = _class_folders(training)
-    if not names:
-        raise RequestError(f"{training}: no class folders: {_LAYOUT}")
-    if len(names) < 2:
-        raise RequestError(f"{root}: only the class '{names[0]}': give two classes or more")
-    train = _classes(training, names)
-    if [] in train:
-        raise RequestError(f"{training / names[train.index([])]}: {_NO_IMAGES} of this class")
-    if has_parts:
-        parts = {"train": train, **_other_parts(root, names)}
-    else:
-        parts = _split_parts(root, names, train, seed)
-    paths = [path for classes in parts.values() for files in classes for path in files]
-    together = _of_one_size(paths, image_size)
+    layout = read_layout(root)
+    names, parts, notes = layout.names, layout.parts, [*layout.notes]
+    if "test" not in parts:
+        parts = _split_parts(root, names, parts["train"], seed)
+    if skip_corrupt:
+        _announce(root, _files(parts), "to find those that cannot be read")
+        parts, said = without_unreadable(root, names, parts, skip_corrupt)
+        notes += said
+    headers = map_threads(read_header, _files(parts))
+    together = _of_one_size(_files(parts), headers, image_size, background)
+    depth, said = _depth(_files(parts), headers)
+    notes += said
+    if depth != EIGHT_BITS:
+        given = pixel_range is not None
+        pixel_range = pixel_range or _training_range(root, [*chain(*parts["train"])])
+        together = dataclasses.replace(together, pixel_range=pixel_range)
+        notes.append(range_note(pixel_range, depth, given=given))
     lazy = math.prod(together.shape) > in_memory_bytes
     sets = {}
     for part, classes in parts.items():
@@ -76,33 +83,18 @@ def read_folder(
         labels = torch.arange(len(names)).repeat_interleave(sizes)
         sets[part] = ImageSet(images if lazy else images.decoded(), labels)
     return DataParts(
-        root.resolve().name or "folder", sets["train"], sets.get("val"), sets["test"], tuple(names)
-    )
+        root.resolve().name or "folder", sets["train"], sets.get("val"), sets["test"], names,
+        notes=tuple(notes), pixel_range=together.pixel_range,
+    )  # fmt: skip
 
 
-def _other_parts(root: Path, names: list[str]) -> dict[str, Classes]:
-    """The parts beside ``root/train``, which has classes of those names."""
-    folders = {"test": root / "test"}
-    if not folders["test"].is_dir():
-        raise RequestError(f"{root}: a train folder but no test folder: {_LAYOUT}")
-    for name in _VALIDATION_NAMES:
-        if (root / name).is_dir():
-            folders.setdefault("val", root / name)
-    parts = {}
-    for part, folder in folders.items():
-        unknown = [name for name in _class_folders(folder) if name not in names]
-        if unknown:
-            raise RequestError(
-                f"{folder / unknown[0]}: the class '{unknown[0]}' has no training images: "
-                f"add {root / 'train' / unknown[0]} or remove it"
-            )
-        parts[part] = _classes(folder, names)
-        if not any(parts[part]):
-            raise RequestError(f"{folder}: {_NO_IMAGES}: {_LAYOUT}")
-    return parts
+def _files(parts: dict[str, Classes]) -> list[Path]:
+    return [path for classes in parts.values() for files in classes for path in files]
 
 
-def _split_parts(root: Path, names: list[str], classes: Classes, seed: int) -> dict[str, Classes]:
+def _split_parts(
+    root: Path, names: Iterable[str], classes: Classes, seed: int
+) -> dict[str, Classes]:
     """Each class split at random into a training and a test part."""
     parts: dict[str, Classes] = {"train": [], "test": []}
     for name, files in zip(names, classes, strict=True):
@@ -115,34 +107,56 @@ def _split_parts(root: Path, names: list[str], classes: Classes, seed: int) -> d
     return parts
 
 
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
+def _announce(root: Path, paths: list[Path], purpose: str) -> None:
+    """Say beforehand what takes its time."""
+    if len(paths) >= _LONG_PASS:
+        warnings.warn(
+            f"{root}: decoding {len(paths):,} images once, {purpose}: this may take minutes",
+            stacklevel=3,
+        )
+
+
+def _of_one_size(
+    paths: list[Path], headers: list[Header], image_size: int | None, background: str
+) -> FolderImages:
+    """The images of those files, as undecoded as they are."""
+    height, width = headers[0].height, headers[0].width
+    if image_size is not None:
+        height = width = image_size
+    channels = max(header.channels for header in headers)
+    for path, header in zip(paths, headers, strict=True):
+        if image_size is None and (header.height, header.width) != (height, width):
+            raise RequestError(
+                f"{path}: {header.width} x {header.height} pixels, but {paths[0].name} has "
+                f"{width} x {height}: give --image-size to resize all to one size"
+            )
+    return FolderImages(
+        tuple(paths), height, width, channels, resize=image_size is not None, background=background
     )
 
 
-def _classes(folder: Path, names: list[str]) -> Classes:
-    """Images at any depth, in an order that does not depend on the file system."""
-    return [
-        sorted(
-            Path(parent) / file
-            for parent, _, files in os.walk(folder / name)
-            for file in files
-            if file[0] != "." and os.path.splitext(file)[1].lower() in EXTENSIONS
-        )
-        for name in names
+def _depth(paths: list[Path], headers: list[Header]) -> tuple[str, list[str]]:
+    """What the pixels of every file hold, and what is to be said of it."""
+    depth = headers[0].depth
+    for path, header in zip(paths, headers, strict=True):
+        if header.depth != depth:
+            raise RequestError(
+                f"{path}: pixels of {header.depth}, but {paths[0]} has {depth}: their values have "
+                "no common scale, convert all to one depth"
+            )
+    reduced = [path for path, header in zip(paths, headers, strict=True) if header.reduced]
+    if not reduced:
+        return depth, []
+    return depth, [
+        f"{len(reduced):,} files hold colors of 16 bits a channel, such as {reduced[0].name}: the "
+        "upper 8 bits are read (0 to 65535 became 0 to 255)"
     ]
 
 
-def _of_one_size(paths: list[Path], image_size: int | None) -> FolderImages:
-    """The images of those files, as undecoded as they are."""
-    shapes = map_threads(read_shape, paths)
-    height, width, _ = shapes[0] if image_size is None else (image_size, image_size, None)
-    channels = max(channels for _, _, channels in shapes)
-    for path, (own_height, own_width, _) in zip(paths, shapes, strict=True):
-        if image_size is None and (own_height, own_width) != (height, width):
-            raise RequestError(
-                f"{path}: {own_width} x {own_height} pixels, but {paths[0].name} has "
-                f"{width} x {height}: give --image-size to resize all to one size"
-            )
-    return FolderImages(tuple(paths), height, width, channels, resize=image_size is not None)
+def _training_range(root: Path, paths: list[Path]) -> PixelRange:
+    """Smallest and largest value of all images of the training part."""
+    _announce(root, paths, "for the range of their values")
+    ranges = [found for found in map_threads(deep_range, paths) if found is not None]
+    low = min((low for low, _ in ranges), default=0.0)
+    high = max((high for _, high in ranges), default=0.0)
+    return check_range((low, high), str(root))

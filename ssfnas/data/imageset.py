@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ssfnas.data.decoding import FolderImages
+from ssfnas.data.pixel_range import PixelRange
 
 _CHUNK, _LAZY_CHUNK = 2048, 64
 _LAZY_SAMPLE = 10_000
@@ -99,6 +100,8 @@ class DataParts:
         name: what people call it.
         train, validation, test: the parts that it has.
         class_names: one a class (or label), in label order.
+        notes: what was left aside or decided while reading, a line each.
+        pixel_range: what became 0 and 255 where pixels had more than 8 bits; None: they had 8.
     """
 
     name: str
@@ -106,6 +109,8 @@ class DataParts:
     validation: ImageSet | None
     test: ImageSet | None
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+    pixel_range: PixelRange | None = field(default=None, kw_only=True)
 
     def with_each(self, change: Callable[[ImageSet], ImageSet]) -> Self:
         """The same with what ``change`` makes of every part that there is."""
@@ -180,6 +185,7 @@ class ImageData(DataParts):
         for title, part in (("validation", self.validation), ("test", self.test)):
             if part is not None:
                 lines.append(f"  {title:<11} {len(part)} images")
+        lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +13,48 @@ import numpy.typing as npt
 import torch
 
 from ssfnas.data.imageset import DataParts, ImageSet
+from ssfnas.data.pixel_range import (
+    PixelRange,
+    check_finite,
+    check_range,
+    range_note,
+    to_8_bits,
+)
 from ssfnas.errors import RequestError
 
 Array = npt.NDArray[Any]
 
 _KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+_DEEP_KINDS = tuple(map(np.dtype, ("uint16", "int16", "float16", "float32", "float64")))
 _CONVENTION = (
     "an .npz file holds train_images, train_labels, test_images, test_labels, "
     "optionally val_images, val_labels and class_names"
 )
 
 
-def read_npz(path: Path) -> DataParts:
+def read_npz(path: Path, *, pixel_range: PixelRange | None = None) -> DataParts:
     """A data set from an ``.npz`` file.
 
-    Images are uint8, [N, H, W] (gray) or [N, H, W, C] with C 1 or 3. Labels are integers [N] or
-    [N, 1], or zeros and ones [N, L] where an image may have several of L >= 2 labels. Optional:
-    ``val_images`` with ``val_labels``, and ``class_names``, strings [classes].
+    Images are uint8, [N, H, W] (gray) or [N, H, W, C] with C 1 or 3. Those of the types that
+    :data:`_DEEP_KINDS` lists are scaled: the smallest value of ``train_images`` becomes 0 and
+    the largest 255, in every part (:func:`ssfnas.data.pixel_range.to_8_bits`). Labels are integers
+    [N] or [N, 1], or zeros and ones [N, L] where an image may have several of L >= 2 labels.
+    Optional: ``val_images`` with ``val_labels``, and ``class_names``, strings [classes].
 
     Args:
         path: the file.
+        pixel_range: what becomes 0 and 255 instead of the training part's own range.
 
     Raises:
         RequestError: whatever is missing, damaged, or of another type, shape or range.
     """
     try:
-        return _parts(path.stem, _read_arrays(path))
+        return _parts(path.stem, _read_arrays(path), pixel_range)
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from error
 
 
-def _parts(name: str, arrays: dict[str, Array]) -> DataParts:
+def _parts(name: str, arrays: dict[str, Array], pixel_range: PixelRange | None) -> DataParts:
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
         raise RequestError(f"no {', '.join(missing)}: {_CONVENTION}")
@@ -60,12 +74,17 @@ def _parts(name: str, arrays: dict[str, Array]) -> DataParts:
                     f"{_shape(found['train'])}: {rule}"
                 )
     names = _class_names(arrays.get("class_names"), labels)
+    _warn_of_one_hot(labels)
+    images, pixel_range, notes = _eight_bits(images, pixel_range)
     dtype = np.float32 if labels["train"].ndim == 2 else np.int64
     sets = {
         part: ImageSet(torch.from_numpy(images[part]), torch.from_numpy(labels[part].astype(dtype)))
         for part in parts
     }
-    return DataParts(name, sets["train"], sets.get("val"), sets["test"], names)
+    return DataParts(
+        name, sets["train"], sets.get("val"), sets["test"], names,
+        notes=notes, pixel_range=pixel_range,
+    )  # fmt: skip
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:
@@ -99,8 +118,11 @@ def _shape(array: Array) -> str:
 
 def _images(key: str, arrays: dict[str, Array]) -> Array:
     array = arrays[key]
-    if array.dtype != np.uint8:
-        raise RequestError(f"{key} are {array.dtype}: images must be uint8, from 0 to 255")
+    if array.dtype != np.uint8 and array.dtype.newbyteorder("=") not in _DEEP_KINDS:
+        raise RequestError(
+            f"{key} are {array.dtype}: images must be uint8, from 0 to 255, or "
+            f"{', '.join(map(str, _DEEP_KINDS))}, which are scaled by the range of train_images"
+        )
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[3] not in (1, 3):
@@ -111,6 +133,30 @@ def _images(key: str, arrays: dict[str, Array]) -> Array:
     if 0 in array.shape:
         raise RequestError(f"{key} have shape {_shape(arrays[key])}: they are empty")
     return np.ascontiguousarray(array)
+
+
+def _eight_bits(
+    images: dict[str, Array], pixel_range: PixelRange | None
+) -> tuple[dict[str, Array], PixelRange | None, tuple[str, ...]]:
+    """The images of every part in 8 bits, what became 0 and 255, and what is to be said of it."""
+    train = images["train"]
+    for part, array in images.items():
+        if (array.dtype.itemsize > 1, array.dtype.kind == "f") != (
+            train.dtype.itemsize > 1,
+            train.dtype.kind == "f",
+        ):
+            raise RequestError(
+                f"{part}_images are {array.dtype}, train_images {train.dtype}: uint8, other "
+                "integers and floating-point numbers have no common scale"
+            )
+        check_finite(array, f"{part}_images")
+    if train.dtype == np.uint8:
+        return images, None, ()
+    given = pixel_range is not None
+    if pixel_range is None:
+        pixel_range = check_range((float(train.min()), float(train.max())), "train_images")
+    scaled = {part: to_8_bits(array, pixel_range) for part, array in images.items()}
+    return scaled, pixel_range, (range_note(pixel_range, str(train.dtype), given=given),)
 
 
 def _labels(key: str, arrays: dict[str, Array], images: int) -> Array:
@@ -139,6 +185,16 @@ def _labels(key: str, arrays: dict[str, Array], images: int) -> Array:
     return array
 
 
+def _warn_of_one_hot(labels: dict[str, Array]) -> None:
+    if labels["train"].ndim == 2 and all((array.sum(1) == 1).all() for array in labels.values()):
+        warnings.warn(
+            f"every image has exactly one of {labels['train'].shape[1]} labels, as one-hot labels "
+            "of classes do: they are trained as labels of which an image may have several; for "
+            "classes save labels.argmax(1) instead",
+            stacklevel=4,
+        )
+
+
 def _class_names(names: Array | None, labels: dict[str, Array]) -> tuple[str, ...]:
     """What the classes are called: the numbers of those that there are where no names are given."""
     train = labels["train"]
@@ -154,7 +210,13 @@ def _class_names(names: Array | None, labels: dict[str, Array]) -> tuple[str, ..
         classes = len(names)
     if not multi_label:
         _check_classes(labels, classes)
-    return tuple(str(name) for name in (range(classes) if names is None else names))
+    if names is None:
+        return tuple(str(number) for number in range(classes))
+    composed = tuple(unicodedata.normalize("NFC", str(name)) for name in names)
+    for name, count in Counter(composed).items():
+        if count > 1:
+            raise RequestError(f"class_names holds '{name}' {count} times: each class has its own")
+    return composed
 
 
 def _check_classes(labels: dict[str, Array], classes: int) -> None:

@@ -12,6 +12,7 @@ from ssfnas.config import DataOptions
 from ssfnas.data.folder import read_folder
 from ssfnas.data.imageset import DataParts, ImageData, ImageSet, channel_statistics
 from ssfnas.data.npz import read_npz
+from ssfnas.data.pixel_range import PixelRange
 from ssfnas.data.profiles import long_tail_counts, long_tail_indices
 from ssfnas.data.resizing import resize_square
 from ssfnas.errors import RequestError, did_you_mean
@@ -29,6 +30,7 @@ def read_mini(options: DataOptions) -> DataParts:
 
     804 training images of CIFAR-10 at imbalance ratio 25, and 40 test images of each class.
     """
+    _refuse_flags_of_folders(options)
     return dataclasses.replace(read_npz(_MINI_FILE), name=_MINI)
 
 
@@ -45,6 +47,7 @@ def read_cifar(options: DataOptions) -> DataParts:
     """
     import torchvision
 
+    _refuse_flags_of_folders(options)
     name, folder = options.dataset, Path(options.data_dir)
     kind = getattr(torchvision.datasets, name.upper())
     try:
@@ -64,17 +67,22 @@ def read_cifar(options: DataOptions) -> DataParts:
     return DataParts(name, train, None, test, tuple(parts[0].classes))
 
 
-def load_data(options: DataOptions) -> ImageData:
+def load_data(options: DataOptions, *, pixel_range: PixelRange | None = None) -> ImageData:
     """The data set that ``options.dataset`` names, or that its path holds.
 
     The training part is long-tailed where an imbalance ratio is given, images are resized where a
     size is given, and mean and standard deviation are then those of the training part.
 
+    Args:
+        options: which data.
+        pixel_range: of a file or folder whose pixels have more than 8 bits, what becomes 0 and 255;
+            None: the range of its own training part, before that is long-tailed.
+
     Raises:
         RequestError: an unknown name, a file or folder that is not a data set, or an imbalance
             ratio that the data cannot have.
     """
-    parts = _read(options)
+    parts = _read(options, pixel_range)
     ratio, size = options.imbalance_ratio, options.image_size
     if ratio is not None and ratio != 1:
         parts = dataclasses.replace(parts, train=_long_tailed(parts, ratio, options))
@@ -84,22 +92,41 @@ def load_data(options: DataOptions) -> ImageData:
     return ImageData(**vars(parts), mean=mean, std=std)
 
 
-def _read(options: DataOptions) -> DataParts:
+def _read(options: DataOptions, pixel_range: PixelRange | None) -> DataParts:
     name = options.dataset
     if name in DATASETS:
         return DATASETS.get(name)(options)
     path = Path(name).expanduser()
     if path.is_dir():
-        return read_folder(path, image_size=options.image_size, seed=options.data_seed)
+        return read_folder(
+            path,
+            image_size=options.image_size,
+            seed=options.data_seed,
+            background=options.background,
+            skip_corrupt=options.skip_corrupt,
+            pixel_range=pixel_range,
+        )
     if path.suffix.lower() == ".npz":
         if not path.is_file():
             raise RequestError(f"--dataset {name}: there is no such file")
-        return read_npz(path)
+        _refuse_flags_of_folders(options)
+        return read_npz(path, pixel_range=pixel_range)
     hint = did_you_mean(f"'{name}'", [f"'{known}'" for known in DATASETS])
     raise RequestError(
         f"--dataset {name}: no such data set{hint}: it is one of {', '.join(DATASETS)}, an .npz "
         "file, or an image folder"
     )
+
+
+def _refuse_flags_of_folders(options: DataOptions) -> None:
+    """Refuse what a data set that is no folder of image files does not read."""
+    for name in ("background", "skip_corrupt"):
+        value = getattr(options, name)
+        if value != getattr(DataOptions(), name):
+            raise RequestError(
+                f"--{name.replace('_', '-')} {value} is about folders of image files, and "
+                f"{options.dataset} is none: leave it out"
+            )
 
 
 def _long_tailed(parts: DataParts, ratio: float, options: DataOptions) -> ImageSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,10 @@ def evaluation_data(run: Run, config: EvaluateConfig) -> tuple[ImageData, list[s
     if config.dataset is None:
         return own_data(run, config)
     # What a run cut down or held out, it did to data of its own.
-    plain = {name: getattr(DataOptions(), name) for name in ("imbalance_ratio", "profile")}
+    cut = ["imbalance_ratio", "profile"]
+    if not Path(config.dataset).expanduser().is_dir():
+        cut += ["background", "skip_corrupt"]  # they are about folders
+    plain = {name: getattr(DataOptions(), name) for name in cut}
     others = _options(run, config, dataset=config.dataset, **plain)
     data, notes = _fitting(run, others)
     if others.image_size is not None:
@@ -73,24 +77,25 @@ def _options(run: Run, config: EvaluateConfig, **changes: Any) -> DataOptions:
 
 def _fitting(run: Run, options: DataOptions) -> tuple[ImageData, list[str]]:
     card = run.data_card
-    data, sizes = _of_size(options, card.image_size)
+    data, sizes = _of_size(options, card)
+    card.warn_of_another_depth(data)
     if data.in_channels != card.in_channels:
         raise RequestError(
             f"{data.name} has {data.in_channels} channel(s), the network of {run.path} takes "
             f"{card.in_channels}"
         )
     data, classes = matched(data, card, str(run.path))
-    return data, [*sizes, *classes]
+    return data, [*data.notes, *sizes, *classes]
 
 
-def _of_size(options: DataOptions, size: tuple[int, int]) -> tuple[ImageData, list[str]]:
+def _of_size(options: DataOptions, card: DataCard) -> tuple[ImageData, list[str]]:
     """Images of the size (height, width) that the network was trained on, and what was done."""
-    height, width = size
+    height, width = size = card.image_size
     square = height == width
     asked: RequestError | None = None
     data: ImageData | None = None
     try:
-        data = load_data(options)
+        data = load_data(options, pixel_range=card.pixel_range)
     except RequestError as error:
         if options.image_size is not None or "--image-size" not in str(error):
             raise
@@ -104,5 +109,6 @@ def _of_size(options: DataOptions, size: tuple[int, int]) -> tuple[ImageData, li
             f"{name}: images of {has}, and the network takes {width} x {height}: give images of "
             "that size"
         ) from asked
-    data = load_data(dataclasses.replace(options, image_size=height))
+    resized = dataclasses.replace(options, image_size=height)
+    data = load_data(resized, pixel_range=card.pixel_range)
     return data, [f"images of {name} were resized to {width} x {height}, as the network takes them"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ class DataCard:
         in_channels: of an image.
         image_size: (height, width) in pixels.
         mean, std: of the training part by channel, of pixels in 0 .. 1.
+        pixel_range: the values that became 0 and 255 where pixels had more than 8 bits; None: they
+            had 8.
     """
 
     name: str
@@ -37,6 +40,7 @@ class DataCard:
     image_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pixel_range: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, data: ImageData) -> DataCard:
@@ -51,6 +55,7 @@ class DataCard:
             image_size=(int(height), int(width)),
             mean=tuple(float(value) for value in data.mean),
             std=tuple(float(value) for value in data.std),
+            pixel_range=data.pixel_range,
         )
 
     def difference(self, other: DataCard) -> str | None:
@@ -69,6 +74,7 @@ class DataCard:
             ),
             ("channels", self.in_channels, other.in_channels),
             ("pixels", *("{1} x {0}".format(*card.image_size) for card in (self, other))),
+            ("range of pixels", self.pixel_range, other.pixel_range),
             *(
                 (f"training images of class '{name}'", count, others)
                 for name, count, others in zip(
@@ -83,6 +89,23 @@ class DataCard:
             return "as many training images, but others: mean and deviation of their pixels differ"
         return None
 
+    def warn_of_another_depth(self, data: ImageData) -> None:
+        """Warn where pixels of 8 bits meet deeper ones: their values have no common scale."""
+        if (self.pixel_range is None) == (data.pixel_range is None):
+            return
+        if data.pixel_range is None:
+            low, high = self.pixel_range or (0, 0)
+            text = (
+                f"{data.name} has pixels of 8 bits, taken as they are; {self.name}, which was "
+                f"trained on, had deeper ones, of which {low:g} to {high:g} became 0 to 255"
+            )
+        else:
+            text = (
+                f"{data.name} has pixels of more than 8 bits, scaled by their own range; "
+                f"{self.name}, which was trained on, had 8 bits"
+            )
+        warnings.warn(text, stacklevel=2)
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return dataclasses.asdict(self)
@@ -94,12 +117,14 @@ class DataCard:
         Raises:
             RequestError: a field is missing.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
+        fields = dataclasses.fields(cls)
+        names = [field.name for field in fields if field.default is dataclasses.MISSING]
         if not isinstance(values, dict) or any(name not in values for name in names):
             raise RequestError("data.json is damaged: it does not hold " + ", ".join(names))
         plain: dict[str, Any] = {
-            name: tuple(values[name]) if isinstance(values[name], list) else values[name]
-            for name in names
+            field.name: tuple(value) if isinstance(value, list) else value
+            for field in fields
+            for value in [values.get(field.name)]
         }
         return cls(**plain)
 

@@ -103,30 +103,6 @@ def test_gray_stays_gray_only_where_all_are(tmp_path):
     assert np.array_equal(color.test.images[-1].numpy(), pixels)
 
 
-def test_transparency_palettes_and_bits_are_decoded(tmp_path):
-    root = some_folder(tmp_path)
-    pixels = draw(root / "train" / "class1" / "a.png", mode="RGBA")
-    palette = Image.new("P", (8, 8), 3)
-    palette.putpalette([value for level in range(256) for value in (level, 2 * level % 256, 7)])
-    palette.save(root / "train" / "class1" / "b.png")
-    Image.new("1", (8, 8), 1).save(root / "train" / "class1" / "c.png")
-    images = read_folder(root).train.images[-3:]
-    assert np.array_equal(images[0].numpy(), pixels[..., :3])
-    assert images[1].flatten(0, 1).unique(dim=0).tolist() == [[3, 6, 7]]
-    assert images[2].unique().tolist() == [255]
-
-
-def test_images_are_turned_upright(tmp_path):
-    root = some_folder(tmp_path, train=(2, 2), test=(1, 1))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
-    pixels = draw(root / "train" / "class1" / "x.png", exif=exif)
-    image = read_folder(root).train.images[-1].numpy()
-    assert np.array_equal(image, np.rot90(pixels, -1))
-    draw(root / "train" / "class1" / "x.png", (4, 16), exif=exif)
-    assert "x.png: 4 x 16 pixels" in refused(root)
-
-
 def test_images_of_several_sizes_need_one_to_be_given(tmp_path):
     root = some_folder(tmp_path)
     pixels = draw(root / "train" / "class1" / "z.png", (12, 20))
@@ -182,16 +158,9 @@ def test_damaged_images_are_named(tmp_path, damage):
     path = root / "train" / "class0" / "3.png"
     content = path.read_bytes()
     path.write_bytes({"text": b"hello", "cut": content[: len(content) // 2], "empty": b""}[damage])
-    assert f"{path}: cannot be decoded" in refused(root)
-
-
-def test_deep_images_are_refused(tmp_path):
-    root = some_folder(tmp_path)
-    path = root / "train" / "class0" / "x.png"
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(path)
     message = refused(root)
-    assert str(path) in message
-    assert "8 bits" in message
+    assert f"{path}: cannot be decoded" in message
+    assert "--skip-corrupt" in message
 
 
 def lazy_and_resident(root, **options):
