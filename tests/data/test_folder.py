@@ -55,8 +55,6 @@ def test_train_and_test_folders_are_read_as_they_are(tmp_path):
         key = (part, name, number)
         pixels[key] = draw(root / part / name / f"{number}.png", (6, 9), seed=len(pixels))
     (root / "train" / "finch" / "notes.txt").write_text("not an image")
-    (root / "train" / ".hidden").mkdir()
-    draw(root / "train" / "finch" / "._0.png")
     parts = read_folder(root)
     assert parts.name == "birds"
     assert parts.class_names == ("finch", "tit")
@@ -161,6 +159,78 @@ def test_damaged_images_are_named(tmp_path, damage):
     message = refused(root)
     assert f"{path}: cannot be decoded" in message
     assert "--skip-corrupt" in message
+
+
+def deep_folder(root):
+    """Folders of 16 bits; path -> pixels. Test images reach beyond the training part's range."""
+    random, found = np.random.default_rng(0), {}
+    for part, count, low, high in (
+        ("train", 3, 500, 900),
+        ("val", 1, 0, 2000),
+        ("test", 2, 0, 999),
+    ):
+        for name in "ab":
+            for number in range(count):
+                path = root / part / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                found[path] = random.integers(low, high, (8, 8), dtype=np.uint16)
+                Image.fromarray(found[path]).save(path)
+    return found
+
+
+@pytest.mark.parametrize("in_memory_bytes", [0, 1 << 30])
+def test_deep_images_are_scaled_by_the_training_part(tmp_path, in_memory_bytes):
+    pixels = deep_folder(tmp_path)
+    training = np.stack([image for path, image in pixels.items() if "train" in path.parts])
+    low, high = int(training.min()), int(training.max())
+    parts = read_folder(tmp_path, in_memory_bytes=in_memory_bytes)
+    assert parts.pixel_range == (low, high)
+    assert parts.train.in_channels == 1
+    assert parts.notes == (
+        f"pixels are integers of more than 8 bits; {low} to {high} became 0 to 255, the training "
+        "part's own range",
+    )
+    for part, folder in ((parts.train, "train"), (parts.validation, "val"), (parts.test, "test")):
+        images = np.stack([image for path, image in pixels.items() if folder in path.parts])
+        expected = 255 * ((images.astype(np.float64) - low) / (high - low)).clip(0, 1)
+        read = part.gather(torch.arange(len(part)))[..., 0].numpy()
+        assert np.abs(read - expected).max() <= 0.5 + 1e-9
+    given = read_folder(tmp_path, pixel_range=(0.0, 2000.0), in_memory_bytes=in_memory_bytes)
+    assert given.pixel_range == (0.0, 2000.0)
+    read = given.train.gather(torch.arange(6))[..., 0].numpy()
+    assert np.abs(read - 255 * training.astype(float) / 2000).max() <= 0.5 + 1e-9
+
+
+def test_depths_do_not_mix(tmp_path):
+    deep_folder(tmp_path)
+    draw(tmp_path / "test" / "b" / "x.png", mode="L")
+    message = refused(tmp_path)
+    assert f"{tmp_path / 'test' / 'b' / 'x.png'}: pixels of 8 bits, but" in message
+    assert "no common scale" in message
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "test" / "b" / "x.tif")
+    (tmp_path / "test" / "b" / "x.png").unlink()
+    assert "x.tif: pixels of floating-point numbers, but" in refused(tmp_path)
+
+
+def test_a_long_pass_is_said_beforehand(tmp_path, monkeypatch):
+    deep_folder(tmp_path)
+    monkeypatch.setattr("ssfnas.data.folder._LONG_PASS", 6)
+    with pytest.warns(UserWarning, match="decoding 6 images once, for the range of their values"):
+        read_folder(tmp_path)
+
+
+def test_transparent_pixels_lie_on_the_background(tmp_path):
+    root = some_folder(tmp_path, mode="RGBA")
+    pixels = np.stack(
+        [np.asarray(Image.open(path)) for path in sorted((root / "train").rglob("*.png"))]
+    ).astype(np.float64)
+    share = pixels[..., 3:] / 255
+    for background, value in (("white", 255), ("black", 0)):
+        for in_memory_bytes in (0, 1 << 30):
+            train = read_folder(root, background=background, in_memory_bytes=in_memory_bytes).train
+            read = train.gather(torch.arange(len(train))).numpy()
+            expected = pixels[..., :3] * share + value * (1 - share)
+            assert np.abs(read - expected).max() <= 0.5 + 1e-9
 
 
 def lazy_and_resident(root, **options):

@@ -1,5 +1,6 @@
 import io
 import pickle
+import warnings
 import zipfile
 
 import numpy as np
@@ -84,12 +85,108 @@ def test_several_labels_an_image_are_columns(tmp_path, kind):
     assert parts.train.multi_label
 
 
+def deep(dtype, seed=0):
+    """Images of several values of a type, and their test images, which reach beyond them."""
+    random = np.random.default_rng(seed)
+    train, test = random.normal(0, 1, (12, 6, 5)), random.normal(0, 2, (4, 6, 5))
+    if np.dtype(dtype).kind == "f":
+        return train.astype(dtype), test.astype(dtype)
+    middle = 0 if np.dtype(dtype).kind == "i" else 30_000
+    return (train * 900 + middle).astype(dtype), (test * 900 + middle).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint16", "int16", "float16", "float32", "float64", ">u2", ">f4"]
+)
+def test_deep_images_are_scaled_by_the_training_part(tmp_path, dtype):
+    train, test = deep(dtype)
+    validation = test[:2].astype(np.dtype(dtype).newbyteorder("="))
+    parts = read_npz(
+        saved(
+            tmp_path, train_images=train, test_images=test, val_images=validation,
+            val_labels=np.array([0, 1]),
+        )
+    )  # fmt: skip
+    low, high = float(train.min()), float(train.max())
+    assert float(test.min()) < low < high < float(test.max())
+    assert parts.pixel_range == (low, high)
+    for images, pixels in (
+        (parts.train.images, train),
+        (parts.test.images, test),
+        (parts.validation.images, test[:2]),
+    ):
+        expected = 255 * ((pixels.astype(np.float64) - low) / (high - low)).clip(0, 1)
+        assert images.dtype == torch.uint8
+        assert np.abs(images[..., 0].numpy() - expected).max() <= 0.5 + 1e-9
+    assert parts.train.images.min() == 0
+    assert parts.train.images.max() == 255
+    (note,) = parts.notes
+    assert note.startswith(f"pixels are {np.dtype(dtype)}; {low:.10g} to {high:.10g} became 0 to ")
+    assert note.endswith("the training part's own range")
+
+
+def test_whole_numbers_of_8_bits_have_no_range(tmp_path):
+    parts = read_npz(saved(tmp_path))
+    assert parts.pixel_range is None
+    assert parts.notes == ()
+
+
+def test_a_given_range_takes_the_place_of_the_own_one(tmp_path):
+    train, test = deep("float64")
+    path = saved(tmp_path, train_images=train, test_images=test)
+    parts = read_npz(path, pixel_range=(-1.0, 3.0))
+    assert parts.pixel_range == (-1.0, 3.0)
+    expected = 255 * ((train + 1) / 4).clip(0, 1)
+    assert np.abs(parts.train.images[..., 0].numpy() - expected).max() <= 0.5 + 1e-9
+    huge = np.where(train > 0, 1.7e308, -1.7e308)
+    assert read_npz(saved(tmp_path, train_images=huge, test_images=test)).train.images.max() == 255
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("key", ["train_images", "test_images"])
+def test_pixels_that_are_no_numbers_are_named(tmp_path, key, value):
+    train, test = deep("float32")
+    images = {"train_images": train, "test_images": test}
+    images[key][3, 1, 4] = value
+    message = refused(saved(tmp_path, **images))
+    assert f"{key}: the value at [3, 1, 4, 0] is {value}" in message
+
+
+def test_pixels_of_a_single_value_are_refused(tmp_path):
+    train, test = deep("uint16")
+    assert "all training pixels are 7" in refused(
+        saved(tmp_path, train_images=np.full_like(train, 7), test_images=test)
+    )
+
+
+def test_one_hot_labels_warn(tmp_path):
+    labels = np.eye(3, dtype=np.uint8)[np.arange(12) % 3]
+    test_labels = labels[:4].copy()
+    with pytest.warns(UserWarning, match=r"exactly one of 3 labels.*labels\.argmax\(1\)"):
+        parts = read_npz(saved(tmp_path, train_labels=labels, test_labels=test_labels))
+    assert parts.train.multi_label
+    test_labels[2] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_npz(saved(tmp_path, train_labels=labels, test_labels=test_labels))
+
+
+def test_class_names_have_one_form_of_unicode(tmp_path):
+    parts = read_npz(saved(tmp_path, class_names=np.array(["e\u0301", "b", "c"])))
+    assert parts.class_names == ("\u00e9", "b", "c")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"train_labels": None}, "no train_labels"),
         ({"train_images": None, "test_labels": None}, "no train_images, test_labels"),
-        ({"train_images": np.zeros((12, 6, 5, 3), np.float32)}, "uint8"),
+        ({"train_images": np.zeros((12, 6, 5, 3), np.float32)}, "no common scale"),
+        (
+            {"test_images": np.zeros((4, 6, 5, 3), np.uint16)},
+            "test_images are uint16, train_images",
+        ),
+        ({"test_images": np.zeros((4, 6, 5, 3), np.int8)}, "test_images are int8"),
         ({"train_images": np.zeros((12, 6, 5, 3), np.int64)}, "uint8"),
         ({"train_images": np.zeros((12, 3, 6, 5), np.uint8)}, "channels last"),
         ({"train_images": np.zeros((12, 28, 28, 28), np.uint8)}, "channels last"),
@@ -114,6 +211,8 @@ def test_several_labels_an_image_are_columns(tmp_path, kind):
         ({"val_images": np.zeros((1, 6, 5, 3), np.uint8)}, "belong together"),
         ({"val_labels": np.zeros(1, int)}, "belong together"),
         ({"class_names": np.array(["a", "b"])}, "2 class_names for 3"),
+        ({"class_names": np.array(["a", "b", "a"])}, "class_names holds 'a' 2 times"),
+        ({"class_names": np.array(["\u00e9", "b", "e\u0301"])}, "2 times"),
         ({"class_names": np.array(["a", "b", "c", "d"])}, "class 3 of 4"),
         ({"class_names": np.arange(3)}, "one string a class"),
         ({"class_names": np.array(["a", None, "c"], dtype=object)}, "Python objects"),

@@ -23,6 +23,7 @@ def balanced_npz(folder, n=40, classes=4, size=(10, 10), multi_label=False):
     labels = np.arange(n * classes) % classes
     if multi_label:
         labels = np.eye(classes, dtype=np.uint8)[labels]
+        labels[0] = 1
     np.savez(
         path,
         train_images=random.integers(0, 256, (n * classes, *size, 3), dtype=np.uint8),
@@ -101,6 +102,8 @@ def test_folders_are_read_long_tailed_and_resized(tmp_path):
         ({"dataset": "cifar10-lt"}, "did you mean 'cifar10"),
         ({"dataset": "nowhere.npz"}, "no such file"),
         ({"dataset": "no/where"}, "image folder"),
+        ({"background": "black"}, "--background black is about folders"),
+        ({"dataset": "cifar10", "skip_corrupt": 2}, "--skip-corrupt 2 is about folders"),
         ({"imbalance_ratio": 5}, "209 images of class 'automobile', which has 174"),
         ({"imbalance_ratio": 300}, "at most 250"),
         ({"imbalance_ratio": 50, "data_seed": 2**32}, "data seed"),
@@ -155,3 +158,32 @@ def test_a_failed_download_says_where_the_file_goes(monkeypatch, tmp_path):
 
 def test_data_sets_are_registered():
     assert {"cifar10-lt-mini", "cifar10", "cifar100"} <= set(DATASETS)
+
+
+def test_folders_are_read_with_their_flags(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            pixels = np.full((9, 9, 4), (7, 7, 7, 0), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "a" / "bad.png").write_text("x")
+    data = load_data(DataOptions(dataset=str(tmp_path), background="gray", skip_corrupt=1))
+    assert data.train.images.unique().tolist() == [128]
+    assert "1 cannot be read" in data.summary()
+    assert len(data.train) + len(data.test) == 8
+
+
+def test_a_range_is_taken_over_from_a_run(tmp_path):
+    path = balanced_npz(tmp_path)
+    with np.load(path) as arrays:
+        deep = {key: arrays[key].astype(np.uint16) * 10 for key in arrays if "images" in key}
+        np.savez(path, **{**arrays, **deep})
+    own = load_data(DataOptions(dataset=path))
+    assert own.pixel_range == (0.0, 2550.0)
+    given = load_data(DataOptions(dataset=path), pixel_range=(0.0, 5100.0))
+    assert given.pixel_range == (0.0, 5100.0)
+    expected = (own.train.images.double() / 2).round()
+    assert (given.train.images - expected).abs().max() <= 1
+    assert "0 to 5100 became 0 to 255, the range of the run's training images" in given.summary()
+    # The range is that of the file, however long-tailed the training part is made.
+    assert load_data(DataOptions(dataset=path, imbalance_ratio=20)).pixel_range == (0.0, 2550.0)
