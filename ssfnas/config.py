@@ -65,7 +65,10 @@ class DataOptions:
     )
     profile: str = option("exp", "how class sizes fall off", choices=("exp", "step"))
     image_size: int | None = option(
-        None, "resize images to this many pixels a side; absent: as they are", minimum=8
+        None,
+        "resize images to this many pixels a side; absent: as they are, except that a search takes "
+        "those of more than 80 pixels at 80",
+        minimum=8,
     )
     background: str = option(
         "white",

@@ -44,6 +44,7 @@ def derive_again(config: DeriveConfig) -> None:
     genotype = derive(weights, run.operations, config.derive, **rule.settings(config))
 
     card = run.data_card
+    image_size = card.original_size or card.image_size  # of the retraining that is suggested
 
     def size(candidate: Genotype) -> tuple[int, int]:
         """Parameters and multiply-adds of the network."""
@@ -54,9 +55,9 @@ def derive_again(config: DeriveConfig) -> None:
                 in_channels=card.in_channels,
                 channels=config.channels,
                 layers=config.layers,
-                image_size=max(card.image_size),
+                image_size=image_size,
             )
-        flops = count_multiply_adds(net, card.image_size, card.in_channels)
+        flops = count_multiply_adds(net, image_size, card.in_channels)
         return count_parameters(net, auxiliary=False), flops
 
     def fits(candidate: Genotype) -> bool:

@@ -90,6 +90,12 @@ class FolderImages:
         """The same: the images stay in their files."""
         return self
 
+    def at_most(self, size: int) -> FolderImages:
+        """The same resized to squares of ``size`` pixels where the longer side has more."""
+        if max(self.height, self.width) <= size:
+            return self
+        return replace(self, height=size, width=size, resize=True)
+
     def subset(self, indices: Tensor) -> FolderImages:
         """The same with only those positions, in that order."""
         return replace(self, paths=tuple(self.paths[index] for index in indices.tolist()))

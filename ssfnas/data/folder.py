@@ -33,6 +33,7 @@ def read_folder(
     background: str = "white",
     skip_corrupt: int = 0,
     pixel_range: PixelRange | None = None,
+    largest: int | None = None,
     in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> DataParts:
     """A data set from ``train/<class>/*`` and ``test/<class>/*``, or from ``<class>/*``.
@@ -51,6 +52,7 @@ def read_folder(
         skip_corrupt: at most so many files that cannot be read are left out; above 0 all are
             decoded once beforehand.
         pixel_range: what becomes 0 and 255 instead of the training part's own range.
+        largest: see :func:`ssfnas.data.load_data`.
         in_memory_bytes: images that take more stay in their files and are decoded when asked for.
 
     Raises:
@@ -67,14 +69,15 @@ def read_folder(
         parts, said = without_unreadable(root, names, parts, skip_corrupt)
         notes += said
     headers = map_threads(read_header, _files(parts))
-    together = _of_one_size(_files(parts), headers, image_size, background)
+    given = _of_one_size(_files(parts), headers, image_size, background)
+    together = given if image_size is not None or largest is None else given.at_most(largest)
     depth, said = _depth(_files(parts), headers)
     notes += said
     if depth != EIGHT_BITS:
-        given = pixel_range is not None
+        told = pixel_range is not None
         pixel_range = pixel_range or _training_range(root, [*chain(*parts["train"])])
         together = dataclasses.replace(together, pixel_range=pixel_range)
-        notes.append(range_note(pixel_range, depth, given=given))
+        notes.append(range_note(pixel_range, depth, given=told))
     lazy = math.prod(together.shape) > in_memory_bytes
     sets = {}
     for part, classes in parts.items():
@@ -85,6 +88,7 @@ def read_folder(
     return DataParts(
         root.resolve().name or "folder", sets["train"], sets.get("val"), sets["test"], names,
         notes=tuple(notes), pixel_range=together.pixel_range,
+        original_size=given.shape[1:3] if together.resize and not given.resize else None,
     )  # fmt: skip
 
 

@@ -102,6 +102,8 @@ class DataParts:
         class_names: one a class (or label), in label order.
         notes: what was left aside or decided while reading, a line each.
         pixel_range: what became 0 and 255 where pixels had more than 8 bits; None: they had 8.
+        original_size: height and width that the images have in their source, where they are resized
+            without having been asked for.
     """
 
     name: str
@@ -111,6 +113,7 @@ class DataParts:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     pixel_range: PixelRange | None = field(default=None, kw_only=True)
+    original_size: tuple[int, int] | None = field(default=None, kw_only=True)
 
     def with_each(self, change: Callable[[ImageSet], ImageSet]) -> Self:
         """The same with what ``change`` makes of every part that there is."""

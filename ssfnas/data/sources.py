@@ -67,7 +67,9 @@ def read_cifar(options: DataOptions) -> DataParts:
     return DataParts(name, train, None, test, tuple(parts[0].classes))
 
 
-def load_data(options: DataOptions, *, pixel_range: PixelRange | None = None) -> ImageData:
+def load_data(
+    options: DataOptions, *, pixel_range: PixelRange | None = None, largest: int | None = None
+) -> ImageData:
     """The data set that ``options.dataset`` names, or that its path holds.
 
     The training part is long-tailed where an imbalance ratio is given, images are resized where a
@@ -77,22 +79,29 @@ def load_data(options: DataOptions, *, pixel_range: PixelRange | None = None) ->
         options: which data.
         pixel_range: of a file or folder whose pixels have more than 8 bits, what becomes 0 and 255;
             None: the range of its own training part, before that is long-tailed.
+        largest: where no size is given, images whose longer side has more pixels than this are
+            resized to squares of it, and ``original_size`` says what they were.
 
     Raises:
         RequestError: an unknown name, a file or folder that is not a data set, or an imbalance
             ratio that the data cannot have.
     """
-    parts = _read(options, pixel_range)
+    parts = _read(options, pixel_range, largest)
     ratio, size = options.imbalance_ratio, options.image_size
     if ratio is not None and ratio != 1:
         parts = dataclasses.replace(parts, train=_long_tailed(parts, ratio, options))
+    if size is None and largest is not None and max(parts.train.image_size) > largest:
+        size = largest
+        parts = dataclasses.replace(parts, original_size=parts.train.image_size)
     if size is not None:
         parts = parts.with_each(lambda part: _resized(part, size))
     mean, std = channel_statistics(parts.train)
     return ImageData(**vars(parts), mean=mean, std=std)
 
 
-def _read(options: DataOptions, pixel_range: PixelRange | None) -> DataParts:
+def _read(
+    options: DataOptions, pixel_range: PixelRange | None, largest: int | None
+) -> DataParts:
     name = options.dataset
     if name in DATASETS:
         return DATASETS.get(name)(options)
@@ -105,6 +114,7 @@ def _read(options: DataOptions, pixel_range: PixelRange | None) -> DataParts:
             background=options.background,
             skip_corrupt=options.skip_corrupt,
             pixel_range=pixel_range,
+            largest=largest,
         )
     if path.suffix.lower() == ".npz":
         if not path.is_file():

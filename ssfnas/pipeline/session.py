@@ -74,7 +74,10 @@ class Session:
 
 @contextmanager
 def open_session(
-    config: SearchConfig | RetrainConfig, check: Callable[[], None]
+    config: SearchConfig | RetrainConfig,
+    check: Callable[[], None],
+    *,
+    largest_image: int | None = None,
 ) -> Iterator[Session]:
     """Import plugins, check the values and the request, start the processes, load the data.
 
@@ -82,6 +85,8 @@ def open_session(
         config: the run's.
         check: says what is wrong with the request, as far as that can be seen without data; called
             when the plugins' names are registered.
+        largest_image: where the config has no image size, images that are larger are resized to
+            this many pixels a side, which the config then says.
 
     Raises:
         RequestError: something of it is wrong; nothing has been written.
@@ -97,7 +102,9 @@ def open_session(
     with computing_threads(config.threads), Interruption() as interruption:
         world = start_world(config.device)
         try:
-            data = shared_load(config, world)
+            data = shared_load(config, world, largest_image)
+            if data.original_size is not None:
+                config.image_size = largest_image
             with kept_memory(world.device.type):
                 yield Session(config, world, data.to(world.device), interruption)
         finally:
@@ -113,19 +120,19 @@ def _check_shares(config: SearchConfig | RetrainConfig) -> None:
         )
 
 
-def shared_load(options: DataOptions, world: World) -> ImageData:
+def shared_load(options: DataOptions, world: World, largest: int | None = None) -> ImageData:
     """Load the data on the main process first, so that only one downloads.
 
-    What fails there fails everywhere.
+    What fails there fails everywhere. For ``largest`` see :func:`ssfnas.data.load_data`.
     """
     data, problem = None, ""
     if world.is_main:
         try:
-            data = load_data(options)
+            data = load_data(options, largest=largest)
         except RequestError as error:
             problem = str(error)
     share_problem(world, problem)
-    return load_data(options) if data is None else data
+    return load_data(options, largest=largest) if data is None else data
 
 
 def share_problem(world: World, problem: str) -> None:

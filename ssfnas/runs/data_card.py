@@ -30,6 +30,8 @@ class DataCard:
         mean, std: of the training part by channel, of pixels in 0 .. 1.
         pixel_range: the values that became 0 and 255 where pixels had more than 8 bits; None: they
             had 8.
+        original_size: (height, width) that the images have in their source, where a search took
+            them smaller by itself.
     """
 
     name: str
@@ -41,6 +43,7 @@ class DataCard:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pixel_range: tuple[float, float] | None = None
+    original_size: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, data: ImageData) -> DataCard:
@@ -56,6 +59,7 @@ class DataCard:
             mean=tuple(float(value) for value in data.mean),
             std=tuple(float(value) for value in data.std),
             pixel_range=data.pixel_range,
+            original_size=data.original_size,
         )
 
     def difference(self, other: DataCard) -> str | None:

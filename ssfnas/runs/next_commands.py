@@ -10,7 +10,9 @@ from pathlib import Path
 from ssfnas.config import DataOptions, SearchConfig
 
 
-def retrain_command(config: SearchConfig, path: str | Path) -> str:
+def retrain_command(
+    config: SearchConfig, path: str | Path, *, size_was_asked_for: bool = True
+) -> str:
     """The line that retrains what a search found, on the data that it searched on.
 
     The embedded sample is retrained in minutes, like its search; all else at full size.
@@ -18,6 +20,8 @@ def retrain_command(config: SearchConfig, path: str | Path) -> str:
     Args:
         config: the search's.
         path: its run directory.
+        size_was_asked_for: whether the config's image size is the user's. A size that the search
+            chose by itself is the search's alone: the network is trained on the images as they are.
     """
     sample = config.dataset == DataOptions().dataset
     words = ["--preset", "retrain-quick" if sample else "longtail"]
@@ -25,7 +29,9 @@ def retrain_command(config: SearchConfig, path: str | Path) -> str:
     words += [] if sample else ["--dataset", config.dataset]
     for entry in dataclasses.fields(DataOptions):
         value = getattr(config, entry.name)
-        if entry.name != "dataset" and value != entry.default:
+        if entry.name == "dataset" or (entry.name == "image_size" and not size_was_asked_for):
+            continue
+        if value != entry.default:
             words += [f"--{entry.name.replace('_', '-')}", _written(value)]
     return _line("retrain", *_plugins(config.plugins), *words, "--genotype", str(path))
 

@@ -34,6 +34,37 @@ def balanced_npz(folder, n=40, classes=4, size=(10, 10), multi_label=False):
     return str(path)
 
 
+@pytest.mark.parametrize("kind", ["npz", "folder"])
+@pytest.mark.parametrize(
+    ("size", "largest", "taken"),
+    [
+        ((20, 20), 12, (12, 12)),
+        ((10, 20), 12, (12, 12)),
+        ((12, 10), 12, None),
+        ((20, 9), None, None),
+    ],
+)
+def test_images_above_the_largest_size_become_squares_of_it(tmp_path, kind, size, largest, taken):
+    path = balanced_npz(tmp_path, size=size)
+    if kind == "folder":
+        with np.load(path) as file:
+            for part in ("train", "test"):
+                for number, label in enumerate(file[f"{part}_labels"].ravel()):
+                    folder = tmp_path / "photos" / part / str(label)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    image = Image.fromarray(file[f"{part}_images"][number])
+                    image.save(folder / f"{number}.png")
+        path = str(tmp_path / "photos")
+    data = load_data(DataOptions(dataset=path), largest=largest)
+    assert data.image_size == (taken or size)
+    assert data.original_size == (size if taken else None)
+    asked = load_data(DataOptions(dataset=path, image_size=taken and largest), largest=8)
+    if taken:  # a size that is asked for goes before
+        assert asked.original_size is None
+        assert torch.equal(asked.train.images, data.train.images)
+        assert (asked.mean, asked.std) == (data.mean, data.std)
+
+
 def test_the_embedded_sample_is_a_long_tailed_cifar10():
     data = load_data(DataOptions())
     assert data.name == "cifar10-lt-mini"
