@@ -83,9 +83,17 @@ class DataOptions:
     )
     data_seed: int = option(
         0,
-        "which images a long-tailed subset keeps (0: the LDAM subset most papers use)",
+        "which images a long-tailed subset keeps (0: the LDAM subset most papers use), and which are "
+        "held out",
         minimum=0,
         maximum=2**32 - 1,
+    )
+    validation_share: float = option(
+        0.0,
+        "share of each class that is held out of the training part to choose on, where the data "
+        "have no validation part",
+        minimum=0,
+        below=0.5,
     )
 
 

@@ -15,6 +15,7 @@ from ssfnas.data.npz import read_npz
 from ssfnas.data.pixel_range import PixelRange
 from ssfnas.data.profiles import long_tail_counts, long_tail_indices
 from ssfnas.data.resizing import resize_square
+from ssfnas.data.splits import held_out
 from ssfnas.errors import RequestError, did_you_mean
 from ssfnas.registry import Registry
 
@@ -72,8 +73,9 @@ def load_data(
 ) -> ImageData:
     """The data set that ``options.dataset`` names, or that its path holds.
 
-    The training part is long-tailed where an imbalance ratio is given, images are resized where a
-    size is given, and mean and standard deviation are then those of the training part.
+    The training part is long-tailed where an imbalance ratio is given, a share of what remains is
+    held out for validation where that is asked for, images are resized where a size is given, and
+    mean and standard deviation are then those of the training part.
 
     Args:
         options: which data.
@@ -83,8 +85,8 @@ def load_data(
             resized to squares of it, and ``original_size`` says what they were.
 
     Raises:
-        RequestError: an unknown name, a file or folder that is not a data set, or an imbalance
-            ratio that the data cannot have.
+        RequestError: an unknown name, a file or folder that is not a data set, an imbalance ratio
+            that the data cannot have, or a validation share of data that have such a part.
     """
     parts = _read(options, pixel_range, largest)
     ratio, size = options.imbalance_ratio, options.image_size
@@ -93,15 +95,15 @@ def load_data(
     if size is None and largest is not None and max(parts.train.image_size) > largest:
         size = largest
         parts = dataclasses.replace(parts, original_size=parts.train.image_size)
+    if options.validation_share > 0:
+        parts = _with_validation(parts, options)
     if size is not None:
         parts = parts.with_each(lambda part: _resized(part, size))
     mean, std = channel_statistics(parts.train)
     return ImageData(**vars(parts), mean=mean, std=std)
 
 
-def _read(
-    options: DataOptions, pixel_range: PixelRange | None, largest: int | None
-) -> DataParts:
+def _read(options: DataOptions, pixel_range: PixelRange | None, largest: int | None) -> DataParts:
     name = options.dataset
     if name in DATASETS:
         return DATASETS.get(name)(options)
@@ -156,6 +158,22 @@ def _long_tailed(parts: DataParts, ratio: float, options: DataOptions) -> ImageS
                 "as they are"
             )
     return train.subset(long_tail_indices(train.labels.numpy(), counts, options.data_seed))
+
+
+def _with_validation(parts: DataParts, options: DataOptions) -> DataParts:
+    share, train = options.validation_share, parts.train
+    if parts.validation is not None:
+        raise RequestError(
+            f"--validation-share {share:g}: {parts.name} has a validation part of "
+            f"{len(parts.validation)} images already: leave it out"
+        )
+    kept, chosen = held_out(train.labels, share, options.data_seed)
+    if not len(chosen):
+        raise RequestError(
+            f"--validation-share {share:g}: no class of {parts.name} has two training images, of "
+            "which one could be held out: leave it out"
+        )
+    return dataclasses.replace(parts, train=train.subset(kept), validation=train.subset(chosen))
 
 
 def _resized(part: ImageSet, size: int) -> ImageSet:

@@ -1,4 +1,4 @@
-"""Halves of the training part: one for the weights, one for the architecture parameters."""
+"""Parts of the training part: halves for weights and alphas, and what is held out to choose on."""
 
 from __future__ import annotations
 
@@ -68,10 +68,92 @@ def _paired_halves(labels: npt.NDArray[np.bool_], seed: int) -> tuple[Tensor, Te
     return torch.from_numpy(np.sort(first)), torch.from_numpy(np.sort(second))
 
 
+def held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """What is trained on, and a share of every class that is held out for validation.
+
+    A class of n images gives ``share n`` of them, rounded, but at least one and never all; one of a
+    single image gives none, with a warning. Images with several labels are dealt out one by one to
+    the part that lacks most of their rarest label (iterative stratification), so that each label is
+    split as nearly in that proportion as its company allows.
+
+    Args:
+        labels: int64 [N], or zeros and ones [N, L].
+        share: above 0 and below 1.
+        seed: the split is a function of the labels, the share and it.
+
+    Returns:
+        int64 positions to train on, and to validate on, each rising.
+
+    Source: iterative stratification is Sechidis et al., ECML PKDD 2011.
+    """
+    labels = labels.detach().cpu()
+    if labels.ndim == 2:
+        chosen = _dealt(labels.numpy() > 0, share, seed)
+    else:
+        chosen = np.zeros(len(labels), dtype=bool)
+        for label in torch.unique(labels).tolist():
+            positions = torch.nonzero(labels == label).flatten()
+            draws = generator(seed, "validation", int(label))
+            order = torch.randperm(len(positions), generator=draws)
+            chosen[positions[order[: _share_of(len(positions), share)]].numpy()] = True
+        frequency = torch.bincount(labels).numpy()
+        _warn_not_held_out(np.flatnonzero(frequency == 1).tolist(), "class", "image")
+    return torch.from_numpy(np.flatnonzero(~chosen)), torch.from_numpy(np.flatnonzero(chosen))
+
+
+def _share_of(count: int, share: float) -> int:
+    """How many of ``count`` images are held out."""
+    return 0 if count < 2 else min(max(round(share * count), 1), count - 1)
+
+
+def _dealt(labels: npt.NDArray[np.bool_], share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which images with several labels are held out, bool [N]."""
+    random = np.random.default_rng(derive_seed(seed, "validation"))
+    frequency = labels.sum(0)
+    # Rows: to train on, to validate on; the last column counts images.
+    held = np.array([_share_of(int(count), share) for count in (*frequency, len(labels))])
+    wanted = np.stack([[*frequency, len(labels)] - held, held]).astype(float)
+    chosen = np.zeros(len(labels), dtype=bool)
+    free = np.ones(len(labels), dtype=bool)
+
+    def deal(image: int, column: int) -> None:
+        # The part that lacks most of the label, then most images; even lots fall by chance.
+        lots = [(wanted[part, column], wanted[part, -1], random.random()) for part in (0, 1)]
+        part = int(lots[1] > lots[0])
+        chosen[image], free[image] = part == 1, False
+        wanted[part, np.append(labels[image], True)] -= 1
+
+    remaining = frequency.copy()
+    while (remaining > 0).any():
+        column = int(np.argmin(np.where(remaining > 0, remaining, len(labels) + 1)))
+        for image in random.permutation(np.flatnonzero(free & labels[:, column])):
+            deal(image, column)
+        remaining = labels[free].sum(0)
+    for image in random.permutation(np.flatnonzero(free)):
+        deal(image, -1)
+    # A label has to be trained on above all.
+    for column in np.flatnonzero((frequency > 0) & ~labels[~chosen].any(0)):
+        chosen[np.flatnonzero(labels[:, column])[0]] = False
+    absent = np.flatnonzero((frequency > 0) & ~labels[chosen].any(0))
+    _warn_not_held_out(absent.tolist(), "label", "positive image")
+    return chosen
+
+
+def _warn_not_held_out(classes: list[int], kind: str, image: str) -> None:
+    if classes:
+        warnings.warn(
+            f"{kind} {_listed(classes)}: too few {image}s to hold one out for validation",
+            stacklevel=3,
+        )
+
+
+def _listed(classes: list[int]) -> str:
+    return ", ".join(str(label) for label in classes[:10]) + (", ..." if len(classes) > 10 else "")
+
+
 def _warn_single(classes: list[int], kind: str, image: str) -> None:
-    named = ", ".join(str(label) for label in classes[:10]) + (", ..." if len(classes) > 10 else "")
     warnings.warn(
-        f"{kind} {named}: a single training {image}, used for the weights only; the architecture "
+        f"{kind} {_listed(classes)}: a single training {image}, used for the weights only; the architecture "
         f"parameters never see that {kind}",
         stacklevel=3,
     )

@@ -29,7 +29,7 @@ def evaluation_data(run: Run, config: EvaluateConfig) -> tuple[ImageData, list[s
     if config.dataset is None:
         return own_data(run, config)
     # What a run cut down or held out, it did to data of its own.
-    cut = ["imbalance_ratio", "profile"]
+    cut = ["imbalance_ratio", "profile", "validation_share"]
     if not Path(config.dataset).expanduser().is_dir():
         cut += ["background", "skip_corrupt"]  # they are about folders
     plain = {name: getattr(DataOptions(), name) for name in cut}

@@ -44,6 +44,7 @@ OWN = ["--preset", "ssfnas", "--dataset", "my images/a.npz"]
         (["--preset", "fairdarts", "--dataset", "cifar100", "--imbalance-ratio", "50"], 600),
         (OWN, 600),
         ([*OWN, "--image-size", "28", "--imbalance-ratio", "10", "--data-seed", "7"], 600),
+        ([*OWN, "--validation-share", "0.15"], 600),
         ([*OWN, "--plugins", "my ops.py", "more.py"], 600),
     ],
     ids=lambda value: " ".join(value) or "quick" if isinstance(value, list) else "",
