@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ssfnas.data.file_warnings import about
 from ssfnas.data.pixel_range import PixelRange, check_finite, to_8_bits
@@ -148,11 +148,11 @@ def deep_range(path: Path) -> PixelRange | None:
         return (float(pixels.min()), float(pixels.max())) if pixels.size else None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The image of a file; whatever goes wrong with it is told as one line naming the file."""
     try:
-        with about(path), Image.open(path) as image:
+        with about(path), _open(path) as image:
             yield image
     except RequestError:
         raise
@@ -163,6 +163,15 @@ def _opened(path: Path) -> Iterator[Any]:
             f"{path}: cannot be decoded as an image ({reason}): repair or remove it, or let "
             "--skip-corrupt leave it out"
         ) from error
+
+
+def _open(path: Path) -> Any:
+    """By the format that its ending stands for, and where it is another, by trying all of them."""
+    expected = Image.EXTENSION.get(path.suffix.lower())
+    if expected in Image.OPEN:
+        with contextlib.suppress(UnidentifiedImageError):
+            return Image.open(path, formats=[expected])
+    return Image.open(path)
 
 
 def _depth(image: Any, deep_png: int | None) -> str:

@@ -95,6 +95,13 @@ def test_a_header_costs_no_pixels(tmp_path, monkeypatch):
     assert [shape_of(path) for path in paths] == [(4, 6, 3)] * len(paths)
 
 
+@pytest.mark.parametrize("ending", ["jpg", "tga", "gif", "mpo"])
+def test_files_with_the_ending_of_another_format_are_read(tmp_path, ending):
+    pixels = noise(4, 6, 3)
+    Image.fromarray(pixels).save(tmp_path / f"x.{ending}", "PNG")
+    assert np.array_equal(decode_image(tmp_path / f"x.{ending}", 3), pixels)
+
+
 def over(color, alpha, background):
     """Alpha compositing in float64."""
     share = alpha.astype(np.float64)[..., None] / 255
