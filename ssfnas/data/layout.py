@@ -117,16 +117,16 @@ def _composed(name: str) -> str:
 
 def _check_one_level(root: Path, names: list[str]) -> None:
     """Refuse classes that are parts, or hold them."""
-    common: set[str] | None = None
+    common: dict[str, str] | None = None
     for name in names:
-        below = {_composed(folder) for folder in folders_of(root / name, Aside())}
-        common = below if common is None else common & below
+        below = {_plain(folder): folder for folder in folders_of(root / name, Aside())}
+        common = below if common is None else {key: common[key] for key in common if key in below}
         if not common:
             return
     if common is None:
         return
-    shown = _shown(sorted(common))
-    parts = {_PART[_plain(name)] for name in common if _plain(name) in _PART}
+    shown = _shown(list(common.values()))
+    parts = {_PART[name] for name in common if name in _PART}
     if len(names) == 1 and parts:
         raise RequestError(f"{root}: the parts {shown} lie in {names[0]}: give {root / names[0]}")
     if len(names) == 1 or len(common) < 2:

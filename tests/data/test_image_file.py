@@ -186,7 +186,10 @@ def deep_files(folder):
     real = gray / np.float32(1000) - 7
     Image.fromarray(real.astype(np.float32)).save(folder / "real.tif")
     write_png(folder / "color.png", color)
+    Image.fromarray(gray).save(folder / "gray.pgm")
+    Image.fromarray(real.astype(np.float32)).save(folder / "real.pfm")
     files = {"gray.png": gray, "gray.tif": gray, "gray.lzw.tif": gray, "real.tif": real}
+    files |= {"gray.pgm": gray, "real.pfm": real}
     files |= {"signed.tif": gray.astype(np.int64) - 30_000, "color.png": color}
     return {name: np.atleast_3d(pixels).astype(np.float64) for name, pixels in files.items()}
 
@@ -198,7 +201,7 @@ def test_deep_pixels_are_scaled_by_the_range(tmp_path):
         channels = pixels.shape[2]
         header = read_header(tmp_path / name)
         assert header.channels == channels
-        assert header.depth == (FLOAT if name == "real.tif" else DEEP)
+        assert header.depth == (FLOAT if name.startswith("real") else DEEP)
         decoded = decode_image(tmp_path / name, channels, pixel_range=(low, high))
         assert decoded.dtype == np.uint8
         assert np.abs(decoded - expected).max() <= 0.5 + 1e-3

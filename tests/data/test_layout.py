@@ -77,6 +77,7 @@ def test_without_a_test_folder_the_validation_folder_is_the_test_part(tmp_path):
         (["a/0.png", "b/1.png", "test/1.png"], "test: no class folders"),
         (["a/train/0.png", "a/test/0.png", "b/train/0.png", "b/test/1.png"], "train/a/*"),
         (["trn/a/0.png", "trn/b/0.png", "tst/a/0.png", "tst/b/1.png"], "trn, tst each hold"),
+        (["one/Ant/0.png", "one/Bee/0.png", "two/ant/0.png", "two/bee/1.png"], "(Ant, Bee)"),
         (["p1/a/0.png", "p1/b/0.png", "p1/c/0.png", "p2/a/0.png", "p2/b/1.png"], "(a, b)"),
         (["photos/a/0.png", "photos/b/1.png"], "only the class 'photos'"),
     ],
