@@ -7,6 +7,8 @@ what it is for; so nothing depends on what else was drawn before, and a run can 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -25,3 +27,30 @@ def derive_seed(seed: int, *names: str | int) -> int:
 def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh ``torch.Generator`` on ``device``, seeded by :func:`derive_seed`."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *names))
+
+
+@contextmanager
+def seeded_draws(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Inside, PyTorch's global generators start at ``seed``; afterward they are as they were.
+
+    For what draws from nowhere else: initial weights of layers, dropout, operations of users. A
+    CUDA graph that is launched inside reads the generator as kernels that are launched one by one
+    do, so a recorded step draws what the step itself would. Generators of NumPy and Python are left
+    alone: to keep and restore them takes longer than a small step may.
+
+    Args:
+        seed: from 0 on, below 2^63.
+        device: a GPU's generator is treated like the CPU's; the others are left alone.
+    """
+    generators = [torch.default_generator]  # torch.manual_seed would reseed those of all GPUs
+    if device is not None and device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

@@ -89,7 +89,7 @@ def _timm_model(
         try:
             with initial_draws(generator(config.seed, "network")):
                 net = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **more)
-            _try_forward(net, in_channels, image_size)
+                _try_forward(net, in_channels, image_size)
         except Exception as error:
             problem = problem or error
         else:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from ssfnas.seeding import seeded_draws
+
 
 @contextmanager
 def initial_draws(generator: torch.Generator | None) -> Iterator[None]:
@@ -21,7 +23,5 @@ def initial_draws(generator: torch.Generator | None) -> Iterator[None]:
         return
     device = generator.device
     seed = int(torch.randint(2**62, (), generator=generator, device=device, dtype=torch.int64))
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would reseed every GPU's generator as well.
-        torch.default_generator.manual_seed(seed)
+    with seeded_draws(seed):
         yield

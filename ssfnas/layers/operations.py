@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ssfnas.errors import RequestError
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.registry import Registry
+from ssfnas.seeding import seeded_draws
 
 Builder = Callable[[int, int, bool], nn.Module]
 
@@ -140,7 +141,7 @@ def _brief(error: Exception) -> str:
 def _try_out(name: str, operation: Operation) -> None:
     channels, size = 8, 9
     # What this draws must not shift the draws of the network that is being built.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+    with seeded_draws(0), torch.device("cpu"), torch.no_grad():
         for stride in (1, 2):
             module = _built(name, operation, channels, stride, True)
             wanted = (2, channels, -(-size // stride), -(-size // stride))

@@ -7,6 +7,7 @@ import torch
 from ssfnas.config import SearchConfig
 from ssfnas.data import Batch, ImageData, stratified_halves
 from ssfnas.errors import RequestError
+from ssfnas.layers.initialization import initial_draws
 from ssfnas.objectives import OBJECTIVES, SearchObjective, make_search_objective
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.precision import autocast
@@ -47,15 +48,18 @@ class GenotypeSearch(Trainer):
         """Move the network there and make its objective, whose first draws are named by purpose."""
         config, net, world = self.config, self.net, self.world
         net.to(world.device, self.dtype)
-        self.objective = make_search_objective(
-            config.objective,
-            num_features=net.num_features,
-            num_classes=self.data.num_classes,
-            multi_label=self.data.multi_label,
-            group=world.group,
-            generator=generator(config.seed, *purpose),
-            **OBJECTIVES.get(config.objective).settings(config),
-        ).to(world.device, self.dtype)
+        # One of a user may draw its layers from the global generator.
+        with initial_draws(generator(config.seed, "objective", *purpose)):
+            objective = make_search_objective(
+                config.objective,
+                num_features=net.num_features,
+                num_classes=self.data.num_classes,
+                multi_label=self.data.multi_label,
+                group=world.group,
+                generator=generator(config.seed, *purpose),
+                **OBJECTIVES.get(config.objective).settings(config),
+            )
+        self.objective = objective.to(world.device, self.dtype)
         if world.group is not None:
             synchronize_batchnorm(net, world.group)
 

@@ -273,7 +273,8 @@ class LabelPhase(Phase):
         counts: Sequence[float] = self.data.class_counts
         if loss.counts_draws:  # not of the files
             counts = [count**exponent for count in counts]
-        return make_loss(config.loss, counts, **loss.settings(config))
+        with initial_draws(generator(config.seed, "loss", self.name)):
+            return make_loss(config.loss, counts, **loss.settings(config))
 
     def begin(self) -> None:
         """Draw a fresh classifier where it is trained anew on a frozen backbone."""

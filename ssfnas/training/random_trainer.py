@@ -104,7 +104,12 @@ class RandomSearchTrainer(GenotypeSearch):
         """Samples that are complete."""
         return len(self.scores)
 
-    def run_step(self) -> None:
+    @property
+    def place(self) -> tuple[str | int, ...]:
+        """The next step of its sample, of which all draw alike."""
+        return (self.step - sum(self.budget[: len(self.scores)]),)
+
+    def _run_step(self) -> None:
         """One update of the sample that is being trained."""
         if len(self.scores) > self.sample:
             self._begin(len(self.scores))
@@ -119,7 +124,7 @@ class RandomSearchTrainer(GenotypeSearch):
         self.updater.update(terms["loss"], terms, "weight")
         self.count_step({f"weight/{name}": value for name, value in terms.items()}, looked=True)
 
-    def end_epoch(self) -> dict[str, Any]:
+    def _end_epoch(self) -> dict[str, Any]:
         """Score the sample on D_alpha."""
         self.scores.append(self._score())
         self.stream.close()

@@ -86,7 +86,13 @@ class RetrainTrainer(Trainer):
         before = sum(p.epochs for p in self.phases[: self.phases.index(phase)])
         return before + -(-(step + 1) // phase.steps_per_epoch)
 
-    def run_step(self) -> None:
+    @property
+    def place(self) -> tuple[str | int, ...]:
+        """The phase that is due, and its next step."""
+        phase, step = self._place(self.step)
+        return phase.name, step
+
+    def _run_step(self) -> None:
         """One step of the phase that is due."""
         phase, step = self._place(self.step)
         if step == 0:
@@ -100,7 +106,7 @@ class RetrainTrainer(Trainer):
         named = {f"{phase.name}/{name}": value for name, value in terms.items()}
         self.count_step(named, looked=not phase.updater.capturable)
 
-    def end_epoch(self) -> dict[str, Any]:
+    def _end_epoch(self) -> dict[str, Any]:
         """Means of the losses, and every so often the test part."""
         phase, step = self._place(self.step - 1)
         values: dict[str, Any] = {"phase": phase.name, **self.means.pop(self.world)}

@@ -162,7 +162,7 @@ class SearchTrainer(GenotypeSearch):
         """Epochs that are complete, a last short one counted."""
         return -(-self.step // self.steps_per_epoch)
 
-    def run_step(self) -> None:
+    def _run_step(self) -> None:
         """One update of alpha, one of the weights."""
         config = self.config
         rate = cosine(self.step, self.total_steps, config.weight_lr, config.weight_lr_min)
@@ -171,7 +171,7 @@ class SearchTrainer(GenotypeSearch):
         step = self.bilevel.step if self.graphed is None else self.graphed
         self.count_step(step(alpha_batch, weight_batch), looked=self.graphed is None)
 
-    def end_epoch(self) -> dict[str, Any]:
+    def _end_epoch(self) -> dict[str, Any]:
         """Record the alphas, every so often measure the features, ask the stopping criterion."""
         self.alpha_history.append(self._alphas())
         values: dict[str, Any] = self.means.pop(self.world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from ssfnas.data import ImageData, ImageStream, make_views
 from ssfnas.errors import NumericalError
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.updates import Terms
-from ssfnas.seeding import derive_seed
+from ssfnas.seeding import derive_seed, seeded_draws
 from ssfnas.training.averages import RunningMeans
 
 # Steps between two looks at whether all terms were finite, where no step waits for that.
@@ -157,13 +158,38 @@ class Trainer(Resumable, ABC):
     def epoch(self) -> int:
         """Epochs that are complete."""
 
-    @abstractmethod
+    @property
+    def place(self) -> tuple[str | int, ...]:
+        """What the next step is called where draws are named; the same again after a resumption."""
+        return (self.step,)
+
     def run_step(self) -> None:
-        """Do one step and count it."""
+        """Do one step and count it.
+
+        What draws from a global generator in it (dropout of timm's models, operations of users)
+        draws by seed, place of the step and rank of the process; the generators are put back.
+        """
+        with self._drawing("step", *self.place, self.world.rank):
+            self._run_step()
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Measure what is measured once an epoch; what to log of it.
+
+        It draws by seed and epoch: processes that measure the same find the same.
+        """
+        with self._drawing("epoch", self.epoch):
+            return self._end_epoch()
+
+    def _drawing(self, *names: str | int) -> AbstractContextManager[None]:
+        return seeded_draws(derive_seed(self.config.seed, *names), self.world.device)
 
     @abstractmethod
-    def end_epoch(self) -> dict[str, Any]:
-        """Measure what is measured once an epoch; what to log of it."""
+    def _run_step(self) -> None:
+        """See :meth:`run_step`."""
+
+    @abstractmethod
+    def _end_epoch(self) -> dict[str, Any]:
+        """See :meth:`end_epoch`."""
 
     @abstractmethod
     def progress_values(self) -> Mapping[str, float]:
