@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -18,7 +19,13 @@ from typing import Any, TypeVar
 from ssfnas.config import make_config, read_values, values_of
 from ssfnas.errors import RequestError, shown, written
 from ssfnas.flags import make_parser, read_flags, unexpected
-from ssfnas.options import OptionValueError, check_effects, option_values
+from ssfnas.options import (
+    OptionValue,
+    OptionValueError,
+    check_effects,
+    obstacles,
+    option_values,
+)
 from ssfnas.plugins import import_plugins
 from ssfnas.presets import preset_values
 from ssfnas.runtime.outcome import exit_code
@@ -73,12 +80,11 @@ def parse(
     if rest:
         import_plugins(absent)  # one of them may have such a flag
         raise unexpected(rest[0], options)
-    if "epochs" in flags and flags.get("steps") is not None:
-        raise RequestError("--epochs and --steps exclude each other: give one of them")
 
     if not (preset or files or "dataset" in flags or flags.get("resume")):
         preset = default_preset
     values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     if preset is not None:
         _overrule(values, preset_values(config_class, preset, command))
     for file in files:
@@ -87,7 +93,9 @@ def parse(
         owner = content.pop("command", command)
         if owner != command:
             raise RequestError(f"--config {file} is for {shown(owner)}: give one for {command}")
-        _overrule(values, read_values(options, content, file, lenient=bool(absent)))
+        read = read_values(options, content, file, lenient=bool(absent))
+        _overrule(values, read)
+        origins |= dict.fromkeys(read, file)
     _overrule(values, flags)
     if values.get("resume"):
         values = _resumed(values, command)
@@ -96,6 +104,8 @@ def parse(
         if option.required and not getattr(config, option.name):
             raise RequestError(f"{option.flag} is missing: {option.help}")
     check_effects(config, options, flags)
+    kept = origins.keys() & (values.keys() - flags.keys())
+    _warn_of_files(config, options, {name: origins[name] for name in kept})
     if print_config:
         sys.stdout.write(dump_yaml({"command": command, **values_of(config)}))
         raise SystemExit(0)
@@ -118,9 +128,34 @@ def _named_plugins(config_class: type, words: Sequence[str]) -> list[str]:
     return named
 
 
+def _warn_of_files(
+    config: Any, options: Mapping[str, OptionValue], origins: Mapping[str, str]
+) -> None:
+    """Say which values of files have no effect; a file of a whole run holds many at the default.
+
+    Args:
+        config: made of these values and others.
+        options: of its class.
+        origins: names of values that come from files -> the file.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return  # all processes find the same
+    without = obstacles(config, options)
+    for file in sorted(set(origins.values())):
+        found = [
+            f"{name} {written(getattr(config, name))} has no effect with {without[name].given}"
+            for name, option in options.items()
+            if origins.get(name) == file and name in without
+            if getattr(config, name) != option.default
+        ]
+        if found:
+            warnings.warn(f"{file}: {'; '.join(found)}", stacklevel=3)
+
+
 def _overrule(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
-    if "epochs" in stronger and "steps" not in stronger:
-        values.pop("steps", None)
+    for given, other in (("epochs", "steps"), ("steps", "epochs")):
+        if stronger.get(given) is not None and other not in stronger:
+            values.pop(other, None)
     if "dataset" in stronger:
         # A preset's ratio is meant for the preset's data: nobody's own are cut down unasked.
         for name in ("imbalance_ratio", "profile"):

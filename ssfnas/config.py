@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ssfnas.declarations.derivations import DerivationOptions
 from ssfnas.declarations.early_stopping import EarlyStoppingOptions
 from ssfnas.declarations.launching import Launching
+from ssfnas.declarations.long_tail import LONG_TAIL, Profile
 from ssfnas.declarations.losses import LossOptions
 from ssfnas.declarations.objectives import ObjectiveOptions
 from ssfnas.declarations.stages import StageOptions
 from ssfnas.declarations.strategies import StrategyOptions
 from ssfnas.errors import RequestError, did_you_mean, shown
 from ssfnas.options import OptionValue, OptionValueError, option, option_values
+from ssfnas.yaml_files import FileValues
 
 Config = TypeVar("Config")
 
@@ -51,7 +53,7 @@ class PluginOptions:
 
 
 @dataclass(kw_only=True)
-class DataOptions:
+class DataOptions(Profile):
     """Which images, and how unevenly distributed."""
 
     dataset: str = option(
@@ -61,9 +63,12 @@ class DataOptions:
     )
     data_dir: str = option("data", "folder that torchvision's data sets are downloaded to")
     imbalance_ratio: float | None = option(
-        None, "largest class over smallest after long-tailing; absent or 1: as it is", minimum=1
+        None,
+        "largest class over smallest after long-tailing; absent or 1: as it is",
+        minimum=1,
+        turns_on=LONG_TAIL,
+        off=(None, 1),
     )
-    profile: str = option("exp", "how class sizes fall off", choices=("exp", "step"))
     image_size: int | None = option(
         None,
         "resize images to this many pixels a side; absent: as they are, except that a search takes "
@@ -83,8 +88,8 @@ class DataOptions:
     )
     data_seed: int = option(
         0,
-        "which images a long-tailed subset keeps (0: the LDAM subset most papers use), and which are "
-        "held out",
+        "which images a long-tailed subset keeps (0: the LDAM subset most papers use), and which "
+        "are held out",
         minimum=0,
         maximum=2**32 - 1,
     )
@@ -139,12 +144,14 @@ class SearchConfig(
 ):
     """``python -m ssfnas.search``: find a genotype."""
 
-    epochs: int = option(50, "passes over the half of the data that trains the weights", minimum=1)
+    epochs: int = option(
+        50,
+        "passes over the half of the data that trains the weights",
+        minimum=1,
+        only_if={"steps": (None,)},
+    )
     steps: int | None = option(None, "bilevel steps, in place of --epochs", minimum=1)
     batch_size: int = option(128, "images a step, over all processes", minimum=1)
-    supernet: str = option(
-        "fast", "form of the supernet", choices=("fast", "reference"), extensible=True
-    )
     channels: int = option(16, "channels of the first cell", minimum=1)
     layers: int = option(8, "cells", minimum=1)
     nodes: int = option(4, "intermediate nodes a cell", minimum=1)
@@ -156,11 +163,6 @@ class SearchConfig(
     weight_momentum: float = option(0.9, "momentum of the weights", minimum=0, below=1)
     weight_decay: float = option(3e-4, "decay of the weights", minimum=0)
     clip: float = option(5.0, "largest norm of the weights' gradient; 0: any", minimum=0)
-    knn: bool = option(True, "measure nearest-neighbor accuracy of the features")
-    knn_every: int = option(
-        5, "epochs from one such measurement to the next; the last epoch has one in any case",
-        minimum=1, only_if={"knn": (True,)},
-    )  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -184,6 +186,9 @@ class DeriveConfig(DerivationOptions, PluginOptions):
     layers: int = option(20, "cells of the network that is counted", minimum=1)
 
 
+_DERIVED: dict[str, tuple[Any, ...]] = {"model": ("derived",)}
+
+
 @dataclass(kw_only=True)
 class RetrainConfig(LossOptions, StageOptions, Launching, DataOptions, RunOptions):
     """``python -m ssfnas.retrain``: train the network that a genotype describes."""
@@ -192,27 +197,30 @@ class RetrainConfig(LossOptions, StageOptions, Launching, DataOptions, RunOption
         None,
         "genotype.json, a search's run directory, a text of DARTS or FairDARTS, or the name of a "
         "published cell (DARTS_V2, FairDARTS_a ... FairDARTS_g)",
+        only_if=_DERIVED,
     )
     model: str = option("derived", "derived, or timm:NAME for a baseline from timm")
     network: str = option(
         "fast",
         "form of a derived network; both compute the same",
         choices=("fast", "reference"),
-        only_if={"model": ("derived",)},
+        only_if=_DERIVED,
     )
-    channels: int = option(36, "channels of the first cell", minimum=1)
-    layers: int = option(20, "cells", minimum=1)
+    channels: int = option(36, "channels of the first cell", minimum=1, only_if=_DERIVED)
+    layers: int = option(20, "cells", minimum=1, only_if=_DERIVED)
     auxiliary: float = option(
-        0.4, "weight of the auxiliary head; 0: none", minimum=0, only_if={"model": ("derived",)}
+        0.4, "weight of the auxiliary head; 0: none", minimum=0, only_if=_DERIVED
     )
     drop_path: float = option(
         0.2,
         "probability of dropping a path at the end of training (linear ramp)",
         minimum=0,
         below=1,
-        only_if={"model": ("derived",)},
+        only_if=_DERIVED,
     )
-    epochs: int = option(600, "passes over the training images", minimum=1)
+    epochs: int = option(
+        600, "passes over the training images", minimum=1, only_if={"steps": (None,)}
+    )
     steps: int | None = option(None, "training steps, in place of --epochs", minimum=1)
     batch_size: int = option(96, "images a step, over all processes", minimum=1)
     lr: float = option(0.025, "first learning rate (SGD, cosine)", above=0)
@@ -228,13 +236,14 @@ class RetrainConfig(LossOptions, StageOptions, Launching, DataOptions, RunOption
         extensible=True,
     )
     cutout: int = option(16, "side of the square that is cut out, in pixels; 0: none", minimum=0)
-    mixup: float = option(0.0, "mixup's alpha; 0: none", minimum=0)
+    mixup: float = option(0.0, "mixup's alpha; 0: none", minimum=0, single_label=True)
     sampling_exponent: float = option(
         1.0,
         "a class is drawn in proportion to its size to this power: 1 as it is, 0.5 square root, "
         "0 every class alike",
         minimum=0,
         maximum=1,
+        single_label=True,
     )
     ema: float = option(0.0, "decay of the weights' moving average; 0: none", minimum=0, below=1)
     evaluate_every: int = option(
@@ -270,9 +279,13 @@ class EvaluateConfig(PluginOptions):
     precision: str = option(
         "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16")
     )
-    thirds: bool = option(False, "group classes in thirds instead of many / medium / few")
+    thirds: bool = option(
+        False, "group classes in thirds instead of many / medium / few", single_label=True
+    )
     probe: bool = option(
-        False, "also fit linear probes on the frozen features, long-tailed and balanced"
+        False,
+        "also fit linear probes on the frozen features, long-tailed and balanced",
+        single_label=True,
     )
 
 
@@ -329,7 +342,7 @@ def read_values(
     Args:
         options: the fields there are; see :func:`~ssfnas.options.option_values`.
         values: what the file holds, without keys that are no fields.
-        source: the file, for messages.
+        source: the file, for messages; where the values know their lines, these are said too.
         lenient: keep keys that are no fields, as those of plugins that are not imported.
 
     Raises:
@@ -338,13 +351,14 @@ def read_values(
     checked: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
+        place = values.place(key) if isinstance(values, FileValues) else source
         if name not in options and not lenient:
             hint = did_you_mean(name, options) or ": leave it out"
-            raise RequestError(f"{source}: unknown key {shown(key)}{hint}")
+            raise RequestError(f"{place}: unknown key {shown(key)}{hint}")
         if name in checked:
-            raise RequestError(f"{source}: {name} stands there twice: leave one out")
+            raise RequestError(f"{place}: {name} stands there twice: leave one out")
         try:
             checked[name] = options[name].from_yaml(value) if name in options else value
         except OptionValueError as problem:
-            raise RequestError(f"{source}: {name}: {problem}") from None
+            raise RequestError(f"{place}: {name}: {problem}") from None
     return checked

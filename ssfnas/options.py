@@ -45,10 +45,14 @@ class Note:
         names: whose entries are allowed as well, those of plugins included. The options that the
             entries read have an effect only with an entry that reads them.
         extensible: plugins add names to ``choices``; whoever looks a name up refuses others.
-        turns_on: the component that a value above 0 turns on; what it reads has no effect without.
+        turns_on: the component that any value but those of ``off`` turns on; what it reads has no
+            effect without.
+        off: the values that turn nothing on.
         minimum, maximum: bounds that are allowed themselves.
         above, below: bounds that are not.
-        only_if: other options and the values of them with which this one has an effect.
+        only_if: other options and the values of them with which this one has an effect; all of
+            them have to hold.
+        single_label: it has an effect only on images with one label each.
         required: the command cannot run without it.
     """
 
@@ -57,11 +61,13 @@ class Note:
     names: Components[Any] | None = None
     extensible: bool = False
     turns_on: Component | None = None
+    off: tuple[Any, ...] = (None, 0)
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None
     below: float | None = None
     only_if: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    single_label: bool = False
     required: bool = False
 
 
@@ -89,7 +95,8 @@ class OptionValue(Note):
         optional: whether it may be None.
         default: the value without a flag.
         closed: whether names that are no choices are refused here.
-        needs: option -> its values with which this one has an effect; one that holds is enough.
+        needs: option -> its values whose components read this one; one that holds is enough, and
+            where there is none it is read without any.
     """
 
     name: str
@@ -99,14 +106,22 @@ class OptionValue(Note):
     optional: bool
     default: Any
     closed: bool
-    needs: dict[str, list[Any]]
+    needs: dict[str, list[str]]
 
     @property
     def components(self) -> dict[str, Component]:
         """The components that values of it stand for."""
         if self.turns_on is not None:
-            return {"above 0": self.turns_on}
+            numbers = [value for value in self.off if value is not None]
+            return {f"above {max(numbers):g}" if numbers else "X": self.turns_on}
         return {} if self.names is None else self.names.entries()
+
+    def chooses(self, value: Any, names: Iterable[str]) -> bool:
+        """Whether a value stands for one of these components."""
+        if self.turns_on is not None:
+            return value not in self.off
+        # What goes with a name of a plugin that is not imported, only the plugin knows.
+        return value in names or (self.names is not None and value not in self.choices)
 
     @property
     def flag(self) -> str:
@@ -231,9 +246,74 @@ def _declared(owner: type, extended: bool = False) -> dict[str, OptionValue]:
             optional=optional,
             default=getattr(blank, name),
             closed=not (extended and (note.extensible or note.names is not None)),
-            needs={other: list(right) for other, right in note.only_if.items()},
+            needs={},
         )
     return values
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What keeps an option from having an effect.
+
+    Attributes:
+        given: what it has none with: another option and its value, or the data.
+        ways: what it would have one with; empty where that is not to be chosen.
+    """
+
+    given: str
+    ways: tuple[str, ...] = ()
+
+
+def obstacles(
+    config: Any, options: Mapping[str, OptionValue], *, multi_label: bool = False
+) -> dict[str, Obstacle]:
+    """The options that have no effect with the other values of a config, and why.
+
+    Nothing else decides that: a test runs trainings whose configs note what is read of them, and
+    compares.
+
+    Args:
+        config: its values are checked already.
+        options: those of its class; see :func:`option_values`.
+        multi_label: whether the data are known to have several labels an image.
+    """
+    found: dict[str, Obstacle | None] = {}
+
+    def given(other: str) -> str:
+        return f"{options[other].flag} {written(getattr(config, other))}"
+
+    def obstacle(name: str) -> Obstacle | None:
+        if name not in found:
+            found[name] = _first(name)
+        return found[name]
+
+    def _first(name: str) -> Obstacle | None:
+        option = options[name]
+        if multi_label and option.single_label:
+            return Obstacle("multi-label data")
+        for other, right in option.only_if.items():
+            if (deeper := obstacle(other)) is not None:
+                return deeper
+            if getattr(config, other) not in right:
+                ways = tuple(f"{options[other].flag} {written(value)}" for value in right)
+                return Obstacle(given(other), ways)
+        deeper, without, ways = None, None, ()
+        # What is chosen by name is said before what a number turns on.
+        needed = sorted(option.needs.items(), key=lambda need: options[need[0]].names is None)
+        for other, names in needed:
+            above = obstacle(other)
+            if above is not None:
+                deeper = deeper or above
+                continue
+            if options[other].chooses(getattr(config, other), names):
+                return None
+            without = without or given(other)
+            ways += tuple(f"{options[other].flag} {name}" for name in names)
+        return deeper if without is None else Obstacle(without, ways)
+
+    for name in options:
+        obstacle(name)
+    return {name: why for name, why in found.items() if why is not None}
 
 
 def check_effects(config: Any, options: Mapping[str, OptionValue], given: Iterable[str]) -> None:
@@ -242,26 +322,38 @@ def check_effects(config: Any, options: Mapping[str, OptionValue], given: Iterab
     Raises:
         RequestError: one has no effect; names the option that it depends on, and its right values.
     """
-
-    def obstacle(name: str) -> tuple[str, list[Any]] | None:
-        """The option, and its right values, that keeps ``name`` from having an effect."""
-        found = None
-        for other, right in options[name].needs.items():
-            deeper = obstacle(other)
-            value, selector = getattr(config, other), options[other]
-            holds = value > 0 if selector.turns_on is not None else value in right
-            # What goes with a name of a plugin that is not imported, only the plugin knows.
-            unknown = selector.names is not None and value not in selector.choices
-            if deeper is None and (holds or unknown):
-                return None
-            found = found or deeper or (other, right)
-        return found
-
+    found = obstacles(config, options)
     for name in given:
-        if (found := obstacle(name)) is not None:
-            other, right = found
-            ways = " or ".join(f"{options[other].flag} {written(value)}" for value in right)
+        if (why := found.get(name)) is None:
+            continue
+        turned_off = getattr(config, name) is False and options[name].default is True
+        flag = options[name].flag.replace("--", "--no-", 1) if turned_off else options[name].flag
+        raise RequestError(
+            f"{flag} has no effect with {why.given}: leave it out or use {' or '.join(why.ways)}"
+        )
+
+
+def check_multi_label(config: Any, options: Mapping[str, OptionValue]) -> None:
+    """Refuse values that ask for what images with several labels each do not have.
+
+    Options at their default and switches that are off ask for nothing.
+
+    Raises:
+        RequestError: one has an effect only on images with one label each; names it.
+    """
+    before = obstacles(config, options)
+    after = obstacles(config, options, multi_label=True)
+    for name, option in options.items():
+        value = getattr(config, name)
+        if value == option.default or value is False or name in before:
+            continue
+        chosen = option.components.get(value) if option.names is not None else None
+        if chosen is not None and not chosen.for_labels:
             raise RequestError(
-                f"{options[name].flag} has no effect with {options[other].flag} "
-                f"{written(getattr(config, other))}: leave it out or use {ways}"
+                f"{option.flag} {written(value)} has no effect on multi-label data: leave it out"
+            )
+        if name in after:
+            raise RequestError(
+                f"{option.flag} {written(value)} has no effect on multi-label data: "
+                f"leave it at {written(option.default)}"
             )

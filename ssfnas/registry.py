@@ -76,10 +76,12 @@ class Component:
         build: a callable, or where one is to be found when it is first called:
             ``"package.module:name"``. So declarations cost no import of torch.
         options: dataclasses of the options that ``build`` is given or reads.
+        for_labels: it may be named for images with several labels each.
     """
 
     build: Callable[..., Any] | str
     options: tuple[type, ...] = ()
+    for_labels: bool = True
 
     @property
     def reads(self) -> tuple[type, ...]:

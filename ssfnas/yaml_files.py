@@ -59,6 +59,24 @@ for _kind, _pattern in _SCALARS.items():
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
+class FileValues(dict[str, Any]):
+    """The mapping that a YAML file holds, and where it holds it.
+
+    Args:
+        values: by key.
+        source: what messages call the file.
+        lines: key -> its line, from 1.
+    """
+
+    def __init__(self, values: Mapping[str, Any], source: str, lines: Mapping[str, int]) -> None:
+        super().__init__(values)
+        self.source, self.lines = source, dict(lines)
+
+    def place(self, key: str) -> str:
+        """Where a key stands: ``my.yaml, line 3``."""
+        return f"{self.source}, line {self.lines[key]}" if key in self.lines else self.source
+
+
 def parse_value(text: str) -> Any:
     """The value that a short text stands for; the text itself where it is not YAML."""
     try:
@@ -67,7 +85,7 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def parse_yaml(text: str, source: str) -> dict[str, Any]:
+def parse_yaml(text: str, source: str) -> FileValues:
     """The mapping that a YAML text holds; an empty text is an empty mapping.
 
     Args:
@@ -78,7 +96,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         RequestError: the text is not YAML, or not a mapping with names as keys; with the line.
     """
     try:
-        values = yaml.load(text, Loader=_Loader)
+        values, lines = _load(text)
     except RecursionError:
         raise RequestError(f"{source}: nested too deeply: write one 'name: value' a line") from None
     except (yaml.YAMLError, ValueError) as error:
@@ -91,12 +109,29 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise RequestError(f"{source} holds a {kind}: write one 'name: value' a line")
+    held = FileValues(values, source, lines)
     for key in (key for key in values if not isinstance(key, str)):
-        raise RequestError(f"{source}: key {key!r} is not a name: write 'name: value'")
-    return values
+        raise RequestError(f"{held.place(key)}: key {key!r} is not a name: write 'name: value'")
+    return held
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def _load(text: str) -> tuple[Any, dict[Any, int]]:
+    """What a YAML text holds, and the lines of its outermost keys."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        values = loader.construct_document(node)
+    finally:
+        loader.dispose()
+    if not isinstance(node, yaml.MappingNode):
+        return values, {}
+    marks = [key.start_mark.line + 1 for key, _ in node.value]
+    return values, dict(zip(values, marks, strict=True))  # in the order of the file, no key twice
+
+
+def read_yaml(path: str | Path) -> FileValues:
     """The mapping that a YAML file holds; see :func:`parse_yaml`.
 
     Raises:

@@ -132,7 +132,7 @@ def _dealt(labels: npt.NDArray[np.bool_], share: float, seed: int) -> npt.NDArra
     for image in random.permutation(np.flatnonzero(free)):
         deal(image, -1)
     # A label has to be trained on above all.
-    for column in np.flatnonzero((frequency > 0) & ~labels[~chosen].any(0)):
+    for column in np.flatnonzero((frequency > 0) & ~labels[~chosen].any(0)).tolist():
         chosen[np.flatnonzero(labels[:, column])[0]] = False
     absent = np.flatnonzero((frequency > 0) & ~labels[chosen].any(0))
     _warn_not_held_out(absent.tolist(), "label", "positive image")
@@ -153,7 +153,7 @@ def _listed(classes: list[int]) -> str:
 
 def _warn_single(classes: list[int], kind: str, image: str) -> None:
     warnings.warn(
-        f"{kind} {_listed(classes)}: a single training {image}, used for the weights only; the architecture "
-        f"parameters never see that {kind}",
+        f"{kind} {_listed(classes)}: a single training {image}, used for the weights only; the "
+        f"architecture parameters never see that {kind}",
         stacklevel=3,
     )

@@ -9,6 +9,19 @@ from ssfnas.registry import Component, Components
 
 
 @dataclass(kw_only=True)
+class EffectiveNumbers:
+    """Class-balanced weights."""
+
+    beta: float = option(0.9999, "class-balanced weights' beta", minimum=0, below=1)
+
+
+REWEIGHTING = Component(
+    "ssfnas.objectives.reweighting:effective_number_weights", (EffectiveNumbers,)
+)
+"""``(class counts, beta)`` -> the weights of the classes."""
+
+
+@dataclass(kw_only=True)
 class Reweighting:
     """Deferred re-weighting."""
 
@@ -18,14 +31,9 @@ class Reweighting:
         "never otherwise",
         minimum=0,
         maximum=1,
+        turns_on=REWEIGHTING,
+        off=(None,),
     )
-
-
-@dataclass(kw_only=True)
-class EffectiveNumbers:
-    """Class-balanced weights."""
-
-    beta: float = option(0.9999, "class-balanced weights' beta", minimum=0, below=1)
 
 
 @dataclass(kw_only=True)
@@ -68,7 +76,7 @@ class Loss(Component):
         """Its own options, and those of a head of cosines and of a re-weighting."""
         implied: tuple[type, ...] = (Cosines,) if self.wants_cosines else ()
         implied += (Reweighting,) if self.takes_drw else ()
-        return (*self.options, *implied, *((EffectiveNumbers,) if self.drw is not None else ()))
+        return (*self.options, *implied, *(REWEIGHTING.reads if self.drw is not None else ()))
 
 
 LOSSES = Components("loss", Loss)
@@ -78,7 +86,7 @@ LOSSES = Components("loss", Loss)
 class LogitAdjustment:
     """Logit adjustment."""
 
-    tau: float = option(1.0, "strength of the logit adjustment", minimum=0)
+    tau: float = option(1.0, "strength of the logit adjustment", minimum=0, single_label=True)
 
 
 @dataclass(kw_only=True)
@@ -99,7 +107,7 @@ class Margins:
 class Smoothing:
     """Label smoothing."""
 
-    label_smoothing: float = option(0.0, "label smoothing", minimum=0, below=1)
+    label_smoothing: float = option(0.0, "label smoothing", minimum=0, below=1, single_label=True)
 
 
 _LOSSES = "ssfnas.objectives"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ssfnas.declarations.losses import Smoothing
 from ssfnas.declarations.objectives import TwinsOptions
 from ssfnas.options import option
 from ssfnas.registry import Component
@@ -25,6 +26,7 @@ class Pretraining:
 
 
 PRETRAINING = Component("ssfnas.training.phases:PretrainPhase", (Pretraining, TwinsOptions))
+CLASSIFIER_RETRAINING = Component("ssfnas.training.phases:LabelPhase", (Smoothing,))
 
 
 @dataclass(kw_only=True)
@@ -38,5 +40,9 @@ class StageOptions(Pretraining, TwinsOptions):
         turns_on=PRETRAINING,
     )
     crt_epochs: int = option(
-        0, "epochs of classifier re-training on the frozen backbone at the end", minimum=0
+        0,
+        "epochs of classifier re-training on the frozen backbone at the end",
+        minimum=0,
+        turns_on=CLASSIFIER_RETRAINING,
+        single_label=True,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from ssfnas.declarations.derivations import Derivation
 from ssfnas.declarations.early_stopping import EarlyStopping
 from ssfnas.declarations.launching import Launching
+from ssfnas.declarations.monitoring import Monitoring
 from ssfnas.options import option
 from ssfnas.registry import Component, Components
 
@@ -29,6 +30,9 @@ FAIRDARTS_OPERATIONS = DARTS_OPERATIONS[1:]
 class Bilevel(Launching):
     """Strategies that train alphas."""
 
+    supernet: str = option(
+        "fast", "form of the supernet", choices=("fast", "reference"), extensible=True
+    )
     order: int = option(1, "1: first order; 2: second order (unrolled)", minimum=1, maximum=2)
     alpha_lr: float = option(3e-3, "learning rate of alpha (Adam)", above=0)
     alpha_beta1: float = option(0.9, "Adam's first beta for alpha", minimum=0, below=1)
@@ -55,8 +59,8 @@ class Strategy(Component):
 
     @property
     def reads(self) -> tuple[type, ...]:
-        """Its own options, and those of the bilevel steps where there are any."""
-        implied = (Bilevel, Derivation, EarlyStopping) if self.trains_alphas else ()
+        """Its own options, and those of the bilevel steps and their search where there are any."""
+        implied = (Bilevel, Derivation, EarlyStopping, Monitoring) if self.trains_alphas else ()
         return (*self.options, *implied)
 
     def make_regularizer(self, alphas: Any, config: Any) -> Any:
@@ -90,7 +94,7 @@ STRATEGIES.add("random", Strategy(None, (Sampling,), trains_alphas=False))
 
 
 @dataclass(kw_only=True)
-class StrategyOptions(Bilevel, ZeroOne, Sampling):
+class StrategyOptions(Bilevel, ZeroOne, Sampling, Monitoring):
     """How to search."""
 
     strategy: str = option("fairdarts", "how to search", names=STRATEGIES)

@@ -34,8 +34,7 @@ def build_network(
         num_classes, in_channels, image_size: of the data; pixels (height, width).
 
     Raises:
-        RequestError: an unknown timm model, one with a genotype, or one that cannot take images of
-            this size.
+        RequestError: an unknown timm model, or one that cannot take images of this size.
     """
     if config.model == "derived":
         assert genotype is not None
@@ -77,10 +76,6 @@ def _timm_model(
         raise RequestError(
             f"--model '{config.model}' is not known{hint}: it is derived, or timm:NAME with a "
             "model of timm such as timm:resnet18"
-        )
-    if config.genotype:
-        raise RequestError(
-            f"--genotype '{config.genotype}' has no effect with --model {config.model}"
         )
     problem: Exception | None = None
     # Some models take the size as an argument, some would refuse it.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssfnas.declarations.losses import LOSSES
+from ssfnas.declarations.losses import LOSSES, REWEIGHTING
 from ssfnas.objectives.reweighting import effective_number_weights
 
 # Logits of classes whose shares differ by less would be moved by less than 0.05.
@@ -75,15 +75,16 @@ def prior_left(
         named.append(f"--loss {config.loss}")
     begins = deferred_reweighting(config)
     if begins is not None and begins < 1 and reweighted:
-        left = left * effective_number_weights(class_counts, config.beta).double()
+        left = left * REWEIGHTING(class_counts, **REWEIGHTING.settings(config)).double()
         named.append(f"--loss {config.loss}" if config.drw is None else f"--drw {config.drw:g}")
     return PriorLeft(_shares(left), tuple(named))
 
 
 def deferred_reweighting(config: Any) -> float | None:
     """The share of the training with labels after which classes are re-weighted; None: never."""
-    share: float | None = config.drw if config.drw is not None else LOSSES.get(config.loss).drw
-    return share
+    loss = LOSSES.get(config.loss)
+    asked: float | None = config.drw if loss.takes_drw else None
+    return loss.drw if asked is None else asked
 
 
 def after_logit_adjustment(drawn: Tensor, class_counts: Tensor, *, tau: float) -> Tensor:

@@ -20,6 +20,7 @@ from ssfnas.evaluation.posthoc import TAUS, adjust_logits, normalize_classifier
 from ssfnas.evaluation.prediction import measure, predict, predict_with_features
 from ssfnas.evaluation.probe import apply_linear_probe, fit_linear_probe
 from ssfnas.objectives.class_prior import prior_left
+from ssfnas.options import check_multi_label, option_values
 from ssfnas.pipeline.evaluation_data import balanced_training_images, own_data
 from ssfnas.pipeline.run import Run
 from ssfnas.runs.data_card import DataCard
@@ -56,9 +57,8 @@ def evaluate_network(
     card = run.data_card
     if data.test is None:
         raise RequestError(f"{data.name} has no test part: add test_images and test_labels")
-    for name in ("probe", "thirds"):
-        if data.multi_label and getattr(config, name):
-            raise RequestError(f"--{name} has no meaning for multi-label data: leave it out")
+    if data.multi_label:
+        check_multi_label(config, option_values(type(config)))
     data = dataclasses.replace(data.to(device), mean=card.mean, std=card.std)
     last = config.which == "last" and config.dataset is None
     test = data.test

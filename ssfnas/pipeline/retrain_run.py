@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from safetensors.torch import save
 
-from ssfnas.config import EvaluateConfig, RetrainConfig
+from ssfnas.config import EvaluateConfig, RetrainConfig, values_of
 from ssfnas.data import VIEWS
 from ssfnas.errors import RequestError, found_everywhere
 from ssfnas.objectives import LOSSES
+from ssfnas.options import check_effects, option_values
 from ssfnas.pictures import report_html
 from ssfnas.pipeline.dry_run import predict
 from ssfnas.pipeline.evaluation import evaluate_network
@@ -70,6 +71,8 @@ def _check_names(config: RetrainConfig) -> None:
 
 def _genotype(config: RetrainConfig) -> Genotype | None:
     if config.model != "derived":
+        if values_of(config)["genotype"] is not None:  # the command line refuses the flag alone
+            check_effects(config, option_values(RetrainConfig), ["genotype"])
         return None
     if config.genotype is None:
         raise RequestError(
@@ -85,7 +88,6 @@ def _genotype(config: RetrainConfig) -> Genotype | None:
 
 
 def _check(config: RetrainConfig, session: Session) -> None:
-    data = session.data
     processes = session.world.size
     if config.pretrain_epochs > 0 and config.pretrain_batch_size % processes:
         raise RequestError(
@@ -98,23 +100,6 @@ def _check(config: RetrainConfig, session: Session) -> None:
         raise RequestError(
             f"--batch-size {config.batch_size}: batch normalization needs at least 2 a process"
         )
-    if data.multi_label:
-        _check_multi_label(config)
-
-
-def _check_multi_label(config: RetrainConfig) -> None:
-    if not LOSSES.get(config.loss).for_labels:
-        raise RequestError(
-            f"--loss {config.loss} has no effect on multi-label data, which train with binary "
-            "cross-entropy: leave it out"
-        )
-    for name in ("mixup", "crt_epochs", "sampling_exponent", "tau", "label_smoothing"):
-        plain = getattr(RetrainConfig(), name)
-        if getattr(config, name) != plain:
-            raise RequestError(
-                f"--{name.replace('_', '-')} {getattr(config, name)} has no meaning for "
-                f"multi-label data: leave it at {plain}"
-            )
 
 
 def _describe(trainer: RetrainTrainer) -> str:

@@ -68,6 +68,8 @@ def run_search(config: SearchConfig) -> Run | None:
         session.say(session.data.summary())
         if session.data.original_size is not None:
             session.say(_resized(*session.data.original_size))
+        if session.data.multi_label and strategy.trains_alphas and config.knn:
+            session.say("neighbors    not measured: images have several labels each")
         if config.dry_run:
             session.say(_describe(make(config)))
             session.say(predict(make, config, session.world.size))
@@ -103,10 +105,11 @@ def _check(config: SearchConfig) -> None:
     """Refuse what would fail after hours as well as what would fail at once."""
     strategy = STRATEGIES.get(config.strategy)
     objective = OBJECTIVES.get(config.objective)
-    SUPERNETS.get(config.supernet)
-    DERIVATIONS.get(config.derive)
-    if config.early_stop != "none":
-        STOPPERS.get(config.early_stop)
+    if strategy.trains_alphas:
+        SUPERNETS.get(config.supernet)
+        DERIVATIONS.get(config.derive)
+        if config.early_stop != "none":
+            STOPPERS.get(config.early_stop)
     check_operations(tuple(config.operations or strategy.operations))
     if not objective.compares_images:
         return
@@ -181,7 +184,6 @@ def write_derivation(
         "derivation.json",
         {
             "derive": config.derive,
-            "threshold": config.threshold,
             **DERIVATIONS.get(config.derive).settings(config),
             "epoch": epoch,
             **limits,

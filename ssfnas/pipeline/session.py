@@ -11,6 +11,7 @@ from typing import Any
 from ssfnas.config import DataOptions, RetrainConfig, SearchConfig, check_values
 from ssfnas.data import ImageData, load_data
 from ssfnas.errors import RequestError, found_everywhere
+from ssfnas.options import check_multi_label, option_values
 from ssfnas.plugins import import_plugins
 from ssfnas.runs.checkpoints import CheckpointStore
 from ssfnas.runs.data_card import DataCard
@@ -105,6 +106,9 @@ def open_session(
             data = shared_load(config, world, largest_image)
             if data.original_size is not None:
                 config.image_size = largest_image
+            if data.multi_label:
+                with found_everywhere():
+                    check_multi_label(config, option_values(type(config), extended=True))
             with kept_memory(world.device.type):
                 yield Session(config, world, data.to(world.device), interruption)
         finally:

@@ -50,10 +50,10 @@ def exit_code(
         complain(str(message), "warning")
 
     try:
-        with found_everywhere():
-            asked = request()
         with warnings.catch_warnings():
             warnings.showwarning = warn
+            with found_everywhere():
+                asked = request()
             return run(asked) or 0
     except RequestError as error:
         # Files may differ from machine to machine, so the first process of each speaks.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ssfnas.config import RetrainConfig
 from ssfnas.data import Batch
+from ssfnas.declarations.losses import REWEIGHTING
 from ssfnas.evaluation.features import classifier_of, features_of, pooled
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.objectives import (
@@ -19,7 +20,6 @@ from ssfnas.objectives import (
     MultiLabelLoss,
     Projector,
     draw_mixture,
-    effective_number_weights,
     make_loss,
     mixed_barlow_twins,
 )
@@ -227,7 +227,7 @@ class LabelPhase(Phase):
         data, world = trainer.data, trainer.world
         self.retrains_classifier = name == "crt"
         self.classifier_only = self.retrains_classifier or (
-            config.finetune == "classifier" and config.pretrain_epochs > 0
+            config.pretrain_epochs > 0 and config.finetune == "classifier"
         )
         exponent = 0.0 if self.retrains_classifier else config.sampling_exponent
         super().__init__(
@@ -244,11 +244,12 @@ class LabelPhase(Phase):
         else:
             self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.criterion = self._criterion(exponent).to(world.device)
-        weights = effective_number_weights(data.class_counts, config.beta)
-        self.class_weights = weights.to(world.device, trainer.dtype)
         # Where classes are drawn alike, weights would correct for their sizes twice.
         share = None if self.retrains_classifier else deferred_reweighting(config)
         self.reweight_from = None if share is None else share * self.total_steps
+        if share is not None:
+            weights = REWEIGHTING(data.class_counts, **REWEIGHTING.settings(config))
+            self.class_weights = weights.to(world.device, trainer.dtype)
         self.average = average
         trained = classifier_of(self.net) if self.classifier_only else self.net
         self._use(

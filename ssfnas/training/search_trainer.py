@@ -12,6 +12,7 @@ from torch import Tensor
 from ssfnas.config import SearchConfig
 from ssfnas.data import ImageData
 from ssfnas.declarations.early_stopping import TOP_EIGENVALUE
+from ssfnas.errors import RequestError
 from ssfnas.evaluation.monitor import FeatureMonitor
 from ssfnas.ops import backend
 from ssfnas.runtime.distributed import World
@@ -25,6 +26,7 @@ from ssfnas.spaces import (
     synchronize_batchnorm,
 )
 from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES, BilevelOptimizer, derive
+from ssfnas.strategies.early_stopping import Stopper
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
 from ssfnas.training.genotype_search import GenotypeSearch
 from ssfnas.training.graphed_step import GraphedStep, Recorder, recorder_for
@@ -137,9 +139,20 @@ class SearchTrainer(GenotypeSearch):
             if config.knn and not data.multi_label
             else None
         )
-        self.stopper = (
-            None if config.early_stop == "none" else STOPPERS.get(config.early_stop)(config)
-        )
+        self.stopper = self._stopper()
+
+    def _stopper(self) -> Stopper | None:
+        config = self.config
+        if config.early_stop == "none":
+            return None
+        rule = STOPPERS.get(config.early_stop)
+        if rule.measures.startswith("knn") and self.monitor is None:
+            reason = "on multi-label data" if self.data.multi_label else "with --no-knn"
+            raise RequestError(
+                f"--early-stop {config.early_stop} looks at {rule.measures}, which is not measured "
+                f"{reason}: choose another rule"
+            )
+        return rule(config)
 
     def _alphas(self) -> dict[str, Tensor]:
         return {
@@ -189,15 +202,15 @@ class SearchTrainer(GenotypeSearch):
             decision = self.stopper.update(self.epoch, values[wanted])
             if decision is not None:
                 self.stopped_because, self.use_epoch = decision.reason, decision.use_epoch
-        due = self.epoch % self.config.knn_every == 0 or self.finished
-        if due and "knn/images" not in values:
+        if self.monitor is None or "knn/images" in values:
+            return values
+        if self.epoch % self.config.knn_every == 0 or self.finished:
             values.update(self._neighbors())
         return values
 
     def _neighbors(self) -> dict[str, Any]:
-        """Nearest-neighbor accuracy of the features, where it is asked for."""
-        if self.monitor is None:
-            return {}
+        """Nearest-neighbor accuracy of the features."""
+        assert self.monitor is not None
         return self.monitor.measure(self.net, seen=2 * self.step * self.config.batch_size)
 
     def edge_weights(self, epoch: int | None = None) -> dict[str, Tensor]:

@@ -154,8 +154,9 @@ class TestBadFlags:
         assert config_of("--run", "a", "b", command="report").run == ["a", "b"]
 
     def test_both_epochs_and_steps(self):
-        problem = problem_of("--epochs", "3", "--steps", "4")
-        assert "--epochs and --steps exclude each other" in problem
+        assert problem_of("--epochs", "3", "--steps", "4") == (
+            "--epochs has no effect with --steps 4: leave it out or use --steps null"
+        )
 
 
 class TestRelevance:
@@ -190,9 +191,88 @@ class TestRelevance:
         )
         assert config_of(flag, value, "--pretrain-epochs", "3", command="retrain")
 
-    def test_values_of_files_may_be_without_effect(self, tmp_path):
-        file = write(tmp_path / "a.yaml", "mu: 2.0\nobjective: ssl\n")
-        assert config_of("--config", file).mu == 2
+    @pytest.mark.parametrize(
+        ("words", "part"),
+        [
+            (["--loss", "ce"], "use --loss class-balanced or --loss ldam or --drw X"),
+            (["--loss", "logit-adjusted"], "use --loss class-balanced or --loss ldam"),
+            (["--loss", "logit-adjusted", "--drw", "0.5"], "use --loss class-balanced or"),
+        ],
+        ids=" ".join,
+    )
+    def test_beta_without_what_reads_it(self, words, part):
+        assert part in problem_of("--beta", "0.9", *words, command="retrain")
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--loss", "ce", "--drw", "0.5"],
+            ["--loss", "focal", "--drw", "0"],
+            ["--loss", "class-balanced"],
+            ["--loss", "ldam"],
+        ],
+        ids=" ".join,
+    )
+    def test_deferred_reweighting_reads_beta(self, words):
+        assert config_of("--beta", "0.9", *words, command="retrain").beta == 0.9
+
+    @pytest.mark.parametrize(
+        ("command", "words", "says"),
+        [
+            ("retrain", ["--label-smoothing", "0.1", "--loss", "focal"], "--crt-epochs above 0"),
+            ("retrain", ["--channels", "4", "--model", "timm:x"], "--channels has no effect with"),
+            ("retrain", ["--genotype", "DARTS_V2", "--model", "timm:x"], "--model derived"),
+            ("retrain", ["--profile", "step"], "with --imbalance-ratio null"),
+            (
+                "search",
+                ["--profile", "step", "--imbalance-ratio", "1"],
+                "--imbalance-ratio above 1",
+            ),
+            ("search", ["--supernet", "reference", "--strategy", "random"], "--supernet has no"),
+            ("search", ["--no-knn", "--strategy", "random"], "--no-knn has no effect with"),
+            ("search", ["--knn-every", "2", "--no-knn"], "with --knn false"),
+            ("search", ["--knn-every", "2", "--strategy", "random"], "with --strategy random"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_nothing_reads_these(self, command, words, says):
+        assert says in problem_of(*words, command=command)
+
+    def test_the_second_stage_reads_label_smoothing(self):
+        words = ["--label-smoothing", "0.1", "--loss", "focal", "--crt-epochs", "2"]
+        assert config_of(*words, command="retrain").label_smoothing == 0.1
+
+    @pytest.mark.parametrize(
+        ("command", "text", "said"),
+        [
+            ("search", "mu: 2.0\nobjective: ssl\n", "mu 2.0 has no effect with --objective ssl"),
+            (
+                "search",
+                "order: 2\nstrategy: random\nalpha_lr: 0.003\nalpha_beta1: 0.5\n",
+                "order 2 has no effect with --strategy random; alpha_beta1 0.5 has no effect with "
+                "--strategy random",
+            ),
+            ("retrain", "beta: 0.5\nloss: ce\n", "beta 0.5 has no effect with --loss ce"),
+            ("retrain", "steps: 3\nepochs: 2\n", "epochs 2 has no effect with --steps 3"),
+        ],
+        ids=["objective", "strategy", "loss", "steps"],
+    )
+    def test_values_of_files_without_effect_are_said(self, tmp_path, command, text, said):
+        file = write(tmp_path / "a.yaml", text)
+        with pytest.warns(UserWarning, match="has no effect with") as caught:
+            config_of("--config", file, command=command)
+        assert [str(warning.message) for warning in caught] == [f"{file}: {said}"]
+
+    def test_defaults_and_overruled_values_of_files_are_not(self, tmp_path, recwarn, capsys):
+        with pytest.raises(SystemExit):
+            config_of("--print-config", "--strategy", "random")
+        whole = write(tmp_path / "whole.yaml", capsys.readouterr().out)
+        one = write(tmp_path / "one.yaml", "order: 2\nepochs: 3\n")
+        config_of("--config", whole)
+        config_of("--config", one, "--steps", "2")
+        config_of("--config", one, "--config", whole)
+        config_of("--preset", "darts", "--strategy", "random")
+        assert not recwarn.list
 
     def test_the_other_field_may_come_from_a_preset(self):
         problem = problem_of("--preset", "darts", "--w01", "3")
@@ -242,7 +322,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("text", "parts"),
         [
-            ("epoch: 3\n", ["unknown key epoch", "did you mean epochs?"]),
+            ("# mine\n\nepoch: 3\n", ["line 3", "unknown key epoch", "did you mean epochs?"]),
             ("xyzzy: 3\n", ["unknown key xyzzy"]),
             ("epochs: ten\n", ["epochs: ten", "a whole number, at least 1"]),
             ("epochs: 3.0\n", ["epochs: 3.0", "a whole number"]),
@@ -256,14 +336,14 @@ class TestFiles:
             ("operations: a\n", ["operations: a", "a list"]),
             ("projector: [1, two]\n", ["projector: two", "a whole number"]),
             ("strategy: dart\n", ["strategy: dart", "did you mean darts?"]),
-            ("batch-size: 3\nbatch_size: 4\n", ["batch_size stands there twice"]),
+            ("batch-size: 3\nbatch_size: 4\n", ["line 2", "batch_size stands there twice"]),
             ("seed: 1\nseed: 2\n", ["line 2", "second time"]),
             ("seed: 1\n  epochs: [\n", ["line", "not valid YAML"]),
             ("seed: 1\nepochs: {\n", ["line 3", "not valid YAML"]),
             ("seed: !!python/object/apply:os.system [ls]\n", ["line 1", "not valid YAML"]),
             ("seed: \x01\n", ["line 1", "not valid YAML"]),
             ("- 1\n", ["holds a list"]),
-            ("1: 2\n", ["key 1 is not a name"]),
+            ("1: 2\n", ["line 1", "key 1 is not a name"]),
             ("? [a]\n: 2\n", ["line 1"]),
             ("[" * 5000, ["nested too deeply"]),
             ("command: retrain\n", ["is for retrain", "give one for search"]),

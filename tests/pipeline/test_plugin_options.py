@@ -174,7 +174,10 @@ def test_a_default_is_kept_as_well(plugin, small_npz):
         (["--loss", "tilted", "--tilt", "-1"], "--tilt -1.0: expected a number, at least 0"),
         (["--loss", "tilted", "--tild", "1"], "unknown flag --tild (did you mean --tilt?)"),
         (["--loss", "tilted", "--tau", "1"], "--tau has no effect with --loss tilted"),
-        (["--loss", "tilted", "--config", "wrong.yaml"], "wrong.yaml: tilt: much: expected"),
+        (
+            ["--loss", "tilted", "--config", "wrong.yaml"],
+            "wrong.yaml, line 1: tilt: much: exp",
+        ),
         (["--loss", "tilded"], "did you mean 'tilted'"),
         (["--tilt", "1", "--plugins", "absent.py"], "'absent.py' is not a Python file that exists"),
     ],
@@ -239,5 +242,5 @@ def test_a_strategy_and_a_rule_with_options_of_their_own(capsys, plugin, small_n
     assert len(ssfnas.load("out").genotype.normal) == 4
     line = refused(capsys, search.main, *common, *mine, "--samples", "3")
     assert "--samples has no effect with --strategy pulled" in line
-    line = refused(capsys, search.main, *common, "--strategy", "random", "--edges-kept", "1")
+    line = refused(capsys, search.main, *common[:-1], "--strategy", "random", "--edges-kept", "1")
     assert "--edges-kept has no effect with --strategy random" in line

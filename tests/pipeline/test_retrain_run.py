@@ -127,7 +127,7 @@ def test_a_timm_model_is_a_baseline(small_npz, tmp_path):
     assert load(run.path).network()(torch.zeros(1, 3, 8, 8)).shape == (1, 4)
 
 
-def test_multi_label_data_train_with_binary_cross_entropy_and_report_auc(tmp_path):
+def test_multi_label_data_train_with_binary_cross_entropy_and_report_auc(tmp_path, capsys):
     draws = np.random.default_rng(0)
     data = write_npz(
         tmp_path / "multi.npz",
@@ -138,10 +138,21 @@ def test_multi_label_data_train_with_binary_cross_entropy_and_report_auc(tmp_pat
     run = run_retrain(tiny_retrain(data, tmp_path / "run", epochs=1))
     assert 0 <= run.evaluation["last_epoch"]["auc"] <= 1
     assert "post_hoc" not in run.evaluation
-    for name, value in (("mixup", 0.5), ("loss", "focal"), ("loss", "ldam"), ("tau", 2.0)):
-        with pytest.raises(RequestError, match=f"--{name} .*multi-label"):
+    for name, value in (
+        ("mixup", 0.5), ("loss", "focal"), ("loss", "ldam"), ("tau", 2.0), ("crt_epochs", 1),
+        ("sampling_exponent", 0.5), ("label_smoothing", 0.1),
+    ):  # fmt: skip
+        with pytest.raises(RequestError, match=f"--{name.replace('_', '-')} .*multi-label"):
             run_retrain(tiny_retrain(data, tmp_path / "other", **{name: value}))
     assert not (tmp_path / "other").exists()
+    words = ["--run", str(run.path), "--device", "cpu"]
+    before = (run.path / "evaluation.json").read_bytes()
+    for flag in ("--probe", "--thirds"):
+        capsys.readouterr()
+        assert evaluate.main([*words, flag]) == 2
+        said = capsys.readouterr().err
+        assert f"{flag} true has no effect on multi-label data: leave it at false" in said
+    assert (run.path / "evaluation.json").read_bytes() == before
     preset = parse(RetrainConfig, ["--preset", "darts-retrain"], "ssfnas.retrain", "")
     assert run_retrain(tiny_retrain(data, dry_run=True, loss=preset.loss)) is None
 

@@ -60,7 +60,7 @@ def test_a_config_without_environment_is_shown_but_not_gone_on_with(tmp_path):
 def test_edited_files_are_checked(tmp_path):
     file = written(tmp_path).path / "config.yaml"
     file.write_text(file.read_text().replace("seed: 3", "seed: x"))
-    with pytest.raises(RequestError, match=r"config\.yaml: seed: x: expected a whole number"):
+    with pytest.raises(RequestError, match=r"config\.yaml, line 4: seed: x: expected"):
         RunFiles(tmp_path).read_config()
 
 

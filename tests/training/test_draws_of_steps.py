@@ -166,7 +166,7 @@ def test_steps_seeds_and_ranks_draw_each_for_themselves():
 def test_a_step_that_fails_gives_the_generator_back():
     trainer, before = Drawing(), torch.get_rng_state()
     trainer.fails = True
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^$"):
         trainer.run_step()
     assert torch.equal(torch.get_rng_state(), before)
 
