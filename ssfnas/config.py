@@ -248,7 +248,8 @@ class RetrainConfig(LossOptions, StageOptions, Launching, DataOptions, RunOption
     ema: float = option(0.0, "decay of the weights' moving average; 0: none", minimum=0, below=1)
     evaluate_every: int = option(
         10,
-        "epochs from one evaluation to the next; the last epoch has one in any case",
+        "epochs from one evaluation to the next, on the validation part (which chooses among them) "
+        "and the test part; the last epoch of a stage has one in any case",
         minimum=1,
     )
 
@@ -259,7 +260,10 @@ class EvaluateConfig(PluginOptions):
 
     run: str = option("", "directory of the retraining", required=True)
     which: str = option(
-        "last", "weights to measure; of ema in evaluation-ema.json", choices=("last", "ema")
+        "last",
+        "weights to measure: the last, those of the epoch that the validation part chose, or the "
+        "moving average; others than the last in evaluation-best.json, evaluation-ema.json",
+        choices=("last", "best", "ema"),
     )
     dataset: str | None = option(
         None,

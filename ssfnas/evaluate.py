@@ -17,8 +17,9 @@ def evaluate(config: EvaluateConfig) -> None:
     """
     with first_imports():
         from ssfnas.pictures import report_html
-        from ssfnas.pipeline.evaluation import evaluate_network, table, write_evaluation
+        from ssfnas.pipeline.evaluation import evaluate_network, write_evaluation
         from ssfnas.pipeline.evaluation_data import evaluation_data
+        from ssfnas.pipeline.evaluation_table import table
         from ssfnas.pipeline.run import Run
         from ssfnas.plugins import import_plugins
         from ssfnas.runs.run_files import EVALUATION_FILE

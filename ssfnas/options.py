@@ -144,7 +144,7 @@ class OptionValue(Note):
         if self.closed and self.choices:
             words = " or ".join(filter(None, (", ".join(self.choices[:-1]), self.choices[-1])))
         if self.is_list:
-            example = "2048,2048" if self.kind is int else "one,two"
+            example = {int: "2048,2048", float: "0.1,0.01"}.get(self.kind, "one,two")
             words = f"a list such as {example}, each {words}"
         return f"{words}, or null" if self.optional else words
 

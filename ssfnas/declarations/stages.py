@@ -26,11 +26,27 @@ class Pretraining:
 
 
 PRETRAINING = Component("ssfnas.training.phases:PretrainPhase", (Pretraining, TwinsOptions))
-CLASSIFIER_RETRAINING = Component("ssfnas.training.phases:LabelPhase", (Smoothing,))
 
 
 @dataclass(kw_only=True)
-class StageOptions(Pretraining, TwinsOptions):
+class ClassifierRetraining:
+    """Classifier re-training."""
+
+    crt_lr: list[float] = option(
+        [],
+        "first learning rate of the classifier re-training; of several the validation part "
+        "chooses; absent: --lr",
+        above=0,
+    )
+
+
+CLASSIFIER_RETRAINING = Component(
+    "ssfnas.training.phases:LabelPhase", (ClassifierRetraining, Smoothing)
+)
+
+
+@dataclass(kw_only=True)
+class StageOptions(Pretraining, TwinsOptions, ClassifierRetraining):
     """Before and after the training with labels."""
 
     pretrain_epochs: int = option(

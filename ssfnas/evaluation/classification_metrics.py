@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssfnas.errors import NumericalError
+from ssfnas.evaluation.thresholds import macro_f1
 
 CALIBRATION_BINS = 15
 GROUPS = ("many", "medium", "few")
@@ -61,7 +62,7 @@ def evaluate_predictions(
         calibration error of the softmax, 15 bins), ``auc`` (mean over classes of one against the
         rest), and where classes are in such groups ``many``, ``medium``, ``few`` (means of the
         class accuracies); lists over classes ``per_class`` and ``per_class_auc``; ``groups``, name
-        -> classes. Multi-label: ``auc``, ``accuracy`` (share of right decisions at 0.5), and
+        -> classes. Multi-label: ``auc``, ``accuracy`` and ``macro_f1`` (of decisions at 0.5), and
         ``per_class_auc``. A class without test images (an AUC: without images in or out of it) has
         None in lists and is left out of means; a mean over nothing is absent.
 
@@ -76,7 +77,9 @@ def evaluate_predictions(
     logits = logits.detach().double()
     if multi_label:
         right = ((logits > 0) == (labels > 0.5))[~labels.isnan()].double()
-        return {"accuracy": float(right.mean()), **_areas(logits, labels > 0.5)}
+        f1 = macro_f1(logits > 0, labels)
+        mean = {} if f1 is None else {"macro_f1": f1}
+        return {"accuracy": float(right.mean()), **mean, **_areas(logits, labels > 0.5)}
     return _single_label(logits, labels, class_counts, thirds)
 
 

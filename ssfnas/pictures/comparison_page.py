@@ -19,14 +19,17 @@ from ssfnas.pictures.page_parts import (
     state_of,
     time_of,
 )
-from ssfnas.pictures.retrain_page import best_epoch, measurements, per_class
+from ssfnas.pictures.retrain_page import choices_of, measurements, per_class
 from ssfnas.pictures.series import lines_over_time
 from ssfnas.pictures.style import SERIES
 from ssfnas.runs.run_files import RunFiles
 
 # Where and how long a run computes does not make it another experiment.
 _NOT_COMPARED = {"out", "data_dir", "workers", "checkpoint_minutes", "device", "plugins"}
+_CORRECTIONS = ("logit_adjustment", "tau_normalization", "thresholds")
+_CHOSEN = tuple(f"{name}/" for name in ("best", *_CORRECTIONS))
 _HEADLINES = (
+    "val/balanced_accuracy", "val/auc",
     "test/top1", "test/balanced_accuracy", "test/auc", "train/loss", "knn/top1", "alpha/loss",
     "weight/loss", "entropy/normal", "entropy/reduce", "skips/normal", "score",
 )  # fmt: skip
@@ -68,9 +71,9 @@ def headline(run: RunFiles) -> dict[str, float]:
         for key, values in measurements(run).items():
             prefix = "" if key == "last_epoch" else f"{key}/"
             found.update({f"{prefix}{name}": v for name, v in scalars(values).items()})
-        best = best_epoch(run)
-        if best is not None:
-            found[f"best_epoch/{best[1].removeprefix('test/')}"] = best[2]
+        for name, choice in choices_of(run).items():
+            if name in _CORRECTIONS:
+                found.update({f"{name}/{key}": choice["test"][key] for key in choice["test"]})
         sizes = scalars(run.evaluation)
         return found | {k: sizes[k] for k in sizes if k in ("parameters", "multiply_adds")}
     skipped = ("step", "epoch", "wall_time", "lr", "sample")
@@ -122,20 +125,18 @@ def _results(groups: Sequence[Sequence[RunFiles]]) -> Section | None:
         "Runs that differ in nothing but the seed share a column: mean ± sample standard deviation."
     )
     chosen = paragraph(
-        "The best epoch was chosen by looking at the test part, so it is too good: compare by the "
-        "last epoch."
+        "Epochs and corrections were chosen on the validation part of each run, without a look at "
+        "the test part."
     )
     parts = [
         shared if any(len(group) > 1 for group in groups) else None,
         table(head, [seeds, *rows], class_="numbers"),
-        chosen if any(key.startswith("best_epoch/") for key in keys) else None,
+        chosen if any(key.startswith(_CHOSEN) for key in keys) else None,
     ]
     return Section("results", "Results", joined(parts))
 
 
 def _named(key: str) -> str:
-    if key.startswith("best_epoch/"):
-        return f"best epoch on the test part, {named(key.removeprefix('best_epoch/'))}"
     return named(key.replace("groups/", ""))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -28,6 +28,13 @@ from ssfnas.pictures.page_parts import (
 from ssfnas.runs.run_files import RunFiles
 
 _LAST = "last_epoch"
+_CHOICES = {
+    "epoch": "epoch",
+    "classifier": "re-trained classifier",
+    "logit_adjustment": "post-hoc logit adjustment",
+    "tau_normalization": "tau-normalization",
+    "thresholds": "thresholds of the labels",
+}
 _PROBES = {
     "long_tailed": "fitted on the training images",
     "balanced": "fitted on as many of each class",
@@ -40,13 +47,15 @@ def retrain_sections(run: RunFiles, pictures: Pictures) -> list[Section | None]:
         state_section(run),
         _summary(run),
         _results(run),
+        _choices(run),
         _classes(run, pictures),
         curves_section(
             run,
             pictures,
             "curves",
             "Learning curves",
-            "Means over each epoch, and the test part where measured.",
+            "Means over each epoch, and the validation and test parts where measured."
+            + _chosen_epoch_text(run),
         ),
         _sweeps(run, pictures),
         _probes(run),
@@ -63,7 +72,7 @@ def measurements(run: RunFiles) -> dict[str, Mapping[str, Any]]:
     found = {
         key: value
         for key, value in run.evaluation.items()
-        if key in (_LAST, "ema") and isinstance(value, Mapping)
+        if key in (_LAST, "best", "ema") and isinstance(value, Mapping)
     }
     if found:
         return found
@@ -72,18 +81,6 @@ def measurements(run: RunFiles) -> dict[str, Mapping[str, Any]]:
         if tested:
             return {_LAST: tested}
     return {}
-
-
-def best_epoch(run: RunFiles) -> tuple[int, str, float] | None:
-    """(epoch, metric, value) of the best epoch on the test part, as far as known."""
-    best = run.evaluation.get("best_epoch")
-    candidates: Sequence[Mapping[str, Any]] = [best] if isinstance(best, Mapping) else run.metrics
-    for key in ("test/top1", "test/auc"):
-        tested = [line for line in candidates if is_number(line.get(key)) and "epoch" in line]
-        if tested:
-            line = max(tested, key=lambda line: line[key])
-            return int(line["epoch"]), key, float(line[key])
-    return None
 
 
 def _summary(run: RunFiles) -> Section:
@@ -123,17 +120,6 @@ def _results(run: RunFiles) -> Section | None:
     first = "last epoch" if run.finished else "latest epoch tested"
     columns = {first if key == _LAST else named(key): v for key, v in measured.items()}
     parts = [measures_table(columns, label)]
-    best = best_epoch(run)
-    if best is not None:
-        epoch, key, value = best
-        parts.append(
-            paragraph(
-                "For comparison only, the ",
-                tag("strong", f"best epoch ({epoch}): {named(key)} {shown(key, value)}"),
-                ". It was chosen by looking at the test part, so it is too good; the last epoch is "
-                "the result.",
-            )
-        )
     if any(is_number(values.get("many")) for values in measured.values()):
         rule = (
             "The groups are thirds of the classes by size."
@@ -142,6 +128,82 @@ def _results(run: RunFiles) -> Section | None:
         )
         parts.append(paragraph(rule, " A group without classes is absent."))
     return Section("results", "Results on the test part", joined(parts))
+
+
+def choices_of(run: RunFiles) -> dict[str, Mapping[str, Any]]:
+    """What the validation part chose, by the name of the choice; empty where it chose nothing."""
+    choices = run.evaluation.get("choices")
+    found = choices.items() if isinstance(choices, Mapping) else ()
+    return {
+        name: choice
+        for name, choice in found
+        if isinstance(choice, Mapping) and {"chosen", "on", "by", "value", "test"} <= choice.keys()
+    }
+
+
+def _chosen_text(choice: Mapping[str, Any]) -> str:
+    chosen = choice["chosen"]
+    if not isinstance(chosen, Mapping):
+        return config_text(chosen)
+    numbers = chosen.get("probability")
+    if isinstance(numbers, list):
+        return "probabilities " + ", ".join(shown("probability", number) for number in numbers)
+    return ", ".join(f"{named(key)} {config_text(value)}" for key, value in chosen.items())
+
+
+def _chosen_epoch_text(run: RunFiles) -> str:
+    choice = choices_of(run).get("epoch")
+    return "" if choice is None else f" The validation part chose {_chosen_text(choice)}."
+
+
+def _choices(run: RunFiles) -> Section | None:
+    """What was chosen on the validation part, and what the test part gives with it."""
+    choices = choices_of(run)
+    if not choices:
+        return None
+    given = ("top1", "balanced_accuracy", "worst_class", "auc", "macro_f1")
+    keys = [key for key in given if any(key in choice["test"] for choice in choices.values())]
+    rows = [
+        (
+            _CHOICES.get(name, named(name)),
+            _chosen_text(choice),
+            named(str(choice["by"])),
+            _among(choice.get("among")),
+            shown("accuracy", choice["value"]),
+            *(shown(key, choice["test"].get(key)) for key in keys),
+        )
+        for name, choice in choices.items()
+    ]
+    head = (
+        *("", "chosen", "by", "among", "there"),
+        *(f"test: {named(key)}" for key in keys),
+    )
+    parts = [
+        paragraph(
+            "Chosen on the validation part, without a look at the test part; what the test part "
+            "then gives is no better than it should be."
+        ),
+        table(head, rows, class_="numbers"),
+    ]
+    classifier = choices.get("classifier", {})
+    first = classifier.get("first_stage")
+    if is_number(first) and first > classifier["value"]:
+        parts.append(
+            paragraph(
+                "The classifier that was trained with the backbone was better on the validation "
+                f"part ({shown('accuracy', first)}); model.safetensors holds the re-trained one."
+            )
+        )
+    return Section("choices", "Chosen on the validation part", joined(parts))
+
+
+def _among(among: Any) -> str:
+    if not isinstance(among, list):
+        return "-" if among is None else str(among)
+    numbers = [next(iter(entry.values())) if isinstance(entry, dict) else entry for entry in among]
+    if len(numbers) > 8:
+        return f"{len(numbers)}, from {config_text(numbers[0])} to {config_text(numbers[-1])}"
+    return ", ".join(map(config_text, numbers))
 
 
 def groups_of(run: RunFiles) -> dict[str, list[int]]:
@@ -236,10 +298,15 @@ def _sweeps(run: RunFiles, pictures: Pictures) -> Section | None:
                 if all(is_number(entry.get(column)) for entry in entries)
             }
     panels = {title: lines for title, lines in panels.items() if lines}
-    note = paragraph(
-        "They cost no training. A strength picked from these tables is chosen on the test part: "
-        "report one that was fixed before."
-    )
+    if run.evaluation.get("swept_on") == "validation":
+        note = paragraph(
+            "They cost no training. Measured on the validation part, which chooses the strength."
+        )
+    else:
+        note = paragraph(
+            "They cost no training. Measured on the test part, so a strength picked from these "
+            "tables would be chosen on it: report one that was fixed before."
+        )
     if panels:
         figure = panels_of_lines(panels, xlabel="tau")
         parts.append(pictures.show(figure, "Accuracy (%) by the strength of the correction."))

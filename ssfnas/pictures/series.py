@@ -10,10 +10,10 @@ from typing import Any
 from ssfnas.pictures.curves import Line
 from ssfnas.pictures.numbers import all_keys, is_number, is_share, named
 
-_NOT_SHOWN = {"step", "epoch", "wall_time", "sample"}
+_NOT_SHOWN = {"step", "epoch", "wall_time", "sample", "crt_lr"}
 
 # The same quantity of these belongs into one panel; of all others one panel holds what they log.
-_SIDES = {"alpha", "weight", "train", "crt", "test", "test_ema", "validation"}
+_SIDES = {"alpha", "weight", "train", "crt", "val", "val_ema", "test", "test_ema"}
 
 
 def lines_over_time(

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ssfnas.config import EvaluateConfig, RetrainConfig
-from ssfnas.data import DATASETS, ImageData
+from ssfnas.config import EvaluateConfig
+from ssfnas.data import DATASETS, ImageData, ImageSet
 from ssfnas.errors import RequestError
+from ssfnas.evaluation.choices import (
+    PART,
+    choosing_metric,
+    chosen_classifier,
+    chosen_epoch,
+    chosen_strength,
+)
 from ssfnas.evaluation.features import classifier_of
 from ssfnas.evaluation.monitor import pooled_features
 from ssfnas.evaluation.posthoc import TAUS, adjust_logits, normalize_classifier
 from ssfnas.evaluation.prediction import measure, predict, predict_with_features
 from ssfnas.evaluation.probe import apply_linear_probe, fit_linear_probe
-from ssfnas.objectives.class_prior import prior_left
+from ssfnas.evaluation.thresholds import best_thresholds, macro_f1
+from ssfnas.objectives.class_prior import PriorLeft, prior_left
 from ssfnas.options import check_multi_label, option_values
 from ssfnas.pipeline.evaluation_data import balanced_training_images, own_data
 from ssfnas.pipeline.run import Run
@@ -27,12 +35,9 @@ from ssfnas.runs.data_card import DataCard
 from ssfnas.runs.run_files import EVALUATION_FILE
 from ssfnas.spaces import count_multiply_adds, count_parameters
 
-_BRIEF = ("top1", "balanced_accuracy", "worst_class")
-_TITLES = {
-    "logit_adjustment": "post-hoc logit adjustment",
-    # As in its source; so tau 0 is not quite the network itself.
-    "tau_normalization": "tau-normalization of the classifier, without its bias",
-}
+BRIEF = ("top1", "balanced_accuracy", "worst_class")
+
+Choices = dict[str, dict[str, Any]]
 
 
 def evaluate_network(
@@ -48,61 +53,217 @@ def evaluate_network(
         device: where to compute.
 
     Returns:
-        For JSON. ``last_epoch`` holds the metrics to report; ``best_epoch`` was chosen on the test
-        part and is named so, and is None for other weights or data.
+        For JSON. ``last_epoch`` holds the metrics of the weights asked for, ``ema`` and ``best``
+        beside the last weights those of the others that the run keeps. ``post_hoc`` are sweeps of
+        corrections on the part ``swept_on``; ``choices`` says what the run's validation part chose,
+        and what the test part gives with it; see :mod:`ssfnas.evaluation.choices`. Of other data
+        the choices are those that the run's own evaluation recorded.
 
     Raises:
         RequestError: the data have no test part, or what was asked for has no meaning with them.
     """
-    card = run.data_card
     if data.test is None:
         raise RequestError(f"{data.name} has no test part: add test_images and test_labels")
     if data.multi_label:
         check_multi_label(config, option_values(type(config)))
-    data = dataclasses.replace(data.to(device), mean=card.mean, std=card.std)
-    last = config.which == "last" and config.dataset is None
-    test = data.test
-    assert test is not None
+    return _Evaluation(run, data, config, device).result()
 
-    def predicted(net: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+
+@dataclasses.dataclass(frozen=True)
+class _Outputs:
+    """What a network makes of a part: logits [N, C], labels, and features [N, F] where needed."""
+
+    logits: Tensor
+    labels: Tensor
+    features: Tensor | None
+
+
+class _Evaluation:
+    """One evaluation; see :func:`evaluate_network`."""
+
+    def __init__(
+        self, run: Run, data: ImageData, config: EvaluateConfig, device: torch.device
+    ) -> None:
+        self.run, self.config, self.device = run, config, device
+        self.card = run.data_card
+        self.metric = choosing_metric(self.card.multi_label)
+        self.own = config.dataset is None
+        self.data = dataclasses.replace(data.to(device), mean=self.card.mean, std=self.card.std)
+        self.net = run.network(config.which).to(device)
+        self.linear = isinstance(classifier_of(self.net), nn.Linear)
+        test, validation = self.data.test, self.data.validation if self.own else None
+        assert test is not None
+        self.test = self._outputs(test)
+        self.validation = None if validation is None else self._outputs(validation)
+        # Of other data nothing is chosen: what was chosen on the run's own is used.
+        name = _file_name(config.which)
+        self.recorded: Choices = {} if self.own else _before(run, name).get("choices", {})
+        self.epoch = chosen_epoch(run.metrics, self.metric)
+
+    def result(self) -> dict[str, Any]:
+        """What goes into the file."""
+        config, card = self.config, self.card
+        last = self._measured(self.test.logits)
+        choices: Choices = {}
+        result: dict[str, Any] = {
+            "data": {"name": self.data.name, "test_images": len(self.test.labels)},
+            "weights": config.which,
+            "parameters": count_parameters(self.net, auxiliary=False),
+            "multiply_adds": count_multiply_adds(self.net, card.image_size, card.in_channels),
+            "last_epoch": last,
+        }
+        if config.dataset is not None:
+            named = config.dataset in DATASETS
+            path = config.dataset if named else str(Path(config.dataset).expanduser().resolve())
+            result["data"]["path"] = path
+        if config.which == "last":
+            for which in ("best", "ema"):
+                if self.run.weights_file(which).is_file():
+                    result[which] = self._of_weights(which)
+        if self.own and self.epoch is not None and config.which in ("last", "best"):
+            chosen = result["best"] if config.which == "last" and "best" in result else last
+            choices["epoch"] = {**self.epoch, "test": _scalars(chosen)}
+        if self.own and config.which == "last":
+            classifier = chosen_classifier(self.run.metrics, self.metric)
+            if classifier is not None:
+                choices["classifier"] = {**classifier, "test": _scalars(last)}
+        if card.multi_label:
+            choices |= self._thresholds()
+        else:
+            result["post_hoc"], chosen_strengths = self._post_hoc()
+            result["swept_on"] = "test" if self.validation is None else PART
+            choices |= chosen_strengths
+            if config.probe:
+                result["probe"] = self._probes()
+        return {**result, "choices": choices}
+
+    def _outputs(self, images: ImageSet) -> _Outputs:
+        if self.config.precision == "fp32" and self.linear:
+            logits, features, labels = predict_with_features(
+                self.net, images, self.data, device=self.device, batch_size=self.config.batch_size
+            )
+            return _Outputs(logits, labels, features)
+        logits, labels = self._predicted(self.net, images)
+        if self.card.multi_label or not (self.linear or self.config.probe):
+            return _Outputs(logits, labels, None)
+        features, _ = pooled_features(self.net, images, self.data, device=self.device)
+        return _Outputs(logits, labels, features)
+
+    def _predicted(self, net: nn.Module, images: ImageSet) -> tuple[Tensor, Tensor]:
         return predict(
-            net, test, data, device=device,
-            precision=config.precision, batch_size=config.batch_size,
+            net, images, self.data, device=self.device,
+            precision=self.config.precision, batch_size=self.config.batch_size,
         )  # fmt: skip
 
-    net = run.network(config.which).to(device)
-    features: torch.Tensor | None = None
-    linear = isinstance(classifier_of(net), nn.Linear)
-    if config.precision == "fp32" and linear:
-        logits, features, labels = predict_with_features(
-            net, test, data, device=device, batch_size=config.batch_size
-        )
-    else:
-        logits, labels = predicted(net)
-    result: dict[str, Any] = {
-        "data": {"name": data.name, "test_images": len(labels)},
-        "weights": config.which,
-        "parameters": count_parameters(net, auxiliary=False),
-        "multiply_adds": count_multiply_adds(net, card.image_size, card.in_channels),
-        "last_epoch": measure(logits, labels, card, thirds=config.thirds),
-        "best_epoch": best_epoch(run) if last else None,
-    }
-    if config.dataset is not None:
-        named = config.dataset in DATASETS
-        path = config.dataset if named else str(Path(config.dataset).expanduser().resolve())
-        result["data"]["path"] = path
-    if config.which == "last" and (run.path / "model_ema.safetensors").is_file():
-        averaged = predicted(run.network("ema").to(device))
-        result["ema"] = measure(*averaged, card, thirds=config.thirds)
-    if not data.multi_label:
-        if features is None and (linear or config.probe):
-            features, _ = pooled_features(net, test, data, device=device)
-        result["post_hoc"] = _post_hoc(net, run.config, logits, features, labels, card)
-        if config.probe:
-            assert features is not None
-            own = own_data(run, config)[0] if config.dataset is not None else data
-            result["probe"] = _probes(net, run, own, features, labels, config, device)
-    return result
+    def _measured(self, logits: Tensor) -> dict[str, Any]:
+        """All metrics of logits on the test part."""
+        return measure(logits, self.test.labels, self.card, thirds=self.config.thirds)
+
+    def _of_weights(self, which: str) -> dict[str, Any]:
+        assert self.data.test is not None
+        net = self.run.network(which).to(self.device)
+        return self._measured(self._predicted(net, self.data.test)[0])
+
+    def _prior_left(self) -> PriorLeft:
+        """What the training had left of the class sizes when the weights were taken."""
+        taken = {}
+        if self.config.which == "best" and self.epoch is not None:
+            chosen = self.epoch["chosen"]
+            taken = {key: chosen[key] for key in ("phase", "reweighted") if key in chosen}
+        return prior_left(self.run.config, self.card.class_counts, **taken)
+
+    def _post_hoc(self) -> tuple[dict[str, Any], Choices]:
+        sweeps: dict[str, Any] = {}
+        choices: Choices = {}
+        left = self._prior_left()
+        if left.uniform:
+            trained = " and ".join(left.corrected_by) or "as many images of each class"
+            sweeps["logit_adjustment"] = {
+                "left_out": f"trained with {trained}: adjusting again would correct twice"
+            }
+        else:
+            self._sweep(
+                "logit_adjustment",
+                lambda outputs, tau: adjust_logits(outputs.logits, left.shares, tau),
+                TAUS, sweeps, choices,
+            )  # fmt: skip
+        classifier = classifier_of(self.net)
+        if isinstance(classifier, nn.Linear) and self.test.features is not None:
+            linear = classifier
+
+            def normalized(outputs: _Outputs, tau: float) -> Tensor:
+                assert outputs.features is not None
+                with torch.no_grad():
+                    return normalize_classifier(outputs.features, linear, tau)
+
+            taus = tuple(tau for tau in TAUS if tau <= 1)
+            self._sweep("tau_normalization", normalized, taus, sweeps, choices)
+        return sweeps, choices
+
+    def _sweep(
+        self,
+        name: str,
+        correct: Callable[[_Outputs, float], Tensor],
+        taus: tuple[float, ...],
+        sweeps: dict[str, Any],
+        choices: Choices,
+    ) -> None:
+        """Every strength on the validation part, and the best of them once on the test part.
+
+        Without a validation part, every strength on the test part, and no choice.
+        """
+        part = self.validation or self.test
+        rows = [{"tau": tau, **_brief(correct(part, tau), part.labels, self.card)} for tau in taus]
+        sweeps[name] = rows
+        choice = self.recorded.get(name)
+        if self.validation is not None:
+            choice = chosen_strength(rows, self.metric)
+        if choice is not None:
+            corrected = correct(self.test, choice["chosen"]["tau"])
+            choices[name] = {**choice, "test": _scalars(self._measured(corrected))}
+
+    def _thresholds(self) -> Choices:
+        """For each label the probability to decide at."""
+        choice = self.recorded.get("thresholds")
+        if self.validation is not None:
+            found = best_thresholds(self.validation.logits, self.validation.labels)
+            f1 = macro_f1(self.validation.logits > found, self.validation.labels)
+            choice = {
+                "chosen": {"probability": found.sigmoid().tolist(), "logit": found.tolist()},
+                "on": PART, "by": "F1 of each label", "among": "all thresholds", "value": f1,
+            }  # fmt: skip
+        if choice is None:
+            return {}
+        thresholds = self.test.logits.new_tensor(choice["chosen"]["logit"])
+        moved = measure(self.test.logits - thresholds, self.test.labels, self.card)
+        given = {key: moved[key] for key in ("macro_f1", "accuracy") if key in moved}
+        return {"thresholds": {**choice, "test": given}}
+
+    def _probes(self) -> dict[str, Any]:
+        """Probes fitted on the run's own training images, whatever data the test is of."""
+        card, test = self.card, self.test
+        assert test.features is not None
+        own = self.data if self.own else own_data(self.run, self.config)[0]
+        own = dataclasses.replace(own, mean=card.mean, std=card.std)
+        balanced = balanced_training_images(self.run, own, self.config)
+        probes = {}
+        for name, part in (("long_tailed", own.train), ("balanced", balanced)):
+            features, labels = pooled_features(
+                self.net, part.to(self.device), own, device=self.device
+            )
+            probe = fit_linear_probe(features, labels, own.num_classes)
+            logits = apply_linear_probe(probe, test.features)
+            probes[name] = {"training_images": len(part), **_brief(logits, test.labels, card)}
+        return probes
+
+
+def _brief(logits: Tensor, labels: Tensor, card: DataCard) -> dict[str, float]:
+    measured = measure(logits, labels, card)
+    return {name: measured[name] for name in BRIEF}
+
+
+def _scalars(measured: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in measured.items() if isinstance(value, float)}
 
 
 def write_evaluation(run: Run, result: dict[str, Any], config: EvaluateConfig) -> Path:
@@ -115,153 +276,35 @@ def write_evaluation(run: Run, result: dict[str, Any], config: EvaluateConfig) -
         says which: ``evaluation-ema.json``, ``evaluation-on-NAME.json``.
     """
     name = _evaluation_file(run, result, config)
-    before = _evaluation_before(run, name)
+    before = _before(run, name)
     if "probe" in before and "probe" not in result:
         result["probe"] = before["probe"]
     return run.directory.write_json(name, result)
 
 
+def _file_name(which: str) -> str:
+    """Where the evaluation of weights on the run's own data is written."""
+    return EVALUATION_FILE if which == "last" else f"evaluation-{which}.json"
+
+
 def _evaluation_file(run: Run, result: dict[str, Any], config: EvaluateConfig) -> str:
-    if config.which == "last" and config.dataset is None:
-        return EVALUATION_FILE
-    stem = "evaluation" if config.which == "last" else f"evaluation-{config.which}"
     if config.dataset is None:
-        return f"{stem}.json"
+        return _file_name(config.which)
+    stem = _file_name(config.which).removesuffix(".json")
     stem += "-on-" + re.sub(r"[^\w.-]", "-", Path(result["data"]["path"]).stem)
     number = 1
     while True:
         # Another data set may have the same name in another folder.
         name = f"{stem}.json" if number == 1 else f"{stem}-{number}.json"
-        held = _evaluation_before(run, name).get("data", {}).get("path")
+        held = _before(run, name).get("data", {}).get("path")
         if held in (None, result["data"]["path"]):
             return name
         number += 1
 
 
-def _evaluation_before(run: Run, name: str) -> dict[str, Any]:
+def _before(run: Run, name: str) -> dict[str, Any]:
     """What a file holds that is to be written anew; nothing where it is absent or damaged."""
     try:
         return run.read_json(name)
     except RequestError:
         return {}
-
-
-def best_epoch(run: Run) -> dict[str, float] | None:
-    """Epoch and value of the best evaluation on the test part, from the run's metrics."""
-    key = "test/auc" if run.data_card.multi_label else "test/top1"
-    measured = [entry for entry in run.metrics if key in entry]
-    if not measured:
-        return None
-    best = max(measured, key=lambda entry: entry[key])
-    return {"epoch": best["epoch"], key: best[key]}
-
-
-def _post_hoc(
-    net: nn.Module,
-    config: RetrainConfig,
-    logits: torch.Tensor,
-    features: torch.Tensor | None,
-    labels: torch.Tensor,
-    card: DataCard,
-) -> dict[str, Any]:
-    sweeps: dict[str, Any] = {}
-    left = prior_left(config, card.class_counts)
-    if left.uniform:
-        trained = " and ".join(left.corrected_by) or "as many images of each class"
-        sweeps["logit_adjustment"] = {
-            "left_out": f"trained with {trained}: adjusting again would correct twice"
-        }
-    else:
-        adjusted = {tau: adjust_logits(logits, left.shares, tau) for tau in TAUS}
-        sweeps["logit_adjustment"] = _sweep(adjusted, labels, card)
-    classifier = classifier_of(net)
-    if isinstance(classifier, nn.Linear) and features is not None:
-        with torch.no_grad():
-            normalized = {
-                tau: normalize_classifier(features, classifier, tau) for tau in TAUS if tau <= 1
-            }
-        sweeps["tau_normalization"] = _sweep(normalized, labels, card)
-    return sweeps
-
-
-def _sweep(
-    logits: Mapping[float, torch.Tensor], labels: torch.Tensor, card: DataCard
-) -> list[dict[str, float]]:
-    """What each strength of a correction gives."""
-    return [{"tau": tau, **_brief(values, labels, card)} for tau, values in logits.items()]
-
-
-def _brief(logits: torch.Tensor, labels: torch.Tensor, card: DataCard) -> dict[str, float]:
-    measured = measure(logits, labels, card)
-    return {name: measured[name] for name in _BRIEF}
-
-
-def _probes(
-    net: nn.Module,
-    run: Run,
-    own: ImageData,
-    test: torch.Tensor,
-    test_labels: torch.Tensor,
-    config: EvaluateConfig,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Probes fitted on the run's own training images, whatever data the test is of."""
-    card = run.data_card
-    own = dataclasses.replace(own, mean=card.mean, std=card.std)
-    images = {"long_tailed": own.train, "balanced": balanced_training_images(run, own, config)}
-    probes = {}
-    for name, part in images.items():
-        features, labels = pooled_features(net, part.to(device), own, device=device)
-        probe = fit_linear_probe(features, labels, own.num_classes)
-        probes[name] = {
-            "training_images": len(part),
-            **_brief(apply_linear_probe(probe, test), test_labels, card),
-        }
-    return probes
-
-
-def table(result: dict[str, Any]) -> str:
-    """What :func:`evaluate_network` measured, apart from single classes, as lines for people."""
-    last = result["last_epoch"]
-    lines = [
-        f"parameters   {result['parameters']:,}",
-        f"multiply-adds {result['multiply_adds'] / 1e6:.1f} M",
-    ]
-    for name, value in last.items():
-        if isinstance(value, float):
-            lines.append(f"{name:<20} {100 * value:6.2f} %")
-    best = result["best_epoch"]
-    if best is not None:
-        key = next(name for name in best if name != "epoch")
-        lines.append(
-            f"best epoch {int(best['epoch'])}, chosen on the test part: {100 * best[key]:.2f} %"
-        )
-    for name, sweep in result.get("post_hoc", {}).items():
-        lines += _sweep_lines(_TITLES[name], sweep)
-    if "probe" in result:
-        lines += _probe_lines(result["probe"])
-    return "\n".join(lines)
-
-
-def _sweep_lines(title: str, sweep: dict[str, Any] | list[dict[str, float]]) -> list[str]:
-    """One line a strength, or why there are none."""
-    if isinstance(sweep, dict):
-        return ["", f"{title}: left out, {sweep['left_out']}"]
-    return ["", f"{title}:", *_rows("tau", {f"{entry['tau']:g}": entry for entry in sweep})]
-
-
-def _probe_lines(probes: dict[str, dict[str, float]]) -> list[str]:
-    """One line a set of images that a probe was fitted on."""
-    named = {f"{name} ({p['training_images']:,} images)": p for name, p in probes.items()}
-    return ["", "linear probes on the frozen features:", *_rows("fitted on", named)]
-
-
-def _rows(head: str, measured: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """A small table in percent, a row an entry."""
-    width = max(len(head), *map(len, measured))
-    titles = "  ".join(f"{name:>17}" for name in _BRIEF)
-    rows = [
-        f"  {label:<{width}}" + "".join(f"  {100 * values[name]:15.2f} %" for name in _BRIEF)
-        for label, values in measured.items()
-    ]
-    return [f"  {head:<{width}}  {titles}", *rows]

@@ -6,12 +6,13 @@ from safetensors.torch import save
 
 from ssfnas.config import EvaluateConfig, RetrainConfig, values_of
 from ssfnas.data import VIEWS
-from ssfnas.errors import RequestError, found_everywhere
+from ssfnas.errors import RequestError, found_everywhere, written
 from ssfnas.objectives import LOSSES
 from ssfnas.options import check_effects, option_values
 from ssfnas.pictures import report_html
 from ssfnas.pipeline.dry_run import predict
 from ssfnas.pipeline.evaluation import evaluate_network
+from ssfnas.pipeline.evaluation_table import choice_lines
 from ssfnas.pipeline.run import Run
 from ssfnas.pipeline.search_run import write_genotype
 from ssfnas.pipeline.session import Session, open_session, run_training
@@ -100,6 +101,13 @@ def _check(config: RetrainConfig, session: Session) -> None:
         raise RequestError(
             f"--batch-size {config.batch_size}: batch normalization needs at least 2 a process"
         )
+    if len(config.crt_lr) > 1 and session.data.validation is None:
+        raise RequestError(
+            f"--crt-lr {written(config.crt_lr)}: {session.data.name} has no validation part to choose "
+            "among them: give one rate, or hold a share out with --validation-share"
+        )
+    if len(set(config.crt_lr)) < len(config.crt_lr):
+        raise RequestError(f"--crt-lr {written(config.crt_lr)}: a rate stands there twice")
 
 
 def _describe(trainer: RetrainTrainer) -> str:
@@ -130,6 +138,8 @@ def _finish(
         directory.write_json(EVALUATION_FILE, result)
         key = "auc" if trainer.data.multi_label else "top1"
         session.say(f"last epoch   {key} {100 * result['last_epoch'][key]:.2f} %")
+        for line in choice_lines(result["choices"]):
+            session.say(f"chosen       {line}")
     directory.write_text("report.html", report_html([directory.path]))
     session.say(f"weights      {directory.path / 'model.safetensors'}")
     session.say(f"report       {directory.path / 'report.html'}")

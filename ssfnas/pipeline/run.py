@@ -80,21 +80,29 @@ class Run(RunFiles):
         """What the network has to know of the data it was trained on."""
         return DataCard.from_dict(self.read_json("data.json"))
 
+    def weights_file(self, which: str) -> Path:
+        """Where the run keeps its ``"last"``, ``"best"`` or ``"ema"`` weights."""
+        return self.path / (
+            "model.safetensors" if which == "last" else f"model_{which}.safetensors"
+        )
+
     def network(self, which: str = "last") -> nn.Module:
         """The trained network in evaluation mode, on the CPU.
 
         Args:
-            which: ``"last"`` weights, or their ``"ema"``.
+            which: ``"last"`` weights, the ``"best"`` by the validation part, or the ``"ema"``.
 
         Raises:
             RequestError: the run is a search, is not finished, or kept no such weights.
         """
         if self.command != "retrain":
             raise RequestError(f"{self.path} is a search: only a retraining has a trained network")
-        file = self.path / ("model.safetensors" if which == "last" else "model_ema.safetensors")
+        file = self.weights_file(which)
         if not file.is_file():
+            reasons = {"best": ", since its data have no validation part", "ema": " (--ema)"}
             raise RequestError(
                 f"{file} is missing: the run is not finished, or keeps no {which} weights"
+                + reasons.get(which, "")
             )
         card = self.data_card
         net = build_network(

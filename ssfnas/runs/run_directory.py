@@ -47,6 +47,7 @@ RUN_FILES = (
     "report.html",
     "data.json",
     "model.safetensors",
+    "model_best.safetensors",
     "model_ema.safetensors",
     EVALUATION_FILE,
     "evaluation-*.json",

@@ -260,7 +260,10 @@ class RunFiles:
             return None if extra else ("step", values["steps"])
         if not isinstance(values.get("epochs"), int):
             return None
-        around = (values.get("pretrain_epochs") or 0) + (values.get("crt_epochs") or 0)
+        classifiers = max(1, len(values.get("crt_lr") or []))
+        around = (values.get("pretrain_epochs") or 0) + classifiers * (
+            values.get("crt_epochs") or 0
+        )
         return "epoch", values["epochs"] + around
 
     @property

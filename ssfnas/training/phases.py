@@ -214,6 +214,7 @@ class LabelPhase(Phase):
     Args:
         trainer, recorder, name: see :class:`Phase`; ``"crt"`` trains a fresh classifier alone.
         average: follows the weights after each update.
+        lr: its first learning rate; None: the config's.
     """
 
     def __init__(
@@ -222,9 +223,11 @@ class LabelPhase(Phase):
         recorder: Recorder | None,
         average: WeightAverage | None,
         name: str = "train",
+        lr: float | None = None,
     ) -> None:
         config: RetrainConfig = trainer.config
         data, world = trainer.data, trainer.world
+        self.lr = config.lr if lr is None else lr
         self.retrains_classifier = name == "crt"
         self.classifier_only = self.retrains_classifier or (
             config.pretrain_epochs > 0 and config.finetune == "classifier"
@@ -256,7 +259,7 @@ class LabelPhase(Phase):
             sgd_updater(
                 trained.parameters(),
                 world,
-                lr=config.lr,
+                lr=self.lr,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
                 precision=config.precision,
@@ -289,16 +292,19 @@ class LabelPhase(Phase):
         """Linear warm-up, then half a cosine."""
         config = self.config
         warmup = int(config.warmup_epochs * self.steps_per_epoch)
-        return cosine(step, self.total_steps, config.lr, config.lr_min, warmup)
+        return cosine(step, self.total_steps, self.lr, config.lr_min, warmup)
 
     def inputs(self, step: int) -> tuple[Batch | Tensor | None, ...]:
         """A batch, what paths are multiplied by, and the weights of the classes."""
         batch = self.stream.next()
         weights = None
-        if self.reweight_from is not None:
-            reweighted = step >= self.reweight_from
+        if (reweighted := self.reweights(step)) is not None:
             weights = self.class_weights if reweighted else torch.ones_like(self.class_weights)
         return batch, self._path_factors(step, batch.views[0]), weights
+
+    def reweights(self, step: int) -> bool | None:
+        """Whether classes are re-weighted in ``step``; None: in no step."""
+        return None if self.reweight_from is None else step >= self.reweight_from
 
     def _path_factors(self, step: int, images: Tensor) -> Tensor | None:
         config, net = self.config, self.net

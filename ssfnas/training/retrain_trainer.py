@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssfnas.config import RetrainConfig
-from ssfnas.data import ImageData
+from ssfnas.data import ImageData, ImageSet
+from ssfnas.evaluation.choices import choosing_metric
+from ssfnas.evaluation.features import classifier_of
 from ssfnas.evaluation.networks import build_network
 from ssfnas.evaluation.prediction import measure, predict
 from ssfnas.runs.data_card import DataCard
 from ssfnas.runtime.distributed import World
 from ssfnas.spaces import Genotype, synchronize_batchnorm
+from ssfnas.training.chosen_weights import ChosenWeights
 from ssfnas.training.graphed_step import Recorder, recorder_for
 from ssfnas.training.phases import LabelPhase, Phase, PretrainPhase
 from ssfnas.training.trainer import Trainer
@@ -24,13 +27,21 @@ from ssfnas.training.weight_average import WeightAverage
 class RetrainTrainer(Trainer):
     """Trains the network that a genotype describes, or a baseline.
 
+    Where the data have a validation part, it chooses: which epoch's weights are kept as the best
+    (of the network or of their average, whichever epoch and phase), and which of several learning
+    rates re-trains the classifier. The test part is measured for curves and chooses nothing.
+
     Args:
         config, data, world, dtype: see :class:`~ssfnas.training.trainer.Trainer`.
         genotype: what the network is derived from; None for a baseline.
         recorder: records steps; absent: a CUDA graph's where that is wanted and possible.
+
+    Attributes:
+        best: the weights of the best epoch by the validation part.
+        classifier: the best re-trained classifier by it, of the network and of the average.
     """
 
-    kept = ("step", "net", "average", "best", "means")
+    kept = ("step", "net", "average", "best", "classifier", "means")
     config: RetrainConfig
 
     def __init__(
@@ -61,9 +72,12 @@ class RetrainTrainer(Trainer):
             self.phases.append(PretrainPhase(self, recorder))
         self.phases.append(LabelPhase(self, recorder, self.average))
         if config.crt_epochs > 0:
-            self.phases.append(LabelPhase(self, recorder, self.average, "crt"))
+            self.phases += [
+                LabelPhase(self, recorder, self.average, "crt", lr)
+                for lr in config.crt_lr or [config.lr]
+            ]
         self.total_steps = sum(phase.total_steps for phase in self.phases)
-        self.best: dict[str, float] | None = None
+        self.best, self.classifier = ChosenWeights(), ChosenWeights()
 
     def _place(self, step: int) -> tuple[Phase, int]:
         """Phase that ``step`` (0-based) belongs to, and the step within it."""
@@ -107,35 +121,62 @@ class RetrainTrainer(Trainer):
         self.count_step(named, looked=not phase.updater.capturable)
 
     def _end_epoch(self) -> dict[str, Any]:
-        """Means of the losses, and every so often the test part."""
+        """Means of the losses, and every so often the validation part and the test part."""
         phase, step = self._place(self.step - 1)
         values: dict[str, Any] = {"phase": phase.name, **self.means.pop(self.world)}
         values["lr"] = float(phase.updater.optimizer.param_groups[0]["lr"])
-        epoch = -(-(step + 1) // phase.steps_per_epoch)
-        due = epoch % self.config.evaluate_every == 0 or step + 1 == phase.total_steps
-        if phase.name == "pretrain" or self.data.test is None or not due:
+        if not isinstance(phase, LabelPhase):
             return values
-        for prefix, net in (("test", self.net), ("test_ema", self.average)):
-            if net is None:
-                continue
-            logits, labels = predict(
-                net, self.data.test, self.data, device=self.world.device, dtype=self.dtype,
-                precision=self.config.precision,
-            )  # fmt: skip
-            for name, value in measure(logits, labels, self.card).items():
-                if isinstance(value, float):  # what a learning curve can show
-                    values[f"{prefix}/{name}"] = value
-        key = "test/auc" if self.data.multi_label else "test/top1"
-        if self.best is None or values[key] > self.best[key]:
-            self.best = {"epoch": self.epoch, key: values[key]}
+        if phase.retrains_classifier:
+            values["crt_lr"] = phase.lr
+        if (reweighted := phase.reweights(step)) is not None:
+            values["reweighted"] = reweighted
+        epoch = -(-(step + 1) // phase.steps_per_epoch)
+        if epoch % self.config.evaluate_every == 0 or step + 1 == phase.total_steps:
+            values |= self._measured("val", self.data.validation)
+            values |= self._measured("test", self.data.test)
+            self._choose(phase, step, values)
         return values
 
-    def progress_values(self) -> Mapping[str, float]:
-        """The phase's losses so far in this epoch."""
-        values = self.means.values()
-        if self.best is not None:
-            values["best"] = next(v for name, v in self.best.items() if name != "epoch")
+    def _measured(self, prefix: str, images: ImageSet | None) -> dict[str, float]:
+        """What a learning curve can show of a part, for the network and its average."""
+        values = {}
+        for name, net in ((prefix, self.net), (f"{prefix}_ema", self.average)):
+            if net is None or images is None:
+                continue
+            logits, labels = predict(
+                net, images, self.data, device=self.world.device, dtype=self.dtype,
+                precision=self.config.precision,
+            )  # fmt: skip
+            for key, value in measure(logits, labels, self.card).items():
+                if isinstance(value, float):
+                    values[f"{name}/{key}"] = value
         return values
+
+    def _choose(self, phase: LabelPhase, step: int, values: Mapping[str, Any]) -> None:
+        metric = choosing_metric(self.data.multi_label)
+        if f"val/{metric}" not in values:
+            return
+        # All processes keep what the main one finds best.
+        value = self.world.broadcast(values[f"val/{metric}"])
+        self.best.offer(value, model=self.net)
+        if self.average is not None:
+            averaged = self.world.broadcast(values[f"val_ema/{metric}"])
+            self.best.offer(averaged, model=self.average.module)
+        if phase.retrains_classifier and step + 1 == phase.total_steps:
+            classifiers = self._classifiers()
+            self.classifier.offer(value, **classifiers)
+            if phase is self.phases[-1]:
+                self.classifier.restore(**classifiers)
+
+    def _classifiers(self) -> dict[str, nn.Module]:
+        average = {} if self.average is None else {"average": classifier_of(self.average.module)}
+        return {"net": classifier_of(self.net), **average}
+
+    def progress_values(self) -> Mapping[str, float]:
+        """The phase's losses so far in this epoch, and the best of the validation part."""
+        values = self.means.values()
+        return values if self.best.value is None else {**values, "best": self.best.value}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; see :class:`Trainer`."""
@@ -154,8 +195,10 @@ class RetrainTrainer(Trainer):
 
 
 def weights_of(trainer: RetrainTrainer) -> dict[str, dict[str, Tensor]]:
-    """What is saved at the end: the last weights, and their average where one is kept."""
+    """What is saved at the end: the last weights, the best, and the average where kept."""
     saved = {"model": trainer.net.state_dict()}
+    if trainer.best.value is not None:
+        saved["model_best"] = trainer.best.weights["model"]
     if trainer.average is not None:
         saved["model_ema"] = trainer.average.module.state_dict()
     return saved

@@ -179,7 +179,11 @@ def test_multi_label():
     assert found["per_class_auc"][3] is None
     assert found["auc"] == pytest.approx(np.mean(areas), abs=1e-6)
     assert found["accuracy"] == pytest.approx(np.mean((logits > 0) == (labels > 0)), abs=1e-15)
-    assert set(found) == {"auc", "per_class_auc", "accuracy"}
+    scores = []
+    for guess, truth in zip(logits.T[:3] > 0, labels.T[:3] > 0, strict=True):
+        scores.append(2 * np.sum(guess & truth) / (np.sum(guess) + np.sum(truth)))
+    assert found["macro_f1"] == pytest.approx(np.mean(scores), abs=1e-15)
+    assert set(found) == {"auc", "per_class_auc", "accuracy", "macro_f1"}
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

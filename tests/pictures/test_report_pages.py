@@ -129,7 +129,26 @@ def write_retrain(path, *, done=4, top1=0.7, **changes):
             "parameters": 3349342,
             "multiply_adds": 528400000,
             "last_epoch": measured(top1 - 0.1),
-            "best_epoch": {"epoch": 3, "test/top1": top1},
+            "best": measured(top1),
+            "swept_on": "validation",
+            "choices": {
+                "epoch": {
+                    "chosen": {"epoch": 3, "phase": "train", "weights": "model"},
+                    "on": "validation",
+                    "by": "balanced_accuracy",
+                    "among": [1, 2, 3, 4],
+                    "value": 0.5125,
+                    "test": {"top1": top1, "worst_class": 0.125},
+                },
+                "tau_normalization": {
+                    "chosen": {"tau": 0.5},
+                    "on": "validation",
+                    "by": "balanced_accuracy",
+                    "among": [0.0, 0.5],
+                    "value": 0.375,
+                    "test": {"top1": top1 - 0.05},
+                },
+            },
             "post_hoc": {
                 "logit_adjustment": {"left_out": "adjusting again would correct twice"},
                 "tau_normalization": [
@@ -205,17 +224,37 @@ def test_early_stopping_is_told_from_interruption(tmp_path):
     assert "Not finished" not in page.text
 
 
-def test_a_retraining_tells_the_last_epoch_from_the_best(tmp_path):
+def test_a_retraining_tells_the_last_epoch_from_the_chosen_one(tmp_path):
     page = page_of(write_retrain(tmp_path / "run"))
     for text in (
-        "top-1 accuracy 60.00 %", "best epoch (3): test, top-1 accuracy 70.00 %",
-        "chosen by looking at the test part", "3,349,342", "528.4 M", "worst class 12.50 %",
-        "classes with few images (1 of them) 12.50 %", "adjusting again would correct twice",
+        "top-1 accuracy 60.00 % 70.00 %", "last epoch epoch chosen on the validation part",
+        "The validation part chose epoch 3, phase train, weights model.",
+        "epoch epoch 3, phase train, weights model balanced accuracy 1, 2, 3, 4 51.25 % 70.00 %",
+        "tau-normalization tau 0.5 balanced accuracy 0, 0.5 37.50 % 65.00 % -",
+        "Measured on the validation part, which chooses the strength",
+        "3,349,342", "528.4 M", "worst class 12.50 %",
+        "classes with few images (1 of them) 12.50 % 12.50 %",
+        "adjusting again would correct twice",
         "0.5 65.25 % 20.00 %", "a tau of 0 is not quite the network itself",
         "fitted on the training images", "41.25 %", "DARTS_V2",
-        f"{NASTY} 50 50.00 %", "normal cell (without node 1)",
+        f"{NASTY} 50 50.00 % 50.00 %", "normal cell (without node 1)",
     ):  # fmt: skip
         assert text in page.text, text
+
+
+def test_a_page_of_a_run_from_before_there_were_choices(tmp_path):
+    """Without a validation part, and as an evaluation was written that named a best epoch."""
+    path = write_retrain(tmp_path / "run")
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    for name in ("best", "choices", "swept_on"):
+        del evaluation[name]
+    evaluation["best_epoch"] = {"epoch": 3, "test/top1": 0.7}
+    (path / "evaluation.json").write_text(json.dumps(evaluation))
+    page = page_of(path)
+    assert "top-1 accuracy 60.00 %" in page.text
+    assert "Chosen on the validation part" not in page.text
+    assert "best epoch" not in page.text
+    assert "Measured on the test part, so a strength picked" in page.text
 
 
 def test_an_unfinished_retraining_shows_the_latest_test(tmp_path):
@@ -229,12 +268,20 @@ def test_multi_label_results_are_areas(tmp_path):
     path = write_retrain(tmp_path / "run")
     evaluation = {
         "last_epoch": {"auc": 0.8, "accuracy": 0.9, "per_class_auc": [0.9, None, 0.7]},
-        "best_epoch": None,
-    }
+        "choices": {
+            "thresholds": {
+                "chosen": {"probability": [0.25, 0.5, 0.125], "logit": [-1.1, 0.0, -1.95]},
+                "on": "validation", "by": "F1 of each label", "among": "all thresholds",
+                "value": 0.5, "test": {"macro_f1": 0.4375, "accuracy": 0.8},
+            }
+        },
+    }  # fmt: skip
     (path / "evaluation.json").write_text(json.dumps(evaluation))
     page = page_of(path)
     assert "AUC (macro) 80.00 %" in page.text
     assert "AUC (%)" in page.text
+    assert "probabilities 0.25, 0.5, 0.125 F1 of each label all thresholds 50.00 %" in page.text
+    assert "43.75 %" in page.text
     assert f"{NASTY} 50 -" in page.text
 
 
@@ -249,7 +296,9 @@ def test_seeds_share_a_column_with_mean_and_spread(tmp_path):
     page = page_of(*runs)
     # 60 and 64 percent: mean 62, sample standard deviation sqrt(8).
     assert "top-1 accuracy 62.00 ± 2.83 % 40.00 %" in page.text
-    assert "best epoch on the test part, top-1 accuracy 72.00 ± 2.83 % 50.00 %" in page.text
+    chosen = "epoch chosen on the validation part, top-1 accuracy 72.00 ± 2.83 % 50.00 %"
+    assert chosen in page.text
+    assert "tau-normalization of the classifier, top-1 accuracy 67.00 ± 2.83 % 45.00 %" in page.text
     assert "one and 1 more seed" in page.text
     assert "loss logit-adjusted logit-adjusted ce" in page.text
     assert "parameters 3,349,342 3,349,342" in page.text

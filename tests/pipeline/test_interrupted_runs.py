@@ -25,7 +25,8 @@ SEARCH = (
 RETRAIN = (
     "ssfnas.retrain --genotype FairDARTS_a --channels 4 --layers 3 --auxiliary 0.4 --augment "
     "crop_flip --cutout 2 --batch-size 8 --epochs 3 --mixup 0.5 --ema 0.9 --pretrain-epochs 1 "
-    "--pretrain-batch-size 8 --projector 8,8 --crt-epochs 1 --drop-path 0.1"
+    "--pretrain-batch-size 8 --projector 8,8 --crt-epochs 1 --drop-path 0.1 --evaluate-every 1 "
+    "--validation-share 0.25 --crt-lr 0.1,0.01"
 )
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 WALL_TIMES = ("time", "wall", "seconds", "images_per_second")
@@ -109,7 +110,8 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bits(small_npz, tmp
     assert kills > 0
     assert differences(final_state(calm), final_state(hunted)) == []
     assert metrics(calm) == metrics(hunted)
-    for name in ("genotype.json", "model.safetensors", "evaluation.json"):
+    written = ("genotype.json", "model.safetensors", "model_best.safetensors", "evaluation.json")
+    for name in written:
         if (calm / name).exists():
             assert (calm / name).read_bytes() == (hunted / name).read_bytes(), name
 

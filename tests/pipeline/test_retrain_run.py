@@ -42,7 +42,9 @@ def test_a_search_is_retrained_evaluated_and_loaded(small_npz, tmp_path):
     logits, labels = predict(net, data.test, data, device=torch.device("cpu"))
     assert result["last_epoch"] == measure(logits, labels, DataCard.of(data))
     assert result["last_epoch"]["top1"] == run.metrics[-1]["test/top1"]
-    assert result["best_epoch"]["test/top1"] == max(e["test/top1"] for e in run.metrics)
+    assert result["choices"] == {}
+    assert "best" not in result
+    assert not (run.path / "model_best.safetensors").exists()
     assert result["parameters"] == count_parameters(net, auxiliary=False)
     assert set(result["post_hoc"]) == {"logit_adjustment", "tau_normalization"}
     assert "twice" in result["post_hoc"]["logit_adjustment"]["left_out"]
@@ -187,7 +189,6 @@ def test_evaluate_measures_again_with_probes_and_on_other_data(small_npz, tmp_pa
     assert evaluate.main(["--run", str(run.path), "--probe", "--thirds", "--device", "cpu"]) == 0
     after = json.loads((run.path / "evaluation.json").read_text())
     assert after["last_epoch"]["top1"] == before["last_epoch"]["top1"]
-    assert after["best_epoch"] == before["best_epoch"]
     assert {"many", "medium", "few"} <= set(after["last_epoch"]["groups"])
     assert after["probe"]["balanced"]["training_images"] == 4 * 4
     assert after["post_hoc"]["logit_adjustment"][0]["top1"] == before["last_epoch"]["top1"]
@@ -197,7 +198,7 @@ def test_evaluate_measures_again_with_probes_and_on_other_data(small_npz, tmp_pa
     for label, values in (("2", adjusted), ("balanced (16 images)", balanced)):
         shares = [values[name] for name in ("top1", "balanced_accuracy", "worst_class")]
         assert " ".join([label, *(f"{100 * share:.2f} %" for share in shares)]) in printed
-    assert "tau-normalization of the classifier, without its bias: tau top1" in printed
+    assert "without its bias (test part; chooses nothing): tau top1" in printed
     other = write_npz(tmp_path / "other.npz", (3, 3, 3, 3), seed=9)
     stamp = (run.path / "evaluation.json").read_bytes()
     assert evaluate.main(["--run", str(run.path), "--dataset", str(other)]) == 0
@@ -208,7 +209,7 @@ def test_evaluate_measures_again_with_probes_and_on_other_data(small_npz, tmp_pa
     for name, data in (("other", other), ("other-2", namesake)):
         apart = json.loads((run.path / f"evaluation-on-{name}.json").read_text())
         assert apart["data"]["path"] == str(data)
-        assert apart["best_epoch"] is None
+        assert apart["choices"] == {}
     fewer = write_npz(tmp_path / "fewer.npz", (3, 3))
     assert evaluate.main(["--run", str(run.path), "--dataset", str(fewer)]) == 2
 
@@ -228,7 +229,6 @@ def test_evaluate_loses_nothing_that_was_measured_before(small_npz, tmp_path, ca
     assert load(run.path).evaluation == probed
     averaged = json.loads((run.path / "evaluation-ema.json").read_text())
     assert (averaged["weights"], averaged["last_epoch"]) == ("ema", probed["ema"])
-    assert averaged["best_epoch"] is None
 
 
 def test_a_damaged_or_foreign_weight_file_is_refused(small_npz, tmp_path):

@@ -69,8 +69,9 @@ def test_a_random_search_on_two_processes_is_the_one_on_one(small_npz, tmp_path)
             marks=pytest.mark.slow,
         ),
         {"pretrain_epochs": 1, "pretrain_batch_size": 8, "projector": [8, 8], "bt_mixup": 4.0},
+        {"validation_share": 0.25, "epochs": 1, "crt_epochs": 1, "crt_lr": [0.1, 0.01]},
     ],
-    ids=["logit-adjusted", "ldam", "pretrain"],
+    ids=["logit-adjusted", "ldam", "pretrain", "validation"],
 )
 def test_a_retraining_on_two_processes_is_the_one_on_one(small_npz, tmp_path, changes):
     assert_equal_runs(tmp_path, "retrain", small_npz, 12, {"epochs": 2, **changes})
