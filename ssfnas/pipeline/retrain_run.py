@@ -103,8 +103,8 @@ def _check(config: RetrainConfig, session: Session) -> None:
         )
     if len(config.crt_lr) > 1 and session.data.validation is None:
         raise RequestError(
-            f"--crt-lr {written(config.crt_lr)}: {session.data.name} has no validation part to choose "
-            "among them: give one rate, or hold a share out with --validation-share"
+            f"--crt-lr {written(config.crt_lr)}: {session.data.name} has no validation part to "
+            "choose among them: give one rate, or hold a share out with --validation-share"
         )
     if len(set(config.crt_lr)) < len(config.crt_lr):
         raise RequestError(f"--crt-lr {written(config.crt_lr)}: a rate stands there twice")
