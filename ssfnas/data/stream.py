@@ -119,7 +119,7 @@ class ImageStream:
         )
         self._labels = self.images.labels.to(self._device)
         self._own = self.batch_size // self.world_size
-        self._batches = max(1, (self.chunk or self._fitting_chunk()) // self._own)
+        self._batches = max(1, self.images_at_a_time // self._own)
         self._position = 0
         self._made: Iterator[Batch] = iter(())
         self._decoder: Generator[Tensor, None, None] | None = None
@@ -129,6 +129,11 @@ class ImageStream:
         values = self.views.count * self.images.in_channels * height * width
         most = _CHUNK_CUDA if self._device.type == "cuda" else _CHUNK_CPU
         return min(most, _CHUNK_BYTES // (values * self.dtype.itemsize))
+
+    @property
+    def images_at_a_time(self) -> int:
+        """Images whose views a process makes, and keeps, at a time, unless its batch has more."""
+        return self.chunk or self._fitting_chunk()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -165,6 +170,11 @@ class ImageStream:
         decoder, self._decoder = self._decoder, None
         if decoder is not None:
             decoder.close()
+
+    def make_singly(self) -> None:
+        """Make one batch at a time from here on: the same batches, each when it is asked for."""
+        self._batches = 1
+        self._made = iter(())
 
     def next(self) -> Batch:
         """The next batch, on the device.

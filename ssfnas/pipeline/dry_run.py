@@ -1,64 +1,139 @@
-"""What a run would need, measured on one small step: parameters, memory, time."""
+"""What a run would need, measured on small steps: memory and time."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ssfnas.data import ImageData, ImageSet
+from ssfnas.data.decoding import FolderImages
+from ssfnas.pipeline.memory_check import footprint, gibibytes
+from ssfnas.runtime.memory_limits import memory_limits
 from ssfnas.training.trainer import Trainer
 
-MEBIBYTE = 2**20
-SMALL_BATCH = 16
+MakeTrainer = Callable[[Any, ImageData], Trainer]
+
+_FEWEST, _MOST = 2, 16
+_LONG = 4.0  # seconds that a step of the larger batch may take
+_WARM_UP = {"cpu": 1, "cuda": 4}  # a CUDA graph records the fourth step
+_DECODED = 32
 
 
-def predict(make: Any, config: Any, world_size: int) -> str:
-    """Measure a step of a small batch and scale it to the run's; lines for people.
+def predict(make: MakeTrainer, config: Any, data: ImageData, world_size: int) -> str:
+    """Measure steps of two small batches and scale them to the run's; lines for people.
 
-    Memory is that of weights, optimizer state and saved activations at the full batch.
+    A step takes a time of its own and one for each image, which two batches tell apart. How many
+    images the larger has depends on how long the smaller took, so that it is done in seconds at any
+    size. Images that are decoded while training are stood in for; decoding is measured by itself.
 
     Args:
-        make: ``config -> Trainer``, on one process.
+        make: ``config, data -> Trainer``, on one process.
         config: the run's; ``batch_size`` and, where there is one, ``pretrain_batch_size`` count.
+        data: the run's.
         world_size: processes that share a batch.
     """
-    batch = max(1, config.batch_size // world_size)
-    small = min(batch, SMALL_BATCH)
-    changes = {"batch_size": small}
-    if hasattr(config, "pretrain_batch_size"):
-        changes["pretrain_batch_size"] = max(2, small)
-    trainer: Trainer = make(dataclasses.replace(copy.deepcopy(config), **changes))
-    cuda = torch.cuda.is_available() and trainer.world.device.type == "cuda"
-    trainer.run_step()
-    if cuda:
-        torch.cuda.synchronize()
-    saved: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    started = time.perf_counter()
-    # What autograd keeps for the backward pass, each storage once.
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        trainer.run_step()
-    if cuda:
-        torch.cuda.synchronize()
-    seconds = (time.perf_counter() - started) * batch / small
-    # A float and its gradient, and up to two of an optimizer.
-    state = 4 * sum(p.numel() * p.element_size() for p in trainer.net.parameters())
-    peak = int(state + sum(saved.values()) * batch / small)
-    steps = make(config).total_steps
-    hours = steps * seconds / 3600
+    files = data.train.images
+    if isinstance(files, FolderImages):
+        data = dataclasses.replace(data, train=_stood_in(data.train, files))
+    config = _quiet(config)
+    batch = max(_FEWEST, config.batch_size // world_size)
+    seconds, decoded = _step(make, config, data, _FEWEST, warmed_up=False)
+    measured = f"steps of {_FEWEST}"
+    if batch > _FEWEST:
+        more = min(batch, _MOST, max(2 * _FEWEST, int(_FEWEST * _LONG / seconds)))
+        longer, _ = _step(make, config, data, more, warmed_up=seconds > 1)
+        seconds += max(0.0, longer - seconds) / (more - _FEWEST) * (batch - _FEWEST)
+        measured += f" and {more}"
+    trainer = make(config, data)
+    device = trainer.world.device
+    needed, limits = footprint(trainer, exact=True), memory_limits(device)
+    lines = [
+        f"steps        {trainer.total_steps:,}",
+        f"memory       about {gibibytes(needed.expected)} a process; {gibibytes(limits.free)} of "
+        f"{limits.owner} are free",
+    ]
+    if isinstance(files, FolderImages):
+        workers = max(1, min(config.workers, os.cpu_count() or 1))
+        each = _seconds_to_decode(files)
+        decoding = each * decoded / _FEWEST * batch / workers
+        lines.append(
+            f"decoding     {1000 * each:.2g} ms an image, {decoding:.3g} s a step by {workers} "
+            f"process{'es' * (workers > 1)}"
+        )
+        # On CPUs decoding and computing take their time from each other.
+        seconds = seconds + decoding if device.type == "cpu" else max(seconds, decoding)
+    hours = trainer.total_steps * seconds / 3600
     total = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
-    return (
-        f"steps        {steps:,}\n"
-        f"memory       about {peak / MEBIBYTE:,.0f} MiB a process\n"
-        f"time         about {seconds:.3g} s a step, {total} in all (a step of a smaller batch was "
+    lines.append(
+        f"time         about {seconds:.3g} s a step, {total} in all ({measured} images were "
         "measured; evaluation not counted)"
     )
+    return "\n".join(lines)
+
+
+class _StandIn(FolderImages):
+    """Noise in place of a folder's images, of which it counts how many were taken."""
+
+    def __getitem__(self, indices: Tensor | Iterable[int]) -> Tensor:
+        positions = torch.as_tensor(list(indices))
+        self.__dict__["taken"] = self.taken + len(positions)
+        draws = torch.Generator().manual_seed(0)
+        noise = torch.randint(256, (_MOST, *self.shape[1:]), dtype=torch.uint8, generator=draws)
+        return noise[positions % _MOST]
+
+    @property
+    def taken(self) -> int:
+        """Images that were asked for."""
+        return int(self.__dict__.get("taken", 0))
+
+
+def _stood_in(part: ImageSet, files: FolderImages) -> ImageSet:
+    values = {field.name: getattr(files, field.name) for field in dataclasses.fields(files)}
+    return ImageSet(_StandIn(**values), part.labels)
+
+
+def _quiet(config: Any) -> Any:
+    """The config without what a dry run does not measure: neighbors."""
+    changes: dict[str, Any] = {"knn": False} if hasattr(config, "knn") else {}
+    return dataclasses.replace(copy.deepcopy(config), **changes)
+
+
+def _step(
+    make: MakeTrainer, config: Any, data: ImageData, images: int, *, warmed_up: bool
+) -> tuple[float, int]:
+    """Seconds of a step of that many images, and how many were asked for of a folder's."""
+    changes = {"batch_size": images, "workers": 0}
+    if hasattr(config, "pretrain_batch_size"):
+        changes["pretrain_batch_size"] = images
+    trainer = make(dataclasses.replace(copy.deepcopy(config), **changes), data)
+    device, source = trainer.world.device, data.train.images
+    for passes in trainer.passes:
+        passes.stream.make_singly()
+    for _ in range(0 if warmed_up else _WARM_UP[device.type]):
+        trainer.run_step()
+    before = source.taken if isinstance(source, _StandIn) else 0
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    trainer.run_step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    trainer.close()
+    return seconds, (source.taken if isinstance(source, _StandIn) else 0) - before
+
+
+def _seconds_to_decode(files: FolderImages) -> float:
+    """Of one image in one process, the mean over some that are spread over all."""
+    few = torch.linspace(0, len(files) - 1, min(_DECODED, len(files))).long()
+    files[few[:1]]  # imports what resizes
+    started = time.perf_counter()
+    files[few]
+    return (time.perf_counter() - started) / len(few)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from safetensors.torch import save
 
 from ssfnas.config import EvaluateConfig, RetrainConfig, values_of
-from ssfnas.data import VIEWS
+from ssfnas.data import VIEWS, ImageData
 from ssfnas.errors import RequestError, found_everywhere, written
 from ssfnas.objectives import LOSSES
 from ssfnas.options import check_effects, option_values
@@ -43,13 +43,13 @@ def run_retrain(config: RetrainConfig) -> Run | None:
             genotype = _genotype(config)
             _check(config, session)
 
-        def make(changed: RetrainConfig) -> RetrainTrainer:
-            return RetrainTrainer(changed, session.data, genotype, session.world)
+        def make(changed: RetrainConfig, data: ImageData = session.data) -> RetrainTrainer:
+            return RetrainTrainer(changed, data, genotype, session.world)
 
         session.say(session.data.summary())
         if config.dry_run:
             session.say(_describe(make(config)))
-            session.say(predict(make, config, session.world.size))
+            session.say(predict(make, config, session.data, session.world.size))
             return None
         if session.world.device.type == "cuda":
             session.say(how_launched(config, session.world))

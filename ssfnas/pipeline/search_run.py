@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ssfnas.config import DeriveConfig, SearchConfig
+from ssfnas.data import ImageData
 from ssfnas.errors import RequestError, found_everywhere
 from ssfnas.layers.operations import check_operations
 from ssfnas.objectives import OBJECTIVES
@@ -59,9 +60,11 @@ def run_search(config: SearchConfig) -> Run | None:
     with opened as session:
         strategy = STRATEGIES.get(config.strategy)
 
-        def make(changed: SearchConfig) -> SearchTrainer | RandomSearchTrainer:
+        def make(
+            changed: SearchConfig, data: ImageData = session.data
+        ) -> SearchTrainer | RandomSearchTrainer:
             kind = SearchTrainer if strategy.trains_alphas else RandomSearchTrainer
-            return kind(changed, session.data, session.world)
+            return kind(changed, data, session.world)
 
         if config.dataset == "cifar10-lt-mini":
             session.say(SAMPLE_NOTE)
@@ -72,7 +75,7 @@ def run_search(config: SearchConfig) -> Run | None:
             session.say("neighbors    not measured: images have several labels each")
         if config.dry_run:
             session.say(_describe(make(config)))
-            session.say(predict(make, config, session.world.size))
+            session.say(predict(make, config, session.data, session.world.size))
             return None
         if session.world.device.type == "cuda" and strategy.trains_alphas:
             session.say(how_launched(config, session.world))

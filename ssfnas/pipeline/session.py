@@ -12,6 +12,7 @@ from ssfnas.config import DataOptions, RetrainConfig, SearchConfig, check_values
 from ssfnas.data import ImageData, load_data
 from ssfnas.errors import RequestError, found_everywhere
 from ssfnas.options import check_multi_label, option_values
+from ssfnas.pipeline.memory_check import check_memory
 from ssfnas.plugins import import_plugins
 from ssfnas.runs.checkpoints import CheckpointStore
 from ssfnas.runs.data_card import DataCard
@@ -168,6 +169,7 @@ def run_training(
     # Built first: whatever is wrong with the request is found before anything is written.
     with found_everywhere():
         trainer = make_trainer(config)
+        check_memory(trainer, session.say)
     directory: RunDirectory | None = None
     problem = ""
     if world.is_main:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ssfnas.errors import RequestError
+from ssfnas.runtime.control_groups import control_groups
 from ssfnas.runtime.distributed import processes_of_machine
 
 _MOST_A_CPU = 4
@@ -81,36 +82,7 @@ def cpu_quota(root: Path = Path("/")) -> float:
     Args:
         root: where ``proc/self/cgroup`` and ``sys/fs/cgroup`` are found.
     """
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return math.inf
-    mounts = root / "sys/fs/cgroup"
-    quotas = [math.inf]
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if not controllers:
-            places = (mounts, mounts / "unified")
-        elif "cpu" in controllers.split(","):
-            places = (mounts / "cpu", mounts / controllers)
-        else:
-            continue
-        for place in places:
-            quotas += map(_quota_of, _groups(place, path))
-    return min(quotas)
-
-
-def _groups(mount: Path, path: str) -> Iterator[Path]:
-    """The folder of a control group and all above it, as far as the mount shows them.
-
-    In a container the path may be one of the host, which is not there, and the mount itself the
-    container's group.
-    """
-    # A group outside of the namespace is written with "..".
-    names = [name for name in path.split("/") if name not in ("", "..")]
-    for count in range(len(names), -1, -1):
-        yield mount.joinpath(*names[:count])
+    return min(map(_quota_of, control_groups("cpu", root)), default=math.inf)
 
 
 def _quota_of(group: Path) -> float:

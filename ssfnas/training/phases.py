@@ -32,7 +32,7 @@ from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import ReferenceDerivedNetwork
 from ssfnas.training.graphed_step import GraphedStep, Recorder
 from ssfnas.training.schedules import cosine, set_learning_rate
-from ssfnas.training.trainer import Resumable, Trainer
+from ssfnas.training.trainer import ForwardPasses, Resumable, Trainer
 from ssfnas.training.weight_average import WeightAverage
 
 
@@ -74,6 +74,11 @@ class Phase(Resumable, ABC):
     def epochs(self) -> int:
         """Its epochs, a last short one counted."""
         return -(-self.total_steps // self.steps_per_epoch)
+
+    @property
+    @abstractmethod
+    def passes(self) -> ForwardPasses:
+        """What an update passes through the network."""
 
     def begin(self) -> None:
         """Put the network in the state that the first step expects."""
@@ -164,6 +169,12 @@ class PretrainPhase(Phase):
             foreach=capturable or None,
         )
         self._use(Updater(parameters, optimizer, world, config.precision, capturable=capturable))
+
+    @property
+    def passes(self) -> ForwardPasses:
+        """Both views, and their mixture where there is one."""
+        count = self.stream.views.count + int(self.config.bt_mixup > 0)
+        return ForwardPasses("pretrain_batch_size", self.stream, count)
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine."""
@@ -279,6 +290,11 @@ class LabelPhase(Phase):
             counts = [count**exponent for count in counts]
         with initial_draws(generator(config.seed, "loss", self.name)):
             return make_loss(config.loss, counts, **loss.settings(config))
+
+    @property
+    def passes(self) -> ForwardPasses:
+        """One; a frozen backbone keeps nothing of it."""
+        return ForwardPasses("batch_size", self.stream, int(not self.classifier_only))
 
     def begin(self) -> None:
         """Draw a fresh classifier where it is trained anew on a frozen backbone."""

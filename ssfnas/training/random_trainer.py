@@ -18,6 +18,7 @@ from ssfnas.strategies import STRATEGIES
 from ssfnas.strategies.random_search import best, sample_genotype, split_budget
 from ssfnas.training.genotype_search import GenotypeSearch
 from ssfnas.training.schedules import cosine, set_learning_rate
+from ssfnas.training.trainer import ForwardPasses
 
 SCORING_BATCHES = 32
 
@@ -103,6 +104,11 @@ class RandomSearchTrainer(GenotypeSearch):
     def epoch(self) -> int:
         """Samples that are complete."""
         return len(self.scores)
+
+    @property
+    def passes(self) -> list[ForwardPasses]:
+        """Those of an update."""
+        return [ForwardPasses("batch_size", self.stream, self.stream.views.count)]
 
     @property
     def place(self) -> tuple[str | int, ...]:

@@ -20,7 +20,7 @@ from ssfnas.spaces import Genotype, synchronize_batchnorm
 from ssfnas.training.chosen_weights import ChosenWeights
 from ssfnas.training.graphed_step import Recorder, recorder_for
 from ssfnas.training.phases import LabelPhase, Phase, PretrainPhase
-from ssfnas.training.trainer import Trainer
+from ssfnas.training.trainer import ForwardPasses, Trainer
 from ssfnas.training.weight_average import WeightAverage
 
 
@@ -99,6 +99,11 @@ class RetrainTrainer(Trainer):
         phase, step = self._place(self.step - 1)
         before = sum(p.epochs for p in self.phases[: self.phases.index(phase)])
         return before + -(-(step + 1) // phase.steps_per_epoch)
+
+    @property
+    def passes(self) -> list[ForwardPasses]:
+        """Those of an update of each phase."""
+        return [phase.passes for phase in self.phases]
 
     @property
     def place(self) -> tuple[str | int, ...]:

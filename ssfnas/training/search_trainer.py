@@ -31,6 +31,7 @@ from ssfnas.strategies.hessian import hessian_top_eigenvalue
 from ssfnas.training.genotype_search import GenotypeSearch
 from ssfnas.training.graphed_step import GraphedStep, Recorder, recorder_for
 from ssfnas.training.schedules import cosine, set_learning_rate
+from ssfnas.training.trainer import ForwardPasses
 
 
 class SearchTrainer(GenotypeSearch):
@@ -174,6 +175,14 @@ class SearchTrainer(GenotypeSearch):
     def epoch(self) -> int:
         """Epochs that are complete, a last short one counted."""
         return -(-self.step // self.steps_per_epoch)
+
+    @property
+    def passes(self) -> list[ForwardPasses]:
+        """Those of an update of alpha, and of one of the weights."""
+        return [
+            ForwardPasses("batch_size", stream, stream.views.count)
+            for stream in (self.alpha_stream, self.weight_stream)
+        ]
 
     def _run_step(self) -> None:
         """One update of alpha, one of the weights."""

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -47,6 +48,26 @@ class Resumable:
                 part.load_state_dict(state[name])
             else:
                 setattr(self, name, copy.copy(state[name]))
+
+
+@dataclass(frozen=True)
+class ForwardPasses:
+    """The passes through the network whose results an update keeps for its backward pass.
+
+    Attributes:
+        option: of the config that says how many images a batch has.
+        stream: where the batches come from.
+        count: passes of a whole batch; 0: nothing is kept.
+    """
+
+    option: str
+    stream: ImageStream
+    count: int
+
+    @property
+    def images(self) -> int:
+        """Images that a process passes through the network before it goes back."""
+        return self.count * self.stream.batch_size // self.stream.world_size
 
 
 class Trainer(Resumable, ABC):
@@ -162,6 +183,11 @@ class Trainer(Resumable, ABC):
     def place(self) -> tuple[str | int, ...]:
         """What the next step is called where draws are named; the same again after a resumption."""
         return (self.step,)
+
+    @property
+    @abstractmethod
+    def passes(self) -> list[ForwardPasses]:
+        """The kinds of updates that there are, and what each passes through the network."""
 
     def run_step(self) -> None:
         """Do one step and count it.

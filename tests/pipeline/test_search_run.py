@@ -11,13 +11,19 @@ import numpy as np
 import pytest
 import torch
 from image_files import write_npz
+from PIL import Image
 from tiny_runs import tiny_search
 
 from ssfnas import derive
+from ssfnas.data import load_data
+from ssfnas.data.decoding import FolderImages
+from ssfnas.data.folder import read_folder
 from ssfnas.declarations.early_stopping import STOPPERS, EarlyStop
 from ssfnas.errors import NumericalError, RequestError
+from ssfnas.pipeline.dry_run import predict
 from ssfnas.pipeline.run import load
 from ssfnas.pipeline.search_run import run_search
+from ssfnas.runtime.distributed import World
 from ssfnas.spaces import Genotype
 from ssfnas.strategies.early_stopping import Stopper
 from ssfnas.training.search_trainer import SearchTrainer
@@ -227,6 +233,50 @@ def test_a_dry_run_writes_nothing(small_npz, tmp_path, capsys):
     assert "memory" in printed
     assert "time" in printed
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_decodes_few_images_of_a_large_folder(tmp_path, capsys, monkeypatch):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for number in range(30):
+                Image.new("RGB", (90, 90)).save(folder / f"{number}.png")
+    monkeypatch.setattr("ssfnas.data.folder.read_folder.__kwdefaults__", {
+        **read_folder.__kwdefaults__, "in_memory_bytes": 0
+    })  # fmt: skip
+    decoded = []
+    decode = FolderImages._decode
+    monkeypatch.setattr(
+        FolderImages, "_decode", lambda self, path: decoded.append(path) or decode(self, path)
+    )
+    monkeypatch.setattr(
+        "ssfnas.data.sources.channel_statistics", lambda part: ((0.5,) * 3, (0.5,) * 3)
+    )
+    config = tiny_search(tmp_path / "photos", dry_run=True, batch_size=30)
+    assert run_search(config) is None
+    printed = capsys.readouterr().out
+    assert "decoded while training" in printed
+    assert re.search(r"decoding .* ms an image, .* s a step by \d+ process", printed)
+    assert len(decoded) == 33
+
+
+def test_a_step_of_many_images_is_predicted_from_steps_of_few(small_npz, monkeypatch):
+    # A clock by which a step takes 3 s and 0.5 s an image, of each of its two batches.
+    clock = [0.0]
+    step = SearchTrainer.run_step
+
+    def timed(self):
+        step(self)
+        clock[0] += 3.0 + 2 * 0.25 * self.config.batch_size
+
+    monkeypatch.setattr(SearchTrainer, "run_step", timed)
+    monkeypatch.setattr("ssfnas.pipeline.dry_run.time.perf_counter", lambda: clock[0])
+    config = tiny_search(small_npz, knn=False, batch_size=100, steps=10)
+    data, world = load_data(config), World(0, 1, torch.device("cpu"))
+    said = predict(lambda c, d: SearchTrainer(c, d, world), config, data, world_size=2)
+    assert "steps        10\n" in said
+    assert "time         about 28 s a step, 4.7 min in all (steps of 2 and 4 images" in said
 
 
 def test_metrics_are_one_json_object_a_line(small_npz, tmp_path):
