@@ -101,13 +101,18 @@ def _check(config: RetrainConfig, session: Session) -> None:
         raise RequestError(
             f"--batch-size {config.batch_size}: batch normalization needs at least 2 a process"
         )
-    if len(config.crt_lr) > 1 and session.data.validation is None:
+    if config.crt_epochs > 0:
+        _check_rates(config.crt_lr, session.data)
+
+
+def _check_rates(rates: list[float], data: ImageData) -> None:
+    if len(rates) > 1 and data.validation is None:
         raise RequestError(
-            f"--crt-lr {written(config.crt_lr)}: {session.data.name} has no validation part to "
-            "choose among them: give one rate, or hold a share out with --validation-share"
+            f"--crt-lr {written(rates)}: {data.name} has no validation part to choose among them: "
+            "give one rate, or hold a share out with --validation-share"
         )
-    if len(set(config.crt_lr)) < len(config.crt_lr):
-        raise RequestError(f"--crt-lr {written(config.crt_lr)}: a rate stands there twice")
+    if len(set(rates)) < len(rates):
+        raise RequestError(f"--crt-lr {written(rates)}: a rate stands there twice")
 
 
 def _describe(trainer: RetrainTrainer) -> str:

@@ -50,7 +50,7 @@ RETRAININGS: list[dict[str, Any]] = [
     {"loss": "logit-adjusted", "drw": 0.5, "imbalance_ratio": 2.0},
     {"loss": "ce"},
     {"loss": "ce", "drw": 0.0, "steps": 1},
-    {"loss": "focal", "crt_epochs": 1},
+    {"loss": "focal", "crt_epochs": 1, "crt_lr": [0.1], "validation_share": 0.2},
     {"loss": "class-balanced", "mixup": 0.2, "ema": 0.5},
     {"loss": "ldam", "auxiliary": 0.4},
     {

@@ -140,7 +140,7 @@ class Drawing(Trainer):
     def _end_epoch(self):
         return {"drawn": torch.rand(3).tolist()}
 
-    epoch_ended, epoch = False, 1
+    epoch_ended, epoch, passes = False, 1, ()
 
     def progress_values(self):
         return {}
