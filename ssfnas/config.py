@@ -245,7 +245,12 @@ class RetrainConfig(LossOptions, StageOptions, Launching, DataOptions, RunOption
         maximum=1,
         single_label=True,
     )
-    ema: float = option(0.0, "decay of the weights' moving average; 0: none", minimum=0, below=1)
+    ema: float = option(
+        0.0,
+        "largest decay of the weights' moving average; warms up from 0 in each phase; 0: none",
+        minimum=0,
+        below=1,
+    )
     evaluate_every: int = option(
         10,
         "epochs from one evaluation to the next, on the validation part (which chooses among them) "

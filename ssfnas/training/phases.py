@@ -33,7 +33,7 @@ from ssfnas.spaces import ReferenceDerivedNetwork
 from ssfnas.training.graphed_step import GraphedStep, Recorder
 from ssfnas.training.schedules import cosine, set_learning_rate
 from ssfnas.training.trainer import ForwardPasses, Resumable, Trainer
-from ssfnas.training.weight_average import WeightAverage
+from ssfnas.training.weight_average import WeightAverage, warmed_up_decay
 
 
 class Phase(Resumable, ABC):
@@ -224,7 +224,7 @@ class LabelPhase(Phase):
 
     Args:
         trainer, recorder, name: see :class:`Phase`; ``"crt"`` trains a fresh classifier alone.
-        average: follows the weights after each update.
+        average: follows the weights after each update; a phase begins a new one.
         lr: its first learning rate; None: the config's.
     """
 
@@ -311,12 +311,16 @@ class LabelPhase(Phase):
         return cosine(step, self.total_steps, self.lr, config.lr_min, warmup)
 
     def inputs(self, step: int) -> tuple[Batch | Tensor | None, ...]:
-        """A batch, what paths are multiplied by, and the weights of the classes."""
+        """A batch, what paths are multiplied by, weights of the classes, the average's decay."""
         batch = self.stream.next()
         weights = None
         if (reweighted := self.reweights(step)) is not None:
             weights = self.class_weights if reweighted else torch.ones_like(self.class_weights)
-        return batch, self._path_factors(step, batch.views[0]), weights
+        decay = None
+        if self.average is not None:
+            warmed_up = warmed_up_decay(self.config.ema, step)
+            decay = self._on_device(torch.tensor(warmed_up, dtype=batch.views[0].dtype))
+        return batch, self._path_factors(step, batch.views[0]), weights, decay
 
     def reweights(self, step: int) -> bool | None:
         """Whether classes are re-weighted in ``step``; None: in no step."""
@@ -342,7 +346,13 @@ class LabelPhase(Phase):
             return None
         return self._on_device(net.draw_path_factors(len(images), images.dtype))
 
-    def update(self, batch: Batch, factors: Tensor | None, class_weights: Tensor | None) -> Terms:
+    def update(
+        self,
+        batch: Batch,
+        factors: Tensor | None,
+        class_weights: Tensor | None,
+        decay: Tensor | None,
+    ) -> Terms:
         """One update, and the average of the weights after it."""
         extra = {} if class_weights is None else {"class_weights": class_weights}
         with autocast(self.config.precision, self.world.device):
@@ -354,8 +364,8 @@ class LabelPhase(Phase):
         # Where the total is not finite, what is reported is not either.
         terms = {"loss": loss.detach() + 0 * total.detach()}
         self.updater.update(total, terms, self.name)
-        if self.average is not None:
-            self.average.update(self.net)
+        if self.average is not None and decay is not None:
+            self.average.update(self.net, decay)
         return terms
 
     def _outputs(self, images: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -64,7 +64,7 @@ class RetrainTrainer(Trainer):
             image_size=data.image_size,
         ).to(world.device, dtype)
         # The average is copied before synchronization: a process group cannot be copied.
-        self.average = WeightAverage(self.net, config.ema) if config.ema > 0 else None
+        self.average = WeightAverage(self.net) if config.ema > 0 else None
         if world.group is not None:
             self.net = synchronize_batchnorm(self.net, world.group)
         self.phases: list[Phase] = []
@@ -120,8 +120,6 @@ class RetrainTrainer(Trainer):
             phase.begin()
             self.means.pop(self.world)
         terms = phase.run_step(step)
-        if self.average is not None and phase.name == "train" and step == 0:
-            self.average.restart(self.net)
         named = {f"{phase.name}/{name}": value for name, value in terms.items()}
         self.count_step(named, looked=not phase.updater.capturable)
 

@@ -9,52 +9,63 @@ import torch
 from torch import Tensor, nn
 
 
+def warmed_up_decay(decay: float, updates: int) -> float:
+    """min(decay, 1 - (1 + updates)^(-2/3)): a short average at first, which grows with what it has.
+
+    A fixed decay of 0.999 would be mostly the weights before the first of a few hundred steps. This
+    one starts at 0, so that the first update takes the weights as they are; it reaches 0.9 after 31
+    updates, 0.99 after 1,000, and 0.999 after 31,623.
+
+    Args:
+        decay: the largest, in [0, 1).
+        updates: those before this one.
+
+    Source: warm-up of timm's ``ModelEmaV3``, after K. Crowson, with its defaults.
+    """
+    return min(decay, 1 - (1 + updates) ** (-2 / 3))
+
+
 class WeightAverage(nn.Module):
     """A copy of a network whose parameters and buffers follow those of the network.
 
-    ``average = decay average + (1 - decay) weights`` with each :meth:`update`. PyTorch's
-    ``AveragedModel`` does the same, but asks a tensor whether it has started, which no CUDA graph
-    can hold.
+    ``average = decay average + (1 - decay) weights`` with each :meth:`update`; the decay is a
+    tensor on the device, and nothing is asked of it, so that a CUDA graph can hold an update.
 
     Args:
         net: what is averaged; copied.
-        decay: in [0, 1).
 
     Attributes:
         module: the copy.
     """
 
-    def __init__(self, net: nn.Module, decay: float) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.module = copy.deepcopy(net)
-        self.decay = decay
 
     def forward(self, *inputs: Any) -> Any:
         """What the averaged network makes of it."""
         return self.module(*inputs)
 
     @torch.no_grad()
-    def restart(self, net: nn.Module) -> None:
-        """Forget what was averaged: take the weights of ``net`` as they are."""
-        for own, value in zip(_tensors(self.module), _tensors(net), strict=True):
-            own.copy_(value)
+    def update(self, net: nn.Module, decay: Tensor) -> None:
+        """Follow ``net`` by one step; whole numbers, counts of batches, are those of ``net``.
 
-    @torch.no_grad()
-    def update(self, net: nn.Module) -> None:
-        """Follow ``net`` by one step; whole numbers are cut off."""
+        Args:
+            net: the network.
+            decay: a scalar in [0, 1]; 0 forgets what was averaged, to the bit.
+        """
         pairs = list(zip(_tensors(self.module), _tensors(net), strict=True))
-        floating = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_(
-            [own for own, _ in floating], [value for _, value in floating], 1 - self.decay
-        )
-        # Counts of batches, of which there are hundreds: together.
-        whole = [pair for pair in pairs if not pair[0].is_floating_point()]
-        for shape, dtype in {(own.shape, own.dtype): None for own, _ in whole}:
-            alike = [pair for pair in whole if (pair[0].shape, pair[0].dtype) == (shape, dtype)]
-            own = [pair[0] for pair in alike]
-            mean = torch.stack(own) * self.decay
-            mean += torch.stack([value for _, value in alike]) * (1 - self.decay)
-            torch._foreach_copy_(own, list(mean.to(dtype).unbind()))
+        for floating in (True, False):
+            chosen = [pair for pair in pairs if pair[0].is_floating_point() is floating]
+            if not chosen:
+                continue
+            own, values = (list(tensors) for tensors in zip(*chosen, strict=True))
+            if floating:
+                torch._foreach_sub_(own, values)
+                torch._foreach_mul_(own, decay)
+                torch._foreach_add_(own, values)
+            else:
+                torch._foreach_copy_(own, values)
 
 
 def _tensors(net: nn.Module) -> list[Tensor]:

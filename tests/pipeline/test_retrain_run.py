@@ -110,7 +110,8 @@ def test_the_moving_average_of_the_weights_is_their_exponential_mean(small_npz, 
     while not trainer.finished:
         trainer.run_step()
         weight = trainer.net.get_classifier().weight.detach().double()
-        expected = weight if expected is None else 0.75 * expected + 0.25 * weight
+        decay = min(0.75, 1 - trainer.step ** (-2 / 3))
+        expected = weight if expected is None else decay * expected + (1 - decay) * weight
     kept = trainer.average.module.get_classifier().weight
     torch.testing.assert_close(kept.double(), expected, rtol=1e-6, atol=1e-7)
     trainer_again = run_retrain(tiny_retrain(small_npz, tmp_path / "run", ema=0.75, epochs=1))
