@@ -64,9 +64,10 @@ def read_folder(
     names, parts, notes = layout.names, layout.parts, [*layout.notes]
     if "test" not in parts:
         parts = _split_parts(root, names, parts["train"], seed)
+    skipped: tuple[str, ...] = ()
     if skip_corrupt:
         _announce(root, _files(parts), "to find those that cannot be read")
-        parts, said = without_unreadable(root, names, parts, skip_corrupt)
+        parts, skipped, said = without_unreadable(root, names, parts, skip_corrupt)
         notes += said
     headers = map_threads(read_header, _files(parts))
     given = _of_one_size(_files(parts), headers, image_size, background)
@@ -87,7 +88,7 @@ def read_folder(
         sets[part] = ImageSet(images if lazy else images.decoded(), labels)
     return DataParts(
         root.resolve().name or "folder", sets["train"], sets.get("val"), sets["test"], names,
-        notes=tuple(notes), pixel_range=together.pixel_range,
+        notes=tuple(notes), skipped=skipped, pixel_range=together.pixel_range,
         original_size=given.shape[1:3] if together.resize and not given.resize else None,
     )  # fmt: skip
 

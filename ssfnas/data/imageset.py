@@ -101,6 +101,7 @@ class DataParts:
         train, validation, test: the parts that it has.
         class_names: one a class (or label), in label order.
         notes: what was left aside or decided while reading, a line each.
+        skipped: paths of files that could not be read and were left out.
         pixel_range: what became 0 and 255 where pixels had more than 8 bits; None: they had 8.
         original_size: height and width that the images have in their source, where they are resized
             without having been asked for.
@@ -112,6 +113,7 @@ class DataParts:
     test: ImageSet | None
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    skipped: tuple[str, ...] = field(default=(), kw_only=True)
     pixel_range: PixelRange | None = field(default=None, kw_only=True)
     original_size: tuple[int, int] | None = field(default=None, kw_only=True)
 

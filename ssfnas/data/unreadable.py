@@ -16,7 +16,7 @@ _SHOWN = 10
 
 def without_unreadable(
     root: Path, names: Sequence[str], parts: dict[str, Classes], limit: int
-) -> tuple[dict[str, Classes], list[str]]:
+) -> tuple[dict[str, Classes], tuple[str, ...], list[str]]:
     """The files that can be decoded, each tried once.
 
     Args:
@@ -26,7 +26,7 @@ def without_unreadable(
         limit: how many may be left out.
 
     Returns:
-        The parts without those that cannot, and lines that list them.
+        The parts without those that cannot, the paths of those, and lines that list some of them.
 
     Raises:
         RequestError: more than ``limit`` cannot, or a class loses its last training image, or the
@@ -56,7 +56,7 @@ def without_unreadable(
         )
     if not any(kept["test"]):
         raise RequestError(f"{root}: no test image can be read; see {next(iter(problems))}")
-    return kept, _lines(problems, len(paths))
+    return kept, tuple(map(str, problems)), _lines(problems, len(paths))
 
 
 def _problem(path: Path) -> str:
@@ -72,5 +72,7 @@ def _lines(problems: dict[Path, str], tried: int) -> list[str]:
     if not problems:
         return [f"{head}: each can be read"]
     listed = [f"  {path}" for path in problems]
-    more = [] if len(listed) <= _SHOWN else [f"  ... and {len(listed) - _SHOWN:,} more"]
+    more = []
+    if len(listed) > _SHOWN:
+        more = [f"  ... and {len(listed) - _SHOWN:,} more, which data.json of the run names"]
     return [f"{head}; {len(problems):,} cannot be read and were left out:", *listed[:_SHOWN], *more]

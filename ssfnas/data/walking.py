@@ -69,8 +69,8 @@ class Aside:
             )
         if self.again:
             lines.append(
-                f"{_counted(self.again, 'folder or file', 'folders or files')} of a class that "
-                "links lead to once more, read once"
+                f"{_counted(self.again, 'folder or file', 'folders or files')} that links lead to "
+                "once more, read once"
             )
         if self.broken:
             count = _counted(len(self.broken), "link")
@@ -122,12 +122,19 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def folders_of(folder: Path, aside: Aside) -> list[str]:
-    """Names of the folders that a folder shows, sorted; images beside them are counted."""
+    """Names of the folders that a folder shows, sorted; images beside them are counted.
+
+    A link back to the folder, or to one that it lies in, is none of them.
+    """
     readable = readable_endings()
+    real = os.path.realpath(folder)
     names = []
     for entry in entries(folder, aside):
         if entry.is_dir():
-            names.append(entry.name)
+            if entry.is_symlink() and _inside(real, os.path.realpath(entry.path)):
+                aside.again += 1
+            else:
+                names.append(entry.name)
         elif _ending(entry.name) in readable:
             aside.outside += 1
     return names

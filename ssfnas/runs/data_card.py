@@ -32,6 +32,7 @@ class DataCard:
             had 8.
         original_size: (height, width) that the images have in their source, where a search took
             them smaller by itself.
+        skipped: files that could not be read and were left out.
     """
 
     name: str
@@ -44,6 +45,7 @@ class DataCard:
     std: tuple[float, ...]
     pixel_range: tuple[float, float] | None = None
     original_size: tuple[int, int] | None = None
+    skipped: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, data: ImageData) -> DataCard:
@@ -60,6 +62,7 @@ class DataCard:
             std=tuple(float(value) for value in data.std),
             pixel_range=data.pixel_range,
             original_size=data.original_size,
+            skipped=data.skipped,
         )
 
     def difference(self, other: DataCard) -> str | None:
@@ -123,12 +126,12 @@ class DataCard:
         """
         fields = dataclasses.fields(cls)
         names = [field.name for field in fields if field.default is dataclasses.MISSING]
-        if not isinstance(values, dict) or any(name not in values for name in names):
+        if not isinstance(values, dict) or any(values.get(name) is None for name in names):
             raise RequestError("data.json is damaged: it does not hold " + ", ".join(names))
         plain: dict[str, Any] = {
             field.name: tuple(value) if isinstance(value, list) else value
             for field in fields
-            for value in [values.get(field.name)]
+            if (value := values.get(field.name)) is not None
         }
         return cls(**plain)
 

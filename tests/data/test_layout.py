@@ -188,6 +188,7 @@ def test_links_in_circles_end(tmp_path):
     root = put(tmp_path, "a/0.png", "a/deep/1.png", "b/2.png")
     link(root / "a" / "deep" / "up", root / "a")
     link(root / "a" / "top", root)
+    link(root / "all", root)
     link(root / "a" / "itself", "itself")
     link(root / "a" / "nowhere", root / "no" / "such")
     put(tmp_path.parent / f"{tmp_path.name}-other", "x/3.png")
@@ -198,7 +199,7 @@ def test_links_in_circles_end(tmp_path):
         "b": ["b/2.png", "b/other/x/3.png"],
     }
     again, broken = read_layout(root).notes
-    assert again.startswith("3 folders or files of a class that links lead to once more")
+    assert again.startswith("4 folders or files that links lead to once more")
     assert broken.startswith("2 links to nowhere left aside, such as ")
 
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -49,6 +50,7 @@ def test_files_that_cannot_be_read_are_left_out_and_listed(tmp_path, in_memory_b
         "all 14 files were decoded once (--skip-corrupt); 3 cannot be read and were left out:"
     )
     assert listed == [f"  {path}" for path in bad]
+    assert parts.skipped == tuple(map(str, bad))
 
 
 def test_only_so_many_are_left_out(tmp_path):
@@ -83,9 +85,25 @@ def test_long_lists_are_cut(tmp_path):
     for number in range(8):
         for name in "ab":
             damage(root / "train" / name / f"{number}.png")
-    notes = read_folder(root, skip_corrupt=16).notes
-    assert len(notes) == 12
-    assert notes[-1] == "  ... and 6 more"
+    parts = read_folder(root, skip_corrupt=16)
+    assert len(parts.notes) == 12
+    assert parts.notes[-1].startswith("  ... and 6 more")
+    assert len(parts.skipped) == 16
+    assert read_folder(some_folder(tmp_path / "whole"), skip_corrupt=2).notes == (
+        "all 14 files were decoded once (--skip-corrupt): each can be read",
+    )
+
+
+def test_files_with_values_that_are_no_numbers_are_left_out(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            pixels = np.full((4, 4), number, np.float32)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.tif")
+    pixels[1, 2] = np.nan
+    Image.fromarray(pixels).save(tmp_path / "b" / "4.tif")
+    assert "4.tif: the value at [1, 2, 0] is nan" in refused(tmp_path)
+    assert read_folder(tmp_path, skip_corrupt=1).skipped == (str(tmp_path / "b" / "4.tif"),)
 
 
 def test_what_is_left_out_does_not_move_the_split(tmp_path):

@@ -59,6 +59,7 @@ def test_files_that_were_left_out_are_in_the_log(tmp_path):
     bad.write_text("no image")
     run = run_retrain(tiny_retrain(root, tmp_path / "run", epochs=1, skip_corrupt=1))
     assert f"  {bad}" in (run.path / "log.txt").read_text()
+    assert run.data_card.skipped == (str(bad),)
     assert run.config.skip_corrupt == 1
     # What is about folders does not stand in the way of another kind of data.
     other = write_npz(tmp_path / "other.npz", (4, 4))
