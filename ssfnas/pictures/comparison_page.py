@@ -22,6 +22,7 @@ from ssfnas.pictures.page_parts import (
 from ssfnas.pictures.retrain_page import choices_of, measurements, per_class
 from ssfnas.pictures.series import lines_over_time
 from ssfnas.pictures.style import SERIES
+from ssfnas.runs.data_card import normalized
 from ssfnas.runs.run_files import RunFiles
 
 # Where and how long a run computes does not make it another experiment.
@@ -162,30 +163,43 @@ def _differences(runs: Sequence[RunFiles]) -> Section:
 
 
 def _classes(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Section | None:
-    """Accuracy of each class, averaged over seeds, where all runs have the same classes."""
+    """Accuracy of each class, averaged over seeds, where all runs have the same names of them."""
     means: dict[str, list[float]] = {}
     first: RunFiles | None = None
+    same_counts = True
     for group in groups:
-        found = [per_class(run)[1] for run in group]
-        measured = [values["last_epoch"] for values in found if "last_epoch" in values]
-        if not measured:
-            continue
-        first = first or group[0]
-        if group[0].class_names != first.class_names or len({len(v) for v in measured}) > 1:
-            return None
-        means[_label(group)] = [
-            100 * sum(values) / len(values) for values in zip(*measured, strict=True)
-        ]
+        measured = []
+        for run in group:
+            values = per_class(run)[1].get("last_epoch")
+            if values is None:
+                continue
+            first = first or run
+            places = _places(run, first)
+            if places is None or len(values) != len(places):
+                return None
+            measured.append([values[place] for place in places])
+            sizes = run.class_counts
+            same_counts &= len(sizes) == len(places) and first.class_counts == tuple(
+                sizes[place] for place in places
+            )
+        if measured:
+            means[_label(group)] = [
+                100 * sum(values) / len(values) for values in zip(*measured, strict=True)
+            ]
     if first is None or len(means) < 2 or len(means) > 8:
         return None
-    number = len(next(iter(means.values())))
-    if len(first.class_names) != number:
-        return None
-    same = all(run.class_counts == first.class_counts for group in groups for run in group)
-    counts = first.class_counts if same and len(first.class_counts) == number else None
+    counts = first.class_counts if same_counts else None
     figure = class_accuracy(means, first.class_names, counts)
     caption = "Each class on the test part after the last epoch; means over seeds."
     return Section("classes", "Classes", pictures.show(figure, caption, wide=True))
+
+
+def _places(run: RunFiles, first: RunFiles) -> list[int] | None:
+    """Where ``run`` has the classes of ``first``, by name; None where it has others."""
+    own, names = normalized(run.class_names), normalized(first.class_names)
+    if sorted(own) != sorted(names) or len(set(own)) < len(own):
+        return None
+    return [own.index(name) for name in names]
 
 
 def _curves(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Section | None:

@@ -8,8 +8,9 @@ import pytest
 
 from ssfnas.config import RetrainConfig, SearchConfig
 from ssfnas.errors import RequestError
-from ssfnas.pictures import report_html
+from ssfnas.pictures import comparison_page, report_html
 from ssfnas.pictures.comparison_page import grouped_by_seed
+from ssfnas.pictures.curves import class_accuracy
 from ssfnas.runs.run_files import RunFiles
 from ssfnas.spaces import Genotype
 from ssfnas.yaml_files import dump_yaml, parse_yaml
@@ -302,6 +303,34 @@ def test_seeds_share_a_column_with_mean_and_spread(tmp_path):
     assert "one and 1 more seed" in page.text
     assert "loss logit-adjusted logit-adjusted ce" in page.text
     assert "parameters 3,349,342 3,349,342" in page.text
+
+
+def test_classes_of_several_runs_are_compared_by_name(tmp_path, monkeypatch):
+    """The second run numbers its classes otherwise; a third has others."""
+    shown = []
+
+    def keep(means, names, counts, **more):
+        shown.append((means, names, counts))
+        return class_accuracy(means, names, counts, **more)
+
+    monkeypatch.setattr(comparison_page, "class_accuracy", keep)
+    one, two = write_retrain(tmp_path / "one"), write_retrain(tmp_path / "two", loss="ce")
+    data = json.loads((two / "data.json").read_text())
+    order = [2, 0, 1]
+    for key in ("class_names", "class_counts"):
+        data[key] = [data[key][place] for place in order]
+    (two / "data.json").write_text(json.dumps(data))
+    evaluation = json.loads((two / "evaluation.json").read_text())
+    evaluation["last_epoch"]["per_class"] = [0.25, 0.75, 0.5]
+    (two / "evaluation.json").write_text(json.dumps(evaluation))
+    page_of(one, two)
+    ((means, names, counts),) = shown
+    assert means == {"one": [90.0, 50.0, 12.5], "two": [75.0, 50.0, 25.0]}
+    assert (list(names), list(counts)) == (NAMES, COUNTS)
+    data["class_names"][0] = "fox"
+    (two / "data.json").write_text(json.dumps(data))
+    page_of(one, two)
+    assert len(shown) == 1
 
 
 def test_a_run_of_one_epoch_has_a_time(tmp_path):
