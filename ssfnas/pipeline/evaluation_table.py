@@ -18,7 +18,7 @@ _CHOICES = {
     "classifier": "learning rate of the re-trained classifier",
     "thresholds": "thresholds of the labels",
 }
-_GIVEN = (*BRIEF, "auc", "macro_f1")
+_OF_LABELS = ("auc", "macro_f1", "accuracy")
 
 
 def table(result: dict[str, Any]) -> str:
@@ -48,9 +48,9 @@ def choice_lines(choices: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, choice in choices.items():
         value = choice["value"]
         found = "" if value is None else f" ({100 * value:.2f} % there)"
-        given = ", ".join(
-            f"{key} {100 * choice['test'][key]:.2f} %" for key in _GIVEN if key in choice["test"]
-        )
+        test = choice["test"]
+        keys = [key for key in BRIEF if key in test] or [key for key in _OF_LABELS if key in test]
+        given = ", ".join(f"{key} {100 * test[key]:.2f} %" for key in keys)
         lines.append(
             f"{_CHOICES.get(name, name)}: {chosen_text(name, choice)}, on the {choice['on']} part "
             f"by {choice['by']}{found}: {given}"

@@ -12,6 +12,8 @@ from test_interrupted_runs import differences
 from tiny_runs import tiny_retrain
 
 from ssfnas import evaluate
+from ssfnas.commandline import parse
+from ssfnas.config import RetrainConfig
 from ssfnas.data import load_data
 from ssfnas.errors import RequestError
 from ssfnas.evaluation.features import classifier_of
@@ -178,6 +180,18 @@ def test_a_better_first_stage_is_said_and_not_swapped(tmp_path, capsys):
     assert run.evaluation["choices"]["epoch"]["chosen"]["phase"] == "train"
     page = (run.path / "report.html").read_text()
     assert "The classifier that was trained with the backbone was better" in page
+
+
+def test_rates_are_given_in_one_word_or_several():
+    for words in (["0.1,0.01"], ["0.1", "0.01"]):
+        flags = ["--crt-epochs", "3", "--crt-lr", *words]
+        assert parse(RetrainConfig, flags, "ssfnas.retrain", "").crt_lr == [0.1, 0.01]
+    for flags, message in (
+        (["--crt-lr", "0.1"], "--crt-lr has no effect with --crt-epochs 0"),
+        (["--crt-epochs", "3", "--crt-lr", "0"], "a list such as 0.1,0.01, each a number, above 0"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            parse(RetrainConfig, flags, "ssfnas.retrain", "")
 
 
 def test_several_rates_without_a_validation_part_are_refused(small_npz, tmp_path):
