@@ -89,7 +89,7 @@ class Statistics:
             mean, var = _running(norms, mean, var)
         elif call.group is not None:
             mean, var, count = merged_moments(mean, var * values, values, call.group)
-        elif values <= 1:
+        if call.batch_statistics and values <= 1 and int(count) <= 1:
             raise ValueError(
                 "Expected more than 1 value per channel when training: a cell of the network has "
                 f"{values}; enlarge the batch or the images"

@@ -57,7 +57,10 @@ class RandomSearchTrainer(GenotypeSearch):
             )
         self.budget = split_budget(self.total_steps, config.samples)
         self.scores: list[float] = []
-        self._begin(0)
+        # Whether one image is enough depends on the operations that were drawn.
+        for sample in reversed(range(config.samples if config.batch_size == 1 else 1)):
+            self._begin(sample)
+            self.refuse_single_values()
 
     def _begin(self, sample: int) -> None:
         config, data = self.config, self.data

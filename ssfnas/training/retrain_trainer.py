@@ -67,6 +67,7 @@ class RetrainTrainer(Trainer):
         self.average = WeightAverage(self.net) if config.ema > 0 else None
         if world.group is not None:
             self.net = synchronize_batchnorm(self.net, world.group)
+        self.refuse_single_values()
         self.phases: list[Phase] = []
         if config.pretrain_epochs > 0:
             self.phases.append(PretrainPhase(self, recorder))

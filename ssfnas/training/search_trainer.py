@@ -79,6 +79,7 @@ class SearchTrainer(GenotypeSearch):
         # whatever measures the network puts its mode back.
         self.net.train()
         self.objective.train()
+        self.refuse_single_values()
 
         views = self.objective.views
         self.weight_stream = self.make_stream("weights", views, indices=self.halves[0])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssfnas.data import ImageData, ImageStream, make_views
-from ssfnas.errors import NumericalError
+from ssfnas.errors import NumericalError, RequestError
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.updates import Terms
 from ssfnas.seeding import derive_seed, seeded_draws
@@ -134,6 +134,39 @@ class Trainer(Resumable, ABC):
             workers=config.workers,
             dtype=self.dtype,
         )
+
+    def refuse_single_values(self) -> None:
+        """Try the network on a batch or the first two images of it, all black, as it is trained.
+
+        Afterward it is as it was.
+
+        Raises:
+            RequestError: a layer would normalize one value a channel.
+        """
+        config, data, net = self.config, self.data, self.net
+        buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+        images = torch.zeros(
+            max(1, min(2, config.batch_size // self.world.size)),
+            data.in_channels,
+            *data.image_size,
+            dtype=self.dtype,
+            device=self.world.device,
+        )
+        try:
+            with torch.no_grad(), self._drawing("trial"):
+                net(images)
+        except ValueError as error:
+            if "Expected more than 1" not in str(error):  # PyTorch's words for it, and ours
+                raise
+            height, width = data.image_size
+            raise RequestError(
+                f"--batch-size {config.batch_size} with images of {height}x{width} pixels leaves a "
+                f"layer one value a channel to normalize ({error}): use larger batches, or larger "
+                "images (--image-size)"
+            ) from error
+        finally:
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
     def count_step(self, terms: Terms, *, looked: bool) -> None:
         """Count a step and add its terms to the means.
