@@ -235,7 +235,11 @@ class RetrainConfig(LossOptions, StageOptions, Launching, DataOptions, RunOption
         choices=("none", "crop_flip", "autoaugment", "trivialaugment"),
         extensible=True,
     )
-    cutout: int = option(16, "side of the square that is cut out, in pixels; 0: none", minimum=0)
+    cutout: int | None = option(
+        None,
+        "side of the square that is cut out, in pixels; 0: none; absent: half a side, at most 16",
+        minimum=0,
+    )
     mixup: float = option(0.0, "mixup's alpha; 0: none", minimum=0, single_label=True)
     sampling_exponent: float = option(
         1.0,

@@ -8,7 +8,7 @@ from ssfnas.data.sampling import IndexStream
 from ssfnas.data.sources import DATASETS, load_data
 from ssfnas.data.splits import stratified_halves
 from ssfnas.data.stream import Batch, ImageStream, iterate
-from ssfnas.data.views import VIEWS, Views, make_views
+from ssfnas.data.views import VIEWS, Views, make_views, usual_cutout
 
 __all__ = [
     "DATASETS",
@@ -27,6 +27,7 @@ __all__ = [
     "long_tail_indices",
     "make_views",
     "stratified_halves",
+    "usual_cutout",
 ]
 
 del _barlow_twins_views, _policies

@@ -5,7 +5,7 @@ from __future__ import annotations
 from safetensors.torch import save
 
 from ssfnas.config import EvaluateConfig, RetrainConfig, values_of
-from ssfnas.data import VIEWS, ImageData
+from ssfnas.data import VIEWS, ImageData, usual_cutout
 from ssfnas.errors import RequestError, found_everywhere, written
 from ssfnas.objectives import LOSSES
 from ssfnas.options import check_effects, option_values
@@ -101,8 +101,30 @@ def _check(config: RetrainConfig, session: Session) -> None:
         raise RequestError(
             f"--batch-size {config.batch_size}: batch normalization needs at least 2 a process"
         )
+    _check_cutout(config, session)
     if config.crt_epochs > 0:
         _check_rates(config.crt_lr, session.data)
+
+
+def _check_cutout(config: RetrainConfig, session: Session) -> None:
+    """Refuse a square that can blank a whole image, and say one that is unusual."""
+    (height, width), usual = session.data.image_size, usual_cutout(session.data.image_size)
+    if config.cutout is None:
+        if usual < usual_cutout((32, 32)):
+            session.say(f"cutout       {usual} pixels a side, half of {min(height, width)}")
+        return
+    # Centered in the middle of the image it covers all; a run that began so may end so.
+    if config.cutout >= max(height, width) and not config.resume:
+        raise RequestError(
+            f"--cutout {config.cutout} can blank whole images of {height}x{width} pixels: use "
+            f"{usual} or less, or leave it out"
+        )
+    share = config.cutout**2 / (height * width)
+    if share > 1 / 4:
+        session.say(
+            f"cutout       {config.cutout} pixels a side are {100 * share:.0f} % of an image of "
+            f"{height}x{width}: {usual} would be at most a quarter"
+        )
 
 
 def _check_rates(rates: list[float], data: ImageData) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssfnas.config import RetrainConfig
-from ssfnas.data import Batch
+from ssfnas.data import Batch, usual_cutout
 from ssfnas.declarations.losses import REWEIGHTING
 from ssfnas.evaluation.features import classifier_of, features_of, pooled
 from ssfnas.layers.initialization import initial_draws
@@ -249,7 +249,7 @@ class LabelPhase(Phase):
             recorder,
             name,
             config.augment,
-            cutout=config.cutout,
+            cutout=usual_cutout(data.image_size) if config.cutout is None else config.cutout,
             mixup=0.0 if data.multi_label else config.mixup,
             sampling_exponent=exponent,
         )

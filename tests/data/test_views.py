@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as F
 
-from ssfnas.data import VIEWS, Views, make_views
+from ssfnas.data import VIEWS, Views, make_views, usual_cutout
 from ssfnas.data.color import jitter_color, shift_hue, to_gray
 from ssfnas.data.crops import draw_resized_crops, resized_crops, shifted_crops
 from ssfnas.errors import RequestError
@@ -321,3 +321,18 @@ def test_images_of_another_shape_are_refused():
 def test_registered_views_can_be_made():
     assert set(NAMES) <= set(VIEWS)
     assert all(issubclass(VIEWS.get(name), Views) for name in NAMES)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (12, 20), (16, 16), (28, 28), (32, 32), (64, 64)])
+def test_the_usual_cutout_leaves_three_quarters_of_every_image(size):
+    side = usual_cutout(size)
+    assert side == min(16, min(size) // 2)
+    views = make_views("none", image_size=size, mean=(0.0,), std=(1.0,), cutout=side)
+    white = torch.full((500, *size, 1), 255, dtype=torch.uint8)
+    draws = torch.Generator().manual_seed(0)
+    (view,) = views.apply(white, views.draw(500, draws))
+    left = (view > 0).double().mean((1, 2, 3))
+    assert float(left.min()) >= 0.75
+    inside = 1 - side**2 / (size[0] * size[1])  # of squares that lie within the image
+    assert float(left.min()) == pytest.approx(inside)
+    assert float(left.max()) < 1

@@ -242,3 +242,15 @@ def test_a_damaged_or_foreign_weight_file_is_refused(small_npz, tmp_path):
     file.unlink()
     with pytest.raises(RequestError, match="not finished"):
         load(run.path).network()
+
+
+def test_a_cutout_that_can_blank_an_image_is_refused_and_a_large_one_said(
+    small_npz, tmp_path, capsys
+):
+    for cutout, line in ((None, "cutout       4 pixels"), (4, None), (5, "cutout       5 pixels")):
+        run_retrain(tiny_retrain(small_npz, dry_run=True, cutout=cutout))
+        printed = capsys.readouterr().out
+        assert "cutout" not in printed if line is None else line in printed
+    with pytest.raises(RequestError, match=r"--cutout 8 can blank whole images of 8x8 .*use 4 or"):
+        run_retrain(tiny_retrain(small_npz, tmp_path / "run", cutout=8))
+    assert not (tmp_path / "run").exists()
