@@ -60,13 +60,14 @@ def derive_again(config: DeriveConfig) -> None:
         flops = count_multiply_adds(net, image_size, card.in_channels)
         return count_parameters(net, auxiliary=False), flops
 
-    def fits(candidate: Genotype) -> bool:
-        limits = (config.max_params, config.max_flops)
-        found = size(candidate)
-        return all(most is None or n <= most for n, most in zip(found, limits, strict=True))
+    limits = {"--max-params": config.max_params, "--max-flops": config.max_flops}
 
-    if config.max_params is not None or config.max_flops is not None:
-        genotype = limit(genotype, weights, run.operations, fits)
+    def fits(candidate: Genotype) -> bool:
+        found = zip(size(candidate), limits.values(), strict=True)
+        return all(most is None or n <= most for n, most in found)
+
+    if given := [flag for flag, most in limits.items() if most is not None]:
+        genotype = limit(genotype, weights, run.operations, fits, given)
     parameters, flops = size(genotype)
     if config.out is None:
         write_genotype(genotype, run.directory)

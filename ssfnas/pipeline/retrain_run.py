@@ -20,7 +20,7 @@ from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runs.run_files import EVALUATION_FILE
 from ssfnas.runtime.precision import what_bf16_gains
 from ssfnas.spaces import Genotype, count_multiply_adds, count_parameters
-from ssfnas.training.graphed_step import how_launched
+from ssfnas.training.graphed_step import how_launched, why_not_graphed
 from ssfnas.training.retrain_trainer import RetrainTrainer, weights_of
 
 
@@ -38,7 +38,9 @@ def run_retrain(config: RetrainConfig) -> Run | None:
         NumericalError: a loss became NaN or infinite.
         Interrupted: a signal came; the state is saved.
     """
-    with open_session(config, lambda: _check_names(config)) as session:
+    with open_session(
+        config, lambda: _check_names(config), lambda world: why_not_graphed(config, world)
+    ) as session:
         with found_everywhere():
             genotype = _genotype(config)
             _check(config, session)

@@ -19,10 +19,11 @@ from ssfnas.pipeline.session import Session, open_session, run_training
 from ssfnas.runs.next_commands import derive_command, retrain_command
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runs.run_files import RunFiles
+from ssfnas.runtime.distributed import World
 from ssfnas.runtime.precision import what_bf16_gains
 from ssfnas.spaces import SUPERNETS, Genotype, count_parameters
 from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES
-from ssfnas.training.graphed_step import how_launched
+from ssfnas.training.graphed_step import how_launched, why_not_graphed
 from ssfnas.training.random_trainer import RandomSearchTrainer
 from ssfnas.training.search_trainer import SearchTrainer
 
@@ -56,8 +57,12 @@ def run_search(config: SearchConfig) -> Run | None:
         NumericalError: a loss became NaN or infinite.
         Interrupted: a signal came; the state is saved.
     """
-    opened = open_session(config, lambda: _check(config), largest_image=LARGEST_SEARCHED)
-    with opened as session:
+    with open_session(
+        config,
+        lambda: _check(config),
+        lambda world: _check_place(config, world),
+        largest_image=LARGEST_SEARCHED,
+    ) as session:
         strategy = STRATEGIES.get(config.strategy)
 
         def make(
@@ -123,6 +128,11 @@ def _check(config: SearchConfig) -> None:
             f"--batch-size {config.batch_size} with --objective {config.objective}, which compares "
             "images within a batch (Barlow Twins): it needs at least 2"
         )
+
+
+def _check_place(config: SearchConfig, world: World) -> None:
+    if STRATEGIES.get(config.strategy).trains_alphas:
+        why_not_graphed(config, world)  # refuses what has to be and cannot
 
 
 def _describe(trainer: SearchTrainer | RandomSearchTrainer) -> str:

@@ -78,6 +78,7 @@ class Session:
 def open_session(
     config: SearchConfig | RetrainConfig,
     check: Callable[[], None],
+    check_place: Callable[[World], object],
     *,
     largest_image: int | None = None,
 ) -> Iterator[Session]:
@@ -87,6 +88,8 @@ def open_session(
         config: the run's.
         check: says what is wrong with the request, as far as that can be seen without data; called
             when the plugins' names are registered.
+        check_place: says what of it cannot be done on these processes and this device; called
+            before data are loaded, which may take long.
         largest_image: where the config has no image size, images that are larger are resized to
             this many pixels a side, which the config then says.
 
@@ -104,6 +107,8 @@ def open_session(
     with computing_threads(config.threads), Interruption() as interruption:
         world = start_world(config.device)
         try:
+            with found_everywhere():
+                check_place(world)
             data = shared_load(config, world, largest_image)
             if data.original_size is not None:
                 config.image_size = largest_image

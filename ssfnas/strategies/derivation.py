@@ -97,6 +97,7 @@ def limit(
     weights: Mapping[str, Tensor],
     operations: Sequence[str],
     fits: Callable[[Genotype], bool],
+    flags: Sequence[str] = ("--max-params", "--max-flops"),
 ) -> Genotype:
     """Drop operations, the weakest of both cells first, until ``fits`` accepts what is left.
 
@@ -107,6 +108,7 @@ def limit(
         genotype: what :func:`derive` gave for these weights.
         weights, operations: as for :func:`derive`.
         fits: whether the network of a genotype is small enough.
+        flags: those that say what fits, for messages.
 
     Raises:
         RequestError: not even the smallest genotype that can be reached fits.
@@ -128,9 +130,9 @@ def limit(
         found = next(filter(None, smaller), None)
         if found is None:
             raise RequestError(
-                "the limits of parameters and multiply-adds cannot be kept: the network is too "
-                "large with a single operation in each cell; raise --max-params and --max-flops, "
-                "or give fewer --channels or --layers"
+                f"{' and '.join(flags)} cannot be kept: the network is too large with a single "
+                f"operation in each cell; raise {' or '.join(flags)}, or give fewer --channels or "
+                "--layers"
             )
         current = found
     return current

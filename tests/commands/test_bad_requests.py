@@ -71,6 +71,14 @@ def test_a_gpu_that_is_not_there(capsys, small_npz, tmp_path, monkeypatch):
     assert "cuda" in search_on(capsys, small_npz, tmp_path, "--device", "cuda")
 
 
+@pytest.mark.parametrize("command", ["search", "retrain"])
+def test_a_graph_without_a_gpu_is_refused_before_data_are_loaded(capsys, tmp_path, command):
+    words = [] if command == "search" else ["--genotype", "DARTS_V2"]
+    data = ["--dataset", tmp_path / "absent.npz", "--device", "cpu", "--cuda-graph", "on"]
+    line = refused(capsys, command, *data, *words)
+    assert "--cuda-graph on: there is no CUDA device; use auto or off" in line
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -293,8 +301,13 @@ def test_derive_and_evaluate_refuse_the_other_kind_of_run(capsys, small_npz, tmp
     line = refused(capsys, "derive", "--run", out, "--derive", "threshold", "--threshold", "0.999")
     assert "0.999" in line
     before = (out / "genotype.json").read_bytes()
-    assert "max" in refused(
-        capsys, "derive", "--run", out, "--derive", "darts", "--max-params", "1"
+    limited = ["--run", out, "--derive", "darts", "--max-params", "1"]
+    line = refused(capsys, "derive", *limited)
+    assert "--max-params cannot be kept" in line
+    assert "raise --max-params, or give fewer" in line
+    assert "--max-flops" not in line
+    assert "raise --max-params or --max-flops" in refused(
+        capsys, "derive", *limited, "--max-flops", "1"
     )
     assert (out / "genotype.json").read_bytes() == before
 

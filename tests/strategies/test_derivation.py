@@ -227,7 +227,7 @@ def test_limit_never_empties_a_cell():
     assert found.reduce == ((SKIP, 0, 2),)
     assert size(found) == 2
     found.check()
-    with pytest.raises(RequestError, match="raise --max-params and --max-flops"):
+    with pytest.raises(RequestError, match="raise --max-params or --max-flops"):
         limit(genotype, weights, NAMES, lambda _: False)
 
 
