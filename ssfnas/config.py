@@ -17,6 +17,7 @@ from ssfnas.declarations.early_stopping import EarlyStoppingOptions
 from ssfnas.declarations.launching import Launching
 from ssfnas.declarations.long_tail import LONG_TAIL, Profile
 from ssfnas.declarations.losses import LossOptions
+from ssfnas.declarations.mixing import MIXUP, MixupEnd
 from ssfnas.declarations.objectives import ObjectiveOptions
 from ssfnas.declarations.stages import StageOptions
 from ssfnas.declarations.strategies import StrategyOptions
@@ -163,6 +164,15 @@ class SearchConfig(
     weight_momentum: float = option(0.9, "momentum of the weights", minimum=0, below=1)
     weight_decay: float = option(3e-4, "decay of the weights", minimum=0)
     clip: float = option(5.0, "largest norm of the weights' gradient; 0: any", minimum=0)
+    alpha_sampling_exponent: float = option(
+        1.0,
+        "in the half that alpha is trained on (or samples are scored on) a class is drawn in "
+        "proportion to its size to this power: 1 as it is, 0 every class alike; below 1 labels are "
+        "used",
+        minimum=0,
+        maximum=1,
+        single_label=True,
+    )
 
 
 @dataclass(kw_only=True)
@@ -190,7 +200,7 @@ _DERIVED: dict[str, tuple[Any, ...]] = {"model": ("derived",)}
 
 
 @dataclass(kw_only=True)
-class RetrainConfig(LossOptions, StageOptions, Launching, DataOptions, RunOptions):
+class RetrainConfig(LossOptions, StageOptions, MixupEnd, Launching, DataOptions, RunOptions):
     """``python -m ssfnas.retrain``: train the network that a genotype describes."""
 
     genotype: str | None = option(
@@ -240,7 +250,9 @@ class RetrainConfig(LossOptions, StageOptions, Launching, DataOptions, RunOption
         "side of the square that is cut out, in pixels; 0: none; absent: half a side, at most 16",
         minimum=0,
     )
-    mixup: float = option(0.0, "mixup's alpha; 0: none", minimum=0, single_label=True)
+    mixup: float = option(
+        0.0, "mixup's alpha; 0: none", minimum=0, turns_on=MIXUP, single_label=True
+    )
     sampling_exponent: float = option(
         1.0,
         "a class is drawn in proportion to its size to this power: 1 as it is, 0.5 square root, "

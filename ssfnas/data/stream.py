@@ -76,6 +76,8 @@ class ImageStream:
         sampling_exponent: see :class:`IndexStream`.
         mixup: alpha of mixup (Zhang et al., 2018): batch b is mixed with a permutation of itself,
             ``x = l x + (1 - l) x'`` with one l ~ Beta(alpha, alpha), labels alike; 0: none.
+        mixup_epochs: after as many epochs l is 1: images are no longer mixed, and labels keep
+            their form; None: all are mixed.
         rank, world_size: which process of how many this is.
         workers: processes that decode images that are not in memory.
         dtype: of the views.
@@ -97,6 +99,7 @@ class ImageStream:
     num_classes: int | None = None
     sampling_exponent: float = 1.0
     mixup: float = 0.0
+    mixup_epochs: int | None = None
     rank: int = 0
     world_size: int = 1
     workers: int = 0
@@ -196,6 +199,8 @@ class ImageStream:
         rows = torch.arange(self._own) + self.rank * self._own
         if not self.mixup:
             return _Plan(rows, indices[rows], None, 1.0)
+        if self.mixup_epochs is not None and number >= self.mixup_epochs * self.steps_per_epoch:
+            return _Plan(rows, indices[rows], torch.arange(self._own), 1.0)
         random = np.random.default_rng(derive_seed(self.seed, "mixup", number))
         share = float(random.beta(self.mixup, self.mixup))
         partner = torch.from_numpy(random.permutation(self.batch_size))[rows]
@@ -214,7 +219,8 @@ class ImageStream:
             for key in drawn[0]
         }
         views = self.views.apply(self._pixels(numbers.start, plans), parameters, dtype=self.dtype)
-        by_batch = zip(*(view.split(len(plans[0].rows)) for view in views), strict=True)
+        sizes = [len(plan.rows) for plan in plans]  # without partners where nothing is mixed
+        by_batch = zip(*(view.split(sizes) for view in views), strict=True)
         return [
             self._batch(plan, own_views) for plan, own_views in zip(plans, by_batch, strict=True)
         ]
@@ -243,6 +249,8 @@ class ImageStream:
         if self.num_classes is not None and labels.ndim == 1:
             labels = one_hot(labels, self.num_classes)
         labels = labels.to(torch.promote_types(self.dtype, torch.float32))
+        if plan.share == 1:
+            return Batch(views, labels, own)
         partner = plan.partner.to(self._device)
         *mixed, soft = (
             value[: self._own] * plan.share + value[partner] * (1 - plan.share)

@@ -31,7 +31,9 @@ _RULES = "ssfnas.strategies.early_stopping"
 class Patience:
     """Patience of early stopping."""
 
-    early_stop_after: int = option(10, "epochs before which nothing stops the search", minimum=0)
+    early_stop_after: int = option(
+        10, "epochs of training alpha before which nothing stops the search", minimum=0
+    )
 
 
 @dataclass(kw_only=True)

@@ -37,6 +37,9 @@ class Bilevel(Launching):
     alpha_lr: float = option(3e-3, "learning rate of alpha (Adam)", above=0)
     alpha_beta1: float = option(0.9, "Adam's first beta for alpha", minimum=0, below=1)
     alpha_weight_decay: float = option(1e-3, "decay of alpha", minimum=0)
+    alpha_warmup_epochs: int = option(
+        0, "first epochs in which the weights alone are trained and alpha stays", minimum=0
+    )
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,12 @@ def _stood_in(part: ImageSet, files: FolderImages) -> ImageSet:
 
 
 def _quiet(config: Any) -> Any:
-    """The config without what a dry run does not measure: neighbors."""
-    changes: dict[str, Any] = {"knn": False} if hasattr(config, "knn") else {}
+    """The config without what a dry run does not measure: neighbors, and a warm-up of the alphas.
+
+    Most steps of a search, and the largest, are those after the warm-up.
+    """
+    quiet = {"knn": False, "alpha_warmup_epochs": 0}
+    changes: dict[str, Any] = {name: off for name, off in quiet.items() if hasattr(config, name)}
     return dataclasses.replace(copy.deepcopy(config), **changes)
 
 

@@ -79,8 +79,10 @@ class BilevelOptimizer:
         self.loss, self.regularizer = loss, regularizer
         self.order, self.frozen = order, frozen
 
-    def step(self, alpha_batch: Any, weight_batch: Any) -> Terms:
+    def step(self, alpha_batch: Any | None, weight_batch: Any) -> Terms:
         """Update the alphas on ``alpha_batch``, then the weights on ``weight_batch``.
+
+        Without an ``alpha_batch`` the alphas stay as they are, and so does their optimizer.
 
         Returns:
             Detached scalars: the terms of both losses, as ``alpha/...`` and ``weight/...``.
@@ -89,7 +91,7 @@ class BilevelOptimizer:
             NumericalError: a term is NaN or infinite; names it. That update was not done. Not
                 raised by a capturable step, which does not do that update either.
         """
-        alpha_terms = self.alpha_step(alpha_batch, weight_batch)
+        alpha_terms = {} if alpha_batch is None else self.alpha_step(alpha_batch, weight_batch)
         weight_terms = self.weight_step(weight_batch)
         return {
             **{f"alpha/{name}": value for name, value in alpha_terms.items()},

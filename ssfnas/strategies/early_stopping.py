@@ -106,10 +106,11 @@ class HessianStopper(Stopper):
 
 
 def skip_stopper(config: SearchConfig) -> Stopper:
-    """The one that a search asks for."""
-    return SkipStopper(config.max_skips, config.early_stop_after)
+    """The one that a search asks for; epochs in which alpha stays count as none."""
+    return SkipStopper(config.max_skips, config.early_stop_after + config.alpha_warmup_epochs)
 
 
 def hessian_stopper(config: SearchConfig) -> Stopper:
-    """The one that a search asks for."""
-    return HessianStopper(config.hessian_window, config.hessian_factor, config.early_stop_after)
+    """The one that a search asks for; epochs in which alpha stays count as none."""
+    after = config.early_stop_after + config.alpha_warmup_epochs
+    return HessianStopper(config.hessian_window, config.hessian_factor, after)

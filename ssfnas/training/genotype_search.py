@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ssfnas.config import SearchConfig
-from ssfnas.data import Batch, ImageData, stratified_halves
+from ssfnas.data import Batch, ImageData, ImageStream, stratified_halves
 from ssfnas.errors import RequestError
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.objectives import OBJECTIVES, SearchObjective, make_search_objective
@@ -62,6 +62,21 @@ class GenotypeSearch(Trainer):
         self.objective = objective.to(world.device, self.dtype)
         if world.group is not None:
             synchronize_batchnorm(net, world.group)
+
+    def make_validation_stream(self, purpose: str, world: World | None = None) -> ImageStream:
+        """Batches of the half that the alphas are for, classes drawn as the config says.
+
+        Args:
+            purpose, world: see :meth:`~ssfnas.training.trainer.Trainer.make_stream`.
+        """
+        exponent = 1.0 if self.data.multi_label else self.config.alpha_sampling_exponent
+        return self.make_stream(
+            purpose,
+            self.objective.views,
+            world=world,
+            indices=self.halves[1],
+            sampling_exponent=exponent,
+        )
 
     def _terms(self, batch: Batch) -> Terms:
         with autocast(self.config.precision, self.world.device):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ssfnas.config import RetrainConfig
 from ssfnas.data import Batch, usual_cutout
 from ssfnas.declarations.losses import REWEIGHTING
+from ssfnas.errors import RequestError
 from ssfnas.evaluation.features import classifier_of, features_of, pooled
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.objectives import (
@@ -257,6 +258,8 @@ class LabelPhase(Phase):
             self.total_steps = config.crt_epochs * self.steps_per_epoch
         else:
             self.total_steps = config.steps or config.epochs * self.steps_per_epoch
+        if self.stream.mixup:
+            self.stream.mixup_epochs = self._mixed_epochs()
         self.criterion = self._criterion(exponent).to(world.device)
         # Where classes are drawn alike, weights would correct for their sizes twice.
         share = None if self.retrains_classifier else deferred_reweighting(config)
@@ -278,6 +281,16 @@ class LabelPhase(Phase):
                 capturable=recorder is not None,
             )
         )
+
+    def _mixed_epochs(self) -> int:
+        """Epochs whose images are mixed; the second stage may have none."""
+        off = self.config.mixup_off_epochs
+        if off >= self.epochs and not self.retrains_classifier:
+            raise RequestError(
+                f"--mixup-off-epochs {off} leaves no epoch of {self.epochs} with mixup: give "
+                "fewer, or leave out --mixup"
+            )
+        return max(0, self.epochs - off)
 
     def _criterion(self, exponent: float) -> nn.Module:
         if self.data.multi_label:

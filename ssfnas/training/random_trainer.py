@@ -141,7 +141,7 @@ class RandomSearchTrainer(GenotypeSearch):
 
     @torch.no_grad()
     def _score(self) -> float:
-        stream = self.make_stream("scores", self.objective.views, indices=self.halves[1])
+        stream = self.make_validation_stream("scores")
         self.net.eval()
         self.objective.eval()
         batches = min(SCORING_BATCHES, stream.steps_per_epoch)

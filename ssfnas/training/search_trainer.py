@@ -38,7 +38,8 @@ class SearchTrainer(GenotypeSearch):
     """A search by gradients (darts, fairdarts, or a strategy of the user's).
 
     One step updates alpha on a batch of D_alpha, then the weights on a batch of D_w. All processes
-    hold the same alphas at all times.
+    hold the same alphas at all times. In warm-up epochs the weights alone are updated, no batch of
+    D_alpha is taken, and nothing is asked whether to stop.
 
     Args:
         config, data, world, dtype: see :class:`~ssfnas.training.trainer.Trainer`.
@@ -83,7 +84,16 @@ class SearchTrainer(GenotypeSearch):
 
         views = self.objective.views
         self.weight_stream = self.make_stream("weights", views, indices=self.halves[0])
-        self.alpha_stream = self.make_stream("alphas", views, indices=self.halves[1])
+        self.alpha_stream = self.make_validation_stream("alphas")
+        self.steps_per_epoch = self.weight_stream.steps_per_epoch
+        self.total_steps = config.steps or config.epochs * self.steps_per_epoch
+        self.alphas_from = config.alpha_warmup_epochs * self.steps_per_epoch
+        if self.alphas_from >= self.total_steps:
+            raise RequestError(
+                f"--alpha-warmup-epochs {config.alpha_warmup_epochs} leaves no epoch of "
+                f"{-(-self.total_steps // self.steps_per_epoch)} to train alpha in: give fewer, or "
+                "a longer search"
+            )
 
         capturable = recorder is not None
         weights = sgd_updater(
@@ -131,8 +141,6 @@ class SearchTrainer(GenotypeSearch):
                 required=config.cuda_graph == "on",
             )
         )
-        self.steps_per_epoch = self.weight_stream.steps_per_epoch
-        self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.stopped_because: str | None = None
         self.use_epoch: int | None = None
         self.alpha_history = [self._alphas()]
@@ -186,13 +194,16 @@ class SearchTrainer(GenotypeSearch):
         ]
 
     def _run_step(self) -> None:
-        """One update of alpha, one of the weights."""
+        """One update of alpha after the warm-up, one of the weights."""
         config = self.config
         rate = cosine(self.step, self.total_steps, config.weight_lr, config.weight_lr_min)
         set_learning_rate(self.weight_optimizer, rate)
-        alpha_batch, weight_batch = self.alpha_stream.next(), self.weight_stream.next()
+        alpha_batch = self.alpha_stream.next() if self.step >= self.alphas_from else None
+        if self.graphed is not None and self.step == self.alphas_from:
+            self.graphed.reset()  # with an update of alpha it is another step
         step = self.bilevel.step if self.graphed is None else self.graphed
-        self.count_step(step(alpha_batch, weight_batch), looked=self.graphed is None)
+        terms = step(alpha_batch, self.weight_stream.next())
+        self.count_step(terms, looked=self.graphed is None)
 
     def _end_epoch(self) -> dict[str, Any]:
         """Record the alphas, every so often measure the features, ask the stopping criterion."""
@@ -203,13 +214,14 @@ class SearchTrainer(GenotypeSearch):
         for cell, table in weights.items():
             values[f"entropy/{cell}"] = float(self.net.relaxation.entropy(table))
             values[f"skips/{cell}"] = self.skip_count(cell)
-        wanted = "" if self.stopper is None else STOPPERS.get(self.config.early_stop).measures
+        stopper = self.stopper if self.step > self.alphas_from else None
+        wanted = "" if stopper is None else STOPPERS.get(self.config.early_stop).measures
         if wanted.startswith("knn"):
             values.update(self._neighbors())
-        if self.stopper is not None:
+        if stopper is not None:
             if wanted == TOP_EIGENVALUE:  # costs too much to be measured unasked
                 values[TOP_EIGENVALUE] = self.top_eigenvalue()
-            decision = self.stopper.update(self.epoch, values[wanted])
+            decision = stopper.update(self.epoch, values[wanted])
             if decision is not None:
                 self.stopped_because, self.use_epoch = decision.reason, decision.use_epoch
         if self.monitor is None or "knn/images" in values:
@@ -221,7 +233,8 @@ class SearchTrainer(GenotypeSearch):
     def _neighbors(self) -> dict[str, Any]:
         """Nearest-neighbor accuracy of the features."""
         assert self.monitor is not None
-        return self.monitor.measure(self.net, seen=2 * self.step * self.config.batch_size)
+        batches = 2 * self.step - min(self.step, self.alphas_from)
+        return self.monitor.measure(self.net, seen=batches * self.config.batch_size)
 
     def edge_weights(self, epoch: int | None = None) -> dict[str, Tensor]:
         """Weights by cell type, [E, O] on the CPU, of now or as they were after ``epoch``."""
@@ -241,7 +254,7 @@ class SearchTrainer(GenotypeSearch):
         synchronize_batchnorm(net, None)
         objective.set_group(None)
         single = World(rank=0, size=1, device=self.world.device, group=None)
-        stream = self.make_stream("hessian", objective.views, indices=self.halves[1], world=single)
+        stream = self.make_validation_stream("hessian", single)
         stream.load_state_dict({**stream.state_dict(), "position": self.epoch})
         batch = stream.next()
         stream.close()

@@ -153,6 +153,27 @@ def test_mixup_of_several_labels_mixes_the_columns():
     assert ((batch.labels > 0) & (batch.labels < 1)).any()
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("chunk", [1, 64])
+def test_after_its_epochs_mixup_mixes_nothing_and_labels_keep_their_form(chunk, world_size):
+    images = image_set()
+    for rank in range(world_size):
+        place = {"rank": rank, "world_size": world_size, "chunk": chunk}
+        mixed, plain = stream(images, mixup=0.8, **place), stream(images, **place)
+        ending = stream(images, mixup=0.8, mixup_epochs=1, **place)
+        per_epoch = ending.steps_per_epoch
+        assert_same(take(ending, per_epoch), take(mixed, per_epoch))
+        take(plain, per_epoch)
+        state = ending.state_dict()
+        rest = take(ending, 5)
+        for batch, expected in zip(rest, take(plain, 5), strict=True):
+            assert torch.equal(batch.labels, torch.eye(4, dtype=torch.float64)[expected.labels])
+            assert all(map(torch.equal, batch.views, expected.views))
+        again = stream(images, mixup=0.8, mixup_epochs=1, **place)
+        again.load_state_dict(state)
+        assert_same(take(again, 5), rest)
+
+
 def test_balanced_sampling_reaches_the_batches():
     images = image_set(200)
     rare = ImageSet(images.images, (torch.arange(200) >= 190).long())

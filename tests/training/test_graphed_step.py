@@ -83,6 +83,24 @@ def test_nothing_that_changes_from_step_to_step_is_recorded(dataset):
     assert_alike(state_of(taped), state_of(plain))
 
 
+def test_steps_with_and_without_an_update_of_alpha_are_two_recordings(dataset):
+    changes = {"objective": "supervised", "alpha_warmup_epochs": 1, "weight_lr_min": 0.0}
+    plain, recorded = trainer_of(dataset, **changes), trainer_of(dataset, Tape(), **changes)
+    per_epoch = plain.steps_per_epoch
+    assert per_epoch > WARM_UP + 1
+    with ops.backend("torch"):
+        for trainer in (plain, recorded):
+            run(trainer, per_epoch)
+        assert recorded.graphed._replay is not None
+        for trainer in (plain, recorded):
+            run(trainer, 1)
+        assert recorded.graphed._replay is None
+        for trainer in (plain, recorded):
+            run(trainer, WARM_UP)
+    assert recorded.graphed._replay is not None
+    assert_alike(state_of(recorded), state_of(plain), bound=1e-6)
+
+
 def test_what_a_graph_reads_and_writes_stays_where_it_is(dataset):
     trainer = trainer_of(dataset, Repeater(), objective="joint")
     trainer.run_step()
