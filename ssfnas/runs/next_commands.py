@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssfnas.config import DataOptions, SearchConfig
+from ssfnas.options import obstacles, option_values
 
 
 def retrain_command(
@@ -27,11 +28,11 @@ def retrain_command(
     words = ["--preset", "retrain-quick" if sample else "longtail"]
     # A data set that is named drops its preset's ratio: what follows is the search's alone.
     words += [] if sample else ["--dataset", config.dataset]
+    left_out = {"dataset", *obstacles(config, option_values(type(config)))}
+    left_out |= set() if size_was_asked_for else {"image_size"}
     for entry in dataclasses.fields(DataOptions):
         value = getattr(config, entry.name)
-        if entry.name == "dataset" or (entry.name == "image_size" and not size_was_asked_for):
-            continue
-        if value != entry.default:
+        if entry.name not in left_out and value != entry.default:
             words += [f"--{entry.name.replace('_', '-')}", _written(value)]
     return _line("retrain", *_plugins(config.plugins), *words, "--genotype", str(path))
 

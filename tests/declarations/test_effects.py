@@ -20,7 +20,7 @@ from tiny_runs import tiny_retrain, tiny_search
 
 from ssfnas import derive, evaluate
 from ssfnas.config import DeriveConfig, EvaluateConfig
-from ssfnas.options import obstacles, option_values
+from ssfnas.options import obstacles, option, option_values
 from ssfnas.pipeline import retrain_run, search_run
 
 # Modules that pass all values on, whether or not they have an effect.
@@ -105,7 +105,8 @@ def differences(config: Any, *, multi_label: bool = False) -> Iterator[str]:
                 f"{name} has an effect here by its declaration, but nothing read it: declare when "
                 "it is read (only_if=... where that hangs on the value of another option; among "
                 "the options of the component that reads it, see ssfnas/declarations/, where it "
-                "hangs on a choice; single_label=True where it hangs on the data), or read it"
+                "hangs on a choice; single_label=True where it hangs on labels; in OF_SOME_DATA of "
+                "this test where some data alone read it), or read it"
             )
         # Images with several labels are trained on with the defaults: others are refused.
         if name in read and name in without and without[name].given != "multi-label data":
@@ -115,6 +116,37 @@ def differences(config: Any, *, multi_label: bool = False) -> Iterator[str]:
                 "by component.settings(config)), or declare that it is read there (in `reads` or "
                 "`options` of the component, see ssfnas/declarations/)"
             )
+
+
+@dataclasses.dataclass(kw_only=True)
+class Small:
+    mode: str = option("left", "which way", choices=("left", "right"))
+    left: int = option(1, "of one way", only_if={"mode": ("left",)})
+    deeper: int = option(1, "of one way's first value", only_if={"left": (1,), "mode": ("left",)})
+
+
+def test_both_kinds_of_differences_are_found():
+    config = noting(Small(mode="right"))
+    _ = config.left
+    unread, unwanted = differences(config)
+    assert unread.startswith("mode has an effect here by its declaration, but nothing read it")
+    assert unwanted.startswith("left has no effect with --mode right by its declaration, but test_")
+    config = noting(Small())
+    _ = config.mode, config.left, config.deeper
+    assert list(differences(config)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, set()),
+        ({"left": 2}, {"deeper"}),
+        ({"mode": "right"}, {"left", "deeper"}),
+    ],
+    ids=str,
+)
+def test_all_that_an_option_depends_on_has_to_hold(changes, expected):
+    assert set(obstacles(Small(**changes), option_values(Small))) == expected
 
 
 @pytest.fixture(autouse=True)

@@ -182,8 +182,12 @@ def test_a_rule_that_stops_by_neighbors_is_given_them_each_epoch(small_npz, tmp_
             small_npz, tmp_path / "run", epochs=3, early_stop="watching", objective="supervised"
         )
         run = run_search(config)
+        config = tiny_search(small_npz, tmp_path / "other", early_stop="watching", knn=False)
+        with pytest.raises(RequestError, match=r"looks at knn/balanced, .* with --no-knn"):
+            run_search(config)
     finally:
         del STOPPERS._entries["watching"]
+    assert not (tmp_path / "other").exists()
     assert given == [(e["epoch"], e["knn/balanced"]) for e in run.metrics]
     assert len(given) == 3
 
@@ -212,7 +216,7 @@ def test_gray_and_odd_sizes_work(tmp_path, size, channels):
     assert run.data_card.image_size == (size, size)
 
 
-def test_multi_label_data_search_with_cross_entropy_of_each_label(tmp_path):
+def test_multi_label_data_search_with_cross_entropy_of_each_label(tmp_path, capsys):
     draws = np.random.default_rng(0)
     labels = draws.integers(0, 2, (24, 3)).astype(np.uint8)
     data = write_npz(
@@ -224,6 +228,12 @@ def test_multi_label_data_search_with_cross_entropy_of_each_label(tmp_path):
     run = run_search(tiny_search(data, tmp_path / "run", steps=2, objective="supervised"))
     assert run.data_card.multi_label
     assert "knn/top1" not in run.metrics[-1]
+    assert "neighbors    not measured: images have several labels" in capsys.readouterr().out
+    for name, value in (("knn_every", 2), ("alpha_sampling_exponent", 0.5)):
+        flag = f"--{name.replace('_', '-')} {value}"
+        with pytest.raises(RequestError, match=f"{flag} has no effect on multi-label data: leave"):
+            run_search(tiny_search(data, tmp_path / "other", **{name: value}))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_dry_run_writes_nothing(small_npz, tmp_path, capsys):

@@ -58,6 +58,11 @@ def test_the_retraining_is_on_the_data_of_the_search(words, epochs):
     assert retraining.epochs == epochs
 
 
+def test_values_without_effect_are_not_handed_on():
+    search = dataclasses.replace(search_of(*OWN), profile="step")
+    assert "--profile" not in retrain_command(search, "run")
+
+
 def test_deriving_again_and_going_on(tmp_path):
     config = search_of("--plugins", "my ops.py")
     words = shlex.split(derive_command(config.plugins, "a b", "darts"))
