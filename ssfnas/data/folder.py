@@ -15,6 +15,7 @@ from ssfnas.data.decoding import FolderImages, map_threads
 from ssfnas.data.image_file import EIGHT_BITS, Header, deep_range, read_header
 from ssfnas.data.imageset import DataParts, ImageSet
 from ssfnas.data.layout import Classes, read_layout
+from ssfnas.data.many_files import map_files
 from ssfnas.data.pixel_range import PixelRange, check_range, range_note
 from ssfnas.data.unreadable import without_unreadable
 from ssfnas.errors import RequestError
@@ -69,7 +70,7 @@ def read_folder(
         _announce(root, _files(parts), "to find those that cannot be read")
         parts, skipped, said = without_unreadable(root, names, parts, skip_corrupt)
         notes += said
-    headers = map_threads(read_header, _files(parts))
+    headers = map_files(read_header, _files(parts))
     given = _of_one_size(_files(parts), headers, image_size, background)
     together = given if image_size is not None or largest is None else given.at_most(largest)
     depth, said = _depth(_files(parts), headers)

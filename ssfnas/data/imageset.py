@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssfnas.data.decoding import FolderImages
+from ssfnas.data.decoding import FolderImages, map_threads
 from ssfnas.data.pixel_range import PixelRange
 
-_CHUNK, _LAZY_CHUNK = 2048, 64
-_LAZY_SAMPLE = 10_000
+_CHUNK = 2048
+_LAZY_SAMPLE = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,19 +197,25 @@ class ImageData(DataParts):
 def channel_statistics(part: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, pixels on a scale from 0 to 1.
 
-    Sums are exact integers. Images that are decoded when asked for are measured on at most 10,000
-    of them, evenly spaced. A channel that never varies gets the standard deviation 1.
+    Sums are exact integers. Images that are decoded when asked for are measured on at most 2,048
+    of them, evenly spaced: where the means of single images spread by 0.2, the standard error of
+    the mean is 0.0044, about one of 255 levels. A channel that never varies gets the standard
+    deviation 1.
     """
     count = len(part)
     positions = torch.arange(count)
     if part.lazy and count > _LAZY_SAMPLE:
         positions = torch.linspace(0, count - 1, _LAZY_SAMPLE, dtype=torch.float64).round().long()
+
     # One count a value and channel: integers, so the result does not depend on any order.
-    histograms = torch.zeros((part.in_channels, 256), dtype=torch.int64)
-    for chunk in positions.split(_LAZY_CHUNK if part.lazy else _CHUNK):
-        pixels = part.gather(chunk).reshape(-1, part.in_channels)
-        for histogram, channel in zip(histograms, pixels.T, strict=True):
-            histogram += torch.bincount(channel, minlength=256).cpu()
+    def counted(chunk: Tensor) -> Tensor:
+        channels = part.gather(chunk).reshape(-1, part.in_channels).T
+        return torch.stack([torch.bincount(channel, minlength=256).cpu() for channel in channels])
+
+    if part.lazy:
+        histograms = torch.stack(map_threads(counted, positions.split(1))).sum(0)
+    else:
+        histograms = torch.stack([counted(chunk) for chunk in positions.split(_CHUNK)]).sum(0)
     levels = torch.arange(256)
     totals, squares = (histograms @ levels).tolist(), (histograms @ levels**2).tolist()
     height, width = part.image_size

@@ -29,7 +29,7 @@ class _Decoded(Dataset[Tensor | str]):
             return str(error)
 
 
-def _ignore_signals(worker: int) -> None:
+def ignore_signals(worker: int = 0) -> None:
     """Interrupting a run reaches every process of it; only the parent decides what to do."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -39,16 +39,18 @@ def decoded_batches(
     images: FolderImages,
     rows: Callable[[int], Tensor],
     start: int,
+    stop: int | None = None,
     *,
     workers: int,
     pin: bool,
 ) -> Generator[Tensor, None, None]:
-    """Decoded images of batch ``start`` and all that follow, uint8 [n, H, W, C].
+    """Decoded images of batch ``start`` and those that follow, uint8 [n, H, W, C].
 
     Args:
         images: where they come from.
         rows: the positions of a batch of that number.
         start: the first batch.
+        stop: the batch to end before; None: there is no end.
         workers: processes that decode ahead, at most one a core; 0: decoded here when asked
             for.
         pin: whether they are put where a GPU fetches them quickly.
@@ -56,12 +58,13 @@ def decoded_batches(
     Raises:
         RequestError: when an image cannot be decoded, as its batch is reached.
     """
+    numbers = count(start) if stop is None else range(start, stop)
     loader = DataLoader(
         _Decoded(images),
-        sampler=(rows(number).tolist() for number in count(start)),
+        sampler=(rows(number).tolist() for number in numbers),
         batch_size=None,  # the sampler's items are batches already
         num_workers=min(workers, os.cpu_count() or 1),
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=ignore_signals,
         pin_memory=pin,
         # Its own, so that the global generator is neither used nor advanced.
         generator=torch.Generator().manual_seed(0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 
@@ -267,6 +267,7 @@ def iterate(
     std: tuple[float, ...],
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
+    workers: int = 4,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """All images once, in order, as they are.
 
@@ -275,12 +276,33 @@ def iterate(
         batch_size: images a batch; the last one has what is left.
         mean, std: one a channel, on a scale from 0 to 1.
         device, dtype: of the images.
+        workers: processes that decode images that are not in memory, at most one a core.
 
     Yields:
         normalized images [n, C, H, W] and their labels, as in ``images``.
+
+    Raises:
+        RequestError: an image that cannot be decoded.
     """
     exact = torch.promote_types(dtype, torch.float32)
-    for positions in torch.arange(len(images)).split(batch_size):
-        pixels = to_float(images.gather(positions).to(device), exact)
+    batches = torch.arange(len(images)).split(batch_size)
+    for positions, given in zip(batches, _in_order(images, batches, device, workers), strict=True):
+        pixels = to_float(given.to(device), exact)
         labels = images.labels[positions.to(images.labels.device)].to(device)
         yield normalize_(pixels, mean, std).to(dtype), labels
+
+
+def _in_order(
+    images: ImageSet, batches: Sequence[Tensor], device: torch.device | str, workers: int
+) -> Iterator[Tensor]:
+    """The images of those positions, a batch at a time: uint8 [n, H, W, C]."""
+    if not isinstance(images.images, FolderImages):
+        return map(images.gather, batches)
+    return decoded_batches(
+        images.images,
+        batches.__getitem__,
+        0,
+        len(batches),
+        workers=0 if len(batches) == 1 else workers,
+        pin=torch.device(device).type == "cuda",
+    )

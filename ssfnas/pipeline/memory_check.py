@@ -30,7 +30,7 @@ class Footprint:
     Attributes:
         passes: those of the update that takes the most.
         kept: by the network's forward pass of one image, for its backward pass.
-        views: of one image of a batch, and a copy of them while they are made.
+        views: of one image of a batch.
         fixed: whatever the number of images.
     """
 
@@ -73,8 +73,8 @@ def footprint(trainer: Trainer, *, exact: bool = False) -> Footprint:
     return Footprint(
         passes,
         kept=(_kept(trainer, 4) - _kept(trainer, 2)) / 2 if exact else _kept(trainer, 2) / 2,
-        views=2.0 * pixels * sum(stream.views.count for stream in streams),
-        fixed=state + 2.0 * pixels * sum(s.views.count * s.images_at_a_time for s in streams),
+        views=float(pixels) * sum(stream.views.count for stream in streams),
+        fixed=state + pixels * sum(s.views.count * s.images_at_a_time for s in streams),
     )
 
 

@@ -27,7 +27,7 @@ def resume(trainer: Trainer, store: CheckpointStore, log: RunLog | None) -> bool
     step, state = found
     try:
         trainer.load_state_dict(state)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[:2]) or type(error).__name__
         raise RequestError(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssfnas.data import ImageStream, channel_statistics, make_views
+from ssfnas.data import ImageStream, channel_statistics, iterate, make_views
 from ssfnas.data.decoding import FolderImages
 from ssfnas.data.folder import read_folder
 from ssfnas.data.resizing import resize_square
@@ -255,6 +255,17 @@ def test_images_left_in_their_files_are_the_same(tmp_path, image_size):
     assert channel_statistics(lazy.train) == channel_statistics(resident.train)
     assert lazy.train.lazy
     assert not resident.train.lazy
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_in_order_are_the_same(tmp_path, workers):
+    lazy, resident = lazy_and_resident(some_folder(tmp_path))
+    given = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "device": "cpu", "workers": workers}
+    for batch_size in (4, 100):
+        ours, theirs = (list(iterate(part.train, batch_size, **given)) for part in (lazy, resident))
+        assert len(ours) == len(theirs) == -(-len(lazy.train) // batch_size)
+        for one, other in zip(ours, theirs, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
 
 
 def stream(images, views, batch_size=4, **settings):

@@ -228,6 +228,12 @@ def test_deep_pixels_are_composed_too_and_hidden_ones_have_no_range(tmp_path):
     Image.fromarray(gray).save(tmp_path / "gray.png", transparency=499)
     assert deep_range(tmp_path / "gray.png")[1] < 499
     assert decode_image(tmp_path / "gray.png", 1, "black", (0, 499))[2, 2] == 0
+    color = noise(4, 5, 3, high=500, dtype=np.uint16)
+    color[1, 1] = (600, 2, 3)
+    hidden = (b"tRNS", struct.pack(">HHH", 600, 2, 3))
+    write_png(tmp_path / "color.png", color, before=[hidden])
+    assert deep_range(tmp_path / "color.png")[1] < 500
+    assert (decode_image(tmp_path / "color.png", 3, "black", (0, 600))[1, 1] == 0).all()
     both = noise(4, 5, 2, high=65536, dtype=np.uint16)
     assert read_header(write_png(tmp_path / "both.png", both)).channels == 1
 
@@ -304,3 +310,13 @@ def test_a_folder_left_in_its_files_says_a_warning_once(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         images[[3, 4, 5]]
+
+
+def test_reading_in_threads_leaves_the_settings_of_warnings(tmp_path):
+    images = FolderImages(tuple(damaged_metadata(tmp_path, 40)), 4, 5, 3, False)
+    filters, show = list(warnings.filters), warnings.showwarning
+    with pytest.warns(UserWarning, match=r"and so 39 more files") as caught:
+        map_threads(lambda position: images[[position]], range(40))
+    assert len(caught) == 1
+    assert warnings.showwarning is show
+    assert list(warnings.filters) == filters

@@ -129,7 +129,7 @@ def test_processes_of_a_machine_share_it(small_npz, monkeypatch):
 def test_accumulated_views_count(small_npz):
     small, large = (footprint(searcher(small_npz, batch_size=size)) for size in (8, 16))
     added = large.expected - small.expected
-    views = 2 * 2 * 2 * 3 * 8 * 8 * 4  # two streams of two views, made and copied, in float32
+    views = 2 * 2 * 3 * 8 * 8 * 4  # two streams of two views in float32
     assert small.views == views
     assert added == pytest.approx(8 * views + 1.1 * (large.least - small.least))
     assert dataclasses.replace(small, kept=0.0).fitting_batch(small.fixed + 10 * views) == 10
