@@ -168,3 +168,21 @@ def test_a_run_does_not_go_on_with_other_data(small_npz, tmp_path, capsys):
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
     write_npz(small_npz, (16, 12, 8, 4))
     assert retrain.main(words) == 0
+
+
+def test_a_run_from_before_there_were_choices_is_evaluated(run, tmp_path):
+    config = run.path / "config.yaml"
+    lines = config.read_text().splitlines(keepends=True)
+    old = [line for line in lines if not line.startswith(("validation_share:", "crt_lr:"))]
+    assert len(old) == len(lines) - 2
+    config.write_text("".join(old))
+    before = json.loads((run.path / "evaluation.json").read_text())
+    for name in ("choices", "swept_on"):
+        del before[name]
+    before["best_epoch"] = {"epoch": 8, "test/top1": 0.9}
+    (run.path / "evaluation.json").write_text(json.dumps(before))
+    other = write_npz(tmp_path / "o.npz", (4, 4, 4), seed=7, class_names=NAMES)
+    assert measured(run, "--dataset", str(other))["choices"] == {}
+    after = measured(run)
+    assert after["last_epoch"] == before["last_epoch"]
+    assert "best_epoch" not in after
