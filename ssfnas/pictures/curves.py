@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ssfnas.evaluation.classification_metrics import group_of
 from ssfnas.layers.cells import cell_edges, nodes_of
+from ssfnas.pictures.many_classes import ClassBars, class_bars
 from ssfnas.pictures.numbers import whole
 from ssfnas.pictures.style import (
     GROUP_COLORS,
@@ -216,6 +217,8 @@ def class_accuracy(
 ) -> Figure:
     """Bars of the accuracy of every class, and above them the size of its training set.
 
+    More than 150 classes stand together (:mod:`ssfnas.pictures.many_classes`).
+
     Args:
         per_class: what was measured -> value of each class in percent, NaN where it has none. One
             is colored by group; several stand beside each other.
@@ -224,9 +227,14 @@ def class_accuracy(
         groups: ``many``, ``medium``, ``few`` -> classes; absent: one color.
         quantity: what the values are.
     """
+    groups = groups or {}
+    bars = class_bars(len(names), counts)
+    if bars is not None:
+        per_class = {label: bars.means(values) for label, values in per_class.items()}
+        counts = None if counts is None else [round(size) for size in bars.means(counts)]
+        groups, names = bars.groups(groups), [""] * len(bars.members)
     place = np.arange(len(names))
     width = _BAR / len(per_class)
-    groups = groups or {}
     tone = {name: GROUP_COLORS.get(name, SERIES[0]) for name in groups}
     color = {number: tone[name] for name, classes in groups.items() for number in classes}
     with drawing():
@@ -253,12 +261,18 @@ def class_accuracy(
                 handles = [Patch(color=tone[name], label=name) for name in groups]
                 _legend(axes, handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
         axes.set(ylim=(0, 108), ylabel=quantity)
-        _name_classes(axes, names)
+        _name_classes(axes, names, bars)
         return figure
 
 
 def class_sizes(counts: Sequence[int], names: Sequence[str]) -> Figure:
-    """Bars of the training images of every class, colored by group, with a linear axis."""
+    """Bars of the training images of every class, colored by group, with a linear axis.
+
+    More than 150 classes stand together (:mod:`ssfnas.pictures.many_classes`).
+    """
+    bars = class_bars(len(counts), counts)
+    if bars is not None:
+        counts, names = [round(size) for size in bars.means(counts)], [""] * len(bars.members)
     groups = [group_of(count) for count in counts]
     present = [name for name in _GROUP_LABELS if name in groups]
     with drawing():
@@ -269,7 +283,7 @@ def class_sizes(counts: Sequence[int], names: Sequence[str]) -> Figure:
         _write_above(axes, counts, map(str, counts))
         axes.set_ylabel("training images")
         axes.margins(y=0.1)
-        _name_classes(axes, names)
+        _name_classes(axes, names, bars)
         if len(present) > 1:
             handles = [Patch(color=GROUP_COLORS[n], label=_GROUP_LABELS[n]) for n in present]
             _legend(axes, handles=handles)
@@ -288,12 +302,12 @@ def _write_above(axes: Axes, heights: Sequence[float], texts: Iterable[str]) -> 
             )
 
 
-def _name_classes(axes: Axes, names: Sequence[str]) -> None:
+def _name_classes(axes: Axes, names: Sequence[str], bars: ClassBars | None) -> None:
     """Name the classes below the bars, or number them where they are many."""
     axes.grid(axis="x", visible=False)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    if len(names) > _MOST_CLASS_NAMES:
-        axes.set_xlabel("class")
+    if bars is not None or len(names) > _MOST_CLASS_NAMES:
+        axes.set_xlabel("class" if bars is None else bars.label)
         return
     turned = len(names) > 12 or max(map(len, names), default=0) > 9
     short = [name if len(name) <= 24 else name[:23] + "…" for name in names]

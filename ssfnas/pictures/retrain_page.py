@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from ssfnas.evaluation.classification_metrics import class_groups, group_of
 from ssfnas.pictures.curves import class_accuracy, panels_of_lines
+from ssfnas.pictures.many_classes import MOST_BARS
 from ssfnas.pictures.markup import Pictures, joined, table, tag
 from ssfnas.pictures.numbers import is_number, named, scalars, shown
 from ssfnas.pictures.page_parts import (
@@ -261,6 +262,8 @@ def _classes(run: RunFiles, pictures: Pictures) -> Section | None:
     head = ("class", "training images", *map(named, measured))
     listing = tag("details", tag("summary", "As a table"), table(head, rows, class_="numbers"))
     caption = "Each class on the test part, largest class first where classes are in order of size."
+    if number > MOST_BARS:
+        caption = "The classes on the test part, many in a bar."
     picture = pictures.show(figure, caption, wide=True)
     return Section("classes", "Classes", joined([picture, listing]))
 

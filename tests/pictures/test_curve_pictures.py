@@ -1,10 +1,14 @@
+import io
+import itertools
 import math
 
 import numpy as np
 import pytest
 
+from ssfnas.evaluation.classification_metrics import class_groups
 from ssfnas.pictures.curves import (
     class_accuracy,
+    class_sizes,
     edge_ends,
     final_weights,
     panels_of_lines,
@@ -129,3 +133,37 @@ def test_time_leaves_out_a_pause_between_interruption_and_resumption():
     starts = [0, 10, 20, 30, 86430, 86440]
     assert elapsed([{"wall_time": 1.7e9 + start} for start in starts]) == 60
     assert elapsed([{"wall_time": 1.0}]) is None
+
+
+def test_a_thousand_classes_stand_together_largest_first():
+    counts = [(37 * number) % 1000 + 1 for number in range(1000)]  # 1 to 1000, each once
+    values = [count / 10 for count in counts]
+    values[counts.index(1000)] = float("nan")
+    groups = class_groups(counts)
+    figure = class_accuracy(
+        {"last": values}, [f"n{n:08d}" for n in range(1000)], counts, groups=groups
+    )
+    sizes, axes = figure.axes
+    heights = [bar.get_height() for bar in axes.patches]
+    assert len(heights) == 50
+    # A bar is 20 classes: 1000 to 981, of which the first has no value, then 980 to 961, ...
+    assert heights[0] == pytest.approx(sum(range(981, 1000)) / 19 / 10)
+    assert heights[1:] == pytest.approx([(1000.5 - 20 * n - 10) / 10 for n in range(1, 50)])
+    assert [bar.get_height() for bar in sizes.patches][-1] == round(10.5)
+    assert axes.get_xlabel() == "classes, largest first; a bar is the mean of 20"
+    tones = [bar.get_facecolor() for bar in axes.patches]
+    # Over 100 images: 45 bars; 20 to 100: 4; under 20: the last.
+    assert [len(list(same)) for _, same in itertools.groupby(tones)] == [45, 4, 1]
+    few = class_sizes(counts, [str(n) for n in range(1000)])
+    assert len(few.axes[0].patches) == 50
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg")
+    assert len(svg.getvalue()) < 100_000
+
+
+@pytest.mark.parametrize("classes", [150, 151])
+def test_up_to_150_classes_have_a_bar_each(classes):
+    figure = class_accuracy({"last": [50.0] * classes}, ["x"] * classes)
+    assert len(figure.axes[0].patches) == (150 if classes == 150 else 50)
+    wanted = "class" if classes == 150 else "classes; a bar is the mean of 3 or 4"
+    assert figure.axes[0].get_xlabel() == wanted
