@@ -44,6 +44,7 @@ class FolderImages:
         background: what transparent pixels are composed on; see
             :data:`ssfnas.data.image_file.BACKGROUNDS`.
         pixel_range: what becomes 0 and 255 where pixels have more than 8 bits; None: they have 8.
+        fits_memory: whether training would hold all of them decoded.
     """
 
     paths: tuple[Path, ...]
@@ -53,6 +54,7 @@ class FolderImages:
     resize: bool
     background: str = "white"
     pixel_range: PixelRange | None = None
+    fits_memory: bool = False
 
     device = torch.device("cpu")
 

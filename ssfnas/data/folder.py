@@ -35,6 +35,7 @@ def read_folder(
     skip_corrupt: int = 0,
     pixel_range: PixelRange | None = None,
     largest: int | None = None,
+    preview: bool = False,
     in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> DataParts:
     """A data set from ``train/<class>/*`` and ``test/<class>/*``, or from ``<class>/*``.
@@ -53,7 +54,7 @@ def read_folder(
         skip_corrupt: at most so many files that cannot be read are left out; above 0 all are
             decoded once beforehand.
         pixel_range: what becomes 0 and 255 instead of the training part's own range.
-        largest: see :func:`ssfnas.data.load_data`.
+        largest, preview: see :func:`ssfnas.data.load_data`.
         in_memory_bytes: images that take more stay in their files and are decoded when asked for.
 
     Raises:
@@ -80,13 +81,14 @@ def read_folder(
         pixel_range = pixel_range or _training_range(root, [*chain(*parts["train"])])
         together = dataclasses.replace(together, pixel_range=pixel_range)
         notes.append(range_note(pixel_range, depth, given=told))
-    lazy = math.prod(together.shape) > in_memory_bytes
+    fits = math.prod(together.shape) <= in_memory_bytes
+    together = dataclasses.replace(together, fits_memory=fits)
     sets = {}
     for part, classes in parts.items():
         images = dataclasses.replace(together, paths=tuple(chain(*classes)))
         sizes = torch.tensor([len(files) for files in classes])
         labels = torch.arange(len(names)).repeat_interleave(sizes)
-        sets[part] = ImageSet(images if lazy else images.decoded(), labels)
+        sets[part] = ImageSet(images.decoded() if fits and not preview else images, labels)
     return DataParts(
         root.resolve().name or "folder", sets["train"], sets.get("val"), sets["test"], names,
         notes=tuple(notes), skipped=skipped, pixel_range=together.pixel_range,

@@ -16,7 +16,6 @@ from ssfnas.data.decoding import FolderImages, map_threads
 from ssfnas.data.pixel_range import PixelRange
 
 _CHUNK = 2048
-_LAZY_SAMPLE = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +167,11 @@ class ImageData(DataParts):
         counts = self.class_counts
         return max(counts) / min(counts) if min(counts) else float("inf")
 
+    @property
+    def _stays_in_files(self) -> bool:
+        images = self.train.images
+        return isinstance(images, FolderImages) and not images.fits_memory
+
     def to(self, device: torch.device | str) -> ImageData:
         """The same with every part on ``device``."""
         return self.with_each(lambda part: part.to(device))
@@ -184,7 +188,7 @@ class ImageData(DataParts):
         lines = [
             f"{self.name}: {self.num_classes} {classes}, {width} x {height} pixels, {kind}",
             f"  training    {len(self.train)} images, imbalance ratio {self.imbalance_ratio:.4g}"
-            + (" (decoded while training)" if self.train.lazy else ""),
+            + (" (decoded while training)" if self._stays_in_files else ""),
             f"              {', '.join(shown)}",
         ]
         for title, part in (("validation", self.validation), ("test", self.test)):
@@ -194,18 +198,23 @@ class ImageData(DataParts):
         return "\n".join(lines)
 
 
-def channel_statistics(part: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(
+    part: ImageSet, most_decoded: int = 2048
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, pixels on a scale from 0 to 1.
 
-    Sums are exact integers. Images that are decoded when asked for are measured on at most 2,048
-    of them, evenly spaced: where the means of single images spread by 0.2, the standard error of
-    the mean is 0.0044, about one of 255 levels. A channel that never varies gets the standard
-    deviation 1.
+    Sums are exact integers. A channel that never varies gets the standard deviation 1.
+
+    Args:
+        part: the images.
+        most_decoded: of images that are decoded when asked for at most this many are measured,
+            evenly spaced. Where the means of single images spread by 0.2, the standard error of the
+            mean over 2,048 is 0.0044, about one of 255 levels.
     """
     count = len(part)
     positions = torch.arange(count)
-    if part.lazy and count > _LAZY_SAMPLE:
-        positions = torch.linspace(0, count - 1, _LAZY_SAMPLE, dtype=torch.float64).round().long()
+    if part.lazy and count > most_decoded:
+        positions = torch.linspace(0, count - 1, most_decoded, dtype=torch.float64).round().long()
 
     # One count a value and channel: integers, so the result does not depend on any order.
     def counted(chunk: Tensor) -> Tensor:

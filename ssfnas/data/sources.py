@@ -69,7 +69,11 @@ def read_cifar(options: DataOptions) -> DataParts:
 
 
 def load_data(
-    options: DataOptions, *, pixel_range: PixelRange | None = None, largest: int | None = None
+    options: DataOptions,
+    *,
+    pixel_range: PixelRange | None = None,
+    largest: int | None = None,
+    preview: bool = False,
 ) -> ImageData:
     """The data set that ``options.dataset`` names, or that its path holds.
 
@@ -83,12 +87,14 @@ def load_data(
             None: the range of its own training part, before that is long-tailed.
         largest: where no size is given, images whose longer side has more pixels than this are
             resized to squares of it, and ``original_size`` says what they were.
+        preview: a folder's images stay in their files, however few they are, and mean and standard
+            deviation are those of 64 of them: for a look that is not trained on.
 
     Raises:
         RequestError: an unknown name, a file or folder that is not a data set, an imbalance ratio
             that the data cannot have, or a validation share of data that have such a part.
     """
-    parts = _read(options, pixel_range, largest)
+    parts = _read(options, pixel_range, largest, preview)
     ratio, size = options.imbalance_ratio, options.image_size
     if ratio is not None and ratio != 1:
         parts = dataclasses.replace(parts, train=_long_tailed(parts, ratio, options))
@@ -99,11 +105,13 @@ def load_data(
         parts = _with_validation(parts, options)
     if size is not None:
         parts = parts.with_each(lambda part: _resized(part, size))
-    mean, std = channel_statistics(parts.train)
+    mean, std = channel_statistics(parts.train, **({"most_decoded": 64} if preview else {}))
     return ImageData(**vars(parts), mean=mean, std=std)
 
 
-def _read(options: DataOptions, pixel_range: PixelRange | None, largest: int | None) -> DataParts:
+def _read(
+    options: DataOptions, pixel_range: PixelRange | None, largest: int | None, preview: bool
+) -> DataParts:
     name = options.dataset
     if name in DATASETS:
         return DATASETS.get(name)(options)
@@ -117,6 +125,7 @@ def _read(options: DataOptions, pixel_range: PixelRange | None, largest: int | N
             skip_corrupt=options.skip_corrupt,
             pixel_range=pixel_range,
             largest=largest,
+            preview=preview,
         )
     if path.suffix.lower() == ".npz":
         if not path.is_file():

@@ -62,13 +62,15 @@ def predict(make: MakeTrainer, config: Any, data: ImageData, world_size: int) ->
     if isinstance(files, FolderImages):
         workers = max(1, min(config.workers, os.cpu_count() or 1))
         each = _seconds_to_decode(files)
-        decoding = each * decoded / _FEWEST * batch / workers
-        lines.append(
-            f"decoding     {1000 * each:.2g} ms an image, {decoding:.3g} s a step by {workers} "
-            f"process{'es' * (workers > 1)}"
-        )
-        # On CPUs decoding and computing take their time from each other.
-        seconds = seconds + decoding if device.type == "cpu" else max(seconds, decoding)
+        words = f"decoding     {1000 * each:.2g} ms an image"
+        if files.fits_memory:
+            lines.append(f"{words}, once when the run starts")
+        else:
+            decoding = each * decoded / _FEWEST * batch / workers
+            many = "es" * (workers > 1)
+            lines.append(f"{words}, {decoding:.3g} s a step by {workers} process{many}")
+            # On CPUs decoding and computing take their time from each other.
+            seconds = seconds + decoding if device.type == "cpu" else max(seconds, decoding)
     hours = trainer.total_steps * seconds / 3600
     total = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
     lines.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def open_session(
         try:
             with found_everywhere():
                 check_place(world)
-            data = shared_load(config, world, largest_image)
+            data = shared_load(config, world, largest_image, preview=config.dry_run)
             if data.original_size is not None:
                 config.image_size = largest_image
             if data.multi_label:
@@ -130,19 +131,22 @@ def _check_shares(config: SearchConfig | RetrainConfig) -> None:
         )
 
 
-def shared_load(options: DataOptions, world: World, largest: int | None = None) -> ImageData:
+def shared_load(
+    options: DataOptions, world: World, largest: int | None = None, *, preview: bool = False
+) -> ImageData:
     """Load the data on the main process first, so that only one downloads.
 
-    What fails there fails everywhere. For ``largest`` see :func:`ssfnas.data.load_data`.
+    What fails there fails everywhere. See :func:`ssfnas.data.load_data`.
     """
+    load = partial(load_data, options, largest=largest, preview=preview)
     data, problem = None, ""
     if world.is_main:
         try:
-            data = load_data(options, largest=largest)
+            data = load()
         except RequestError as error:
             problem = str(error)
     share_problem(world, problem)
-    return load_data(options, largest=largest) if data is None else data
+    return load() if data is None else data
 
 
 def share_problem(world: World, problem: str) -> None:

@@ -245,30 +245,28 @@ def test_a_dry_run_writes_nothing(small_npz, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_decodes_few_images_of_a_large_folder(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("most_bytes", [0, 1 << 30], ids=["while training", "once"])
+def test_a_dry_run_decodes_few_images_of_a_folder(tmp_path, capsys, monkeypatch, most_bytes):
     for part in ("train", "test"):
         for name in ("a", "b"):
             folder = tmp_path / "photos" / part / name
             folder.mkdir(parents=True)
-            for number in range(30):
+            for number in range(50):
                 Image.new("RGB", (90, 90)).save(folder / f"{number}.png")
-    monkeypatch.setattr("ssfnas.data.folder.read_folder.__kwdefaults__", {
-        **read_folder.__kwdefaults__, "in_memory_bytes": 0
-    })  # fmt: skip
+    defaults = {**read_folder.__kwdefaults__, "in_memory_bytes": most_bytes}
+    monkeypatch.setattr(read_folder, "__kwdefaults__", defaults)
     decoded = []
     decode = FolderImages._decode
     monkeypatch.setattr(
         FolderImages, "_decode", lambda self, path: decoded.append(path) or decode(self, path)
     )
-    monkeypatch.setattr(
-        "ssfnas.data.sources.channel_statistics", lambda part: ((0.5,) * 3, (0.5,) * 3)
-    )
     config = tiny_search(tmp_path / "photos", dry_run=True, batch_size=30)
     assert run_search(config) is None
     printed = capsys.readouterr().out
-    assert "decoded while training" in printed
-    assert re.search(r"decoding .* ms an image, .* s a step by \d+ process", printed)
-    assert len(decoded) == 33
+    assert ("decoded while training" in printed) == (most_bytes == 0)
+    when = r"\S+ s a step by \d+ process" if most_bytes == 0 else "once when the run starts"
+    assert re.search(rf"decoding .* ms an image, {when}", printed)
+    assert len(decoded) == 64 + 1 + 32  # for the statistics, and for the time
 
 
 def test_a_step_of_many_images_is_predicted_from_steps_of_few(small_npz, monkeypatch):
