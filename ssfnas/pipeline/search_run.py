@@ -38,7 +38,7 @@ LARGEST_SEARCHED = 80
 """Pixels a side at which larger images are searched unless a size is asked for.
 
 The stem halves them, so that cells see 40 x 40. At the usual batch of 128 with two views a step
-takes about 14 GiB, and at 64 pixels, which the stem leaves as they are, 33.
+takes about 13 GiB, and at 64 pixels, which the stem leaves as they are, 32.
 """
 
 
