@@ -65,7 +65,7 @@ def chosen_text(name: str, choice: Mapping[str, Any]) -> str:
     if name == "epoch":
         average = ", averaged weights" if chosen["weights"] == "ema" else ""
         stage = ", re-trained classifier" if chosen.get("phase") == "crt" else ""
-        return f"{chosen['epoch']} of {len(choice['among'])} measured{average}{stage}"
+        return f"{chosen['epoch']} (of {len(choice['among'])} measured){average}{stage}"
     if name == "classifier":
         return f"{chosen['crt_lr']:g} of {len(choice['among'])}"
     if name == "thresholds":

@@ -76,7 +76,7 @@ def test_the_epoch_is_chosen_on_validation_and_its_weights_are_kept(tmp_path, ca
             assert choice["test"]["top1"] == measured["top1"]
         else:
             assert measured["balanced_accuracy"] == expected
-    assert f"epoch: {chosen['epoch']} of 4 measured" in capsys.readouterr().out
+    assert f"epoch: {chosen['epoch']} (of 4 measured)" in capsys.readouterr().out
 
     # Corrections: swept on the validation part, applied once to the test part.
     assert result["swept_on"] == "validation"
