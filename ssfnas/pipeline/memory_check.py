@@ -7,13 +7,12 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssfnas.errors import RequestError
-from ssfnas.runtime.distributed import processes_of_machine
+from ssfnas.runtime.distributed import World, processes_of_machine
 from ssfnas.runtime.memory_limits import memory_limits
 from ssfnas.runtime.precision import autocast
-from ssfnas.spaces import frozen_statistics
 from ssfnas.training.trainer import ForwardPasses, Trainer
 
 GIBIBYTE = 2**30
@@ -21,6 +20,7 @@ GIBIBYTE = 2**30
 _BACKWARD = 1.1
 # A parameter, its gradient, and what optimizers keep of it.
 _STATE = 4
+_UNLIMITED = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Footprint:
 
 
 def footprint(trainer: Trainer, *, exact: bool = False) -> Footprint:
-    """Pass two images through the network, whose state stays as it is, and count what is kept.
+    """Pass two images through a copy of the network and count what is kept.
 
     Args:
         trainer: whose; among several processes all have to ask.
@@ -79,9 +79,7 @@ def footprint(trainer: Trainer, *, exact: bool = False) -> Footprint:
 
 
 def _kept(trainer: Trainer, images: int) -> int:
-    net: nn.Module = trainer.net
     device, data = trainer.world.device, trainer.data
-    own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
     kept: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
@@ -93,15 +91,14 @@ def _kept(trainer: Trainer, images: int) -> int:
     shape = images, data.in_channels, *data.image_size
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=draws, dtype=trainer.dtype).to(device)
-    devices = [device] if device.type == "cuda" else []
     with (
-        torch.random.fork_rng(devices),  # baselines drop out by the global generator
-        frozen_statistics(net),
+        trainer.trial() as net,
         autocast(trainer.config.precision, device),
         # Storages stay alive in the graph, so no two have one address.
         torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
     ):
-        output = net.train()(x)
+        own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
+        output = net(x)
     del output
     return sum(kept.values())
 
@@ -113,7 +110,8 @@ def check_memory(trainer: Trainer, say: Callable[[str], None]) -> None:
     nothing that would have fitted is; it is warned of where what it takes about is not free.
 
     Args:
-        trainer: that is about to train.
+        trainer: that is about to train; among several processes all have to ask, and all find the
+            same, by the one that has the least.
         say: takes the warning.
 
     Raises:
@@ -121,8 +119,9 @@ def check_memory(trainer: Trainer, say: Callable[[str], None]) -> None:
     """
     limits = memory_limits(trainer.world.device)
     shared = processes_of_machine() if trainer.world.device.type == "cpu" else 1
-    total = limits.total / shared
-    free = min(limits.free / shared, total)
+    # What is free differs between processes, and passes through the network are those of all.
+    free, total = _least_of_all(trainer.world, limits.free / shared, limits.total / shared)
+    free = min(free, total)
     found = footprint(trainer)
     if found.expected > free:
         found = footprint(trainer, exact=True)
@@ -136,12 +135,18 @@ def check_memory(trainer: Trainer, say: Callable[[str], None]) -> None:
     if found.least > total:
         raise RequestError(
             f"{what}: a step keeps {gibibytes(found.least)} for its backward pass, and "
-            f"{limits.owner} has {gibibytes(limits.total)}{share}: {advice}"
+            f"{limits.owner} has {gibibytes(total * shared)}{share}: {advice}"
         )
     say(
         f"warning: {what}: a step takes about {gibibytes(found.expected)}, and "
-        f"{gibibytes(limits.free)} of {limits.owner} are free{share}: {advice}"
+        f"{gibibytes(free * shared)} of {limits.owner} are free{share}: {advice}"
     )
+
+
+def _least_of_all(world: World, *sizes: float) -> list[float]:
+    """The smallest of each number of bytes over the processes."""
+    smallest = world.largest(*(-int(min(size, _UNLIMITED)) for size in sizes))
+    return [-float(size) for size in smallest]
 
 
 def _advice(flag: str, batch: int) -> str:

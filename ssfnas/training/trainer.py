@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -135,16 +135,22 @@ class Trainer(Resumable, ABC):
             dtype=self.dtype,
         )
 
+    @contextmanager
+    def trial(self) -> Iterator[torch.nn.Module]:
+        """A copy of the network to try something on, of which nothing is seen afterward.
+
+        Operations of users may count or draw in ways of their own, which buffers do not show.
+        """
+        with self._drawing("trial"):
+            yield copy.deepcopy(self.net).train()
+
     def refuse_single_values(self) -> None:
         """Try the network on a batch or the first two images of it, all black, as it is trained.
-
-        Afterward it is as it was.
 
         Raises:
             RequestError: a layer would normalize one value a channel.
         """
-        config, data, net = self.config, self.data, self.net
-        buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+        config, data = self.config, self.data
         images = torch.zeros(
             max(1, min(2, config.batch_size // self.world.size)),
             data.in_channels,
@@ -153,7 +159,7 @@ class Trainer(Resumable, ABC):
             device=self.world.device,
         )
         try:
-            with torch.no_grad(), self._drawing("trial"):
+            with torch.no_grad(), self.trial() as net:
                 net(images)
         except ValueError as error:
             if "Expected more than 1" not in str(error):  # PyTorch's words for it, and ours
@@ -164,9 +170,6 @@ class Trainer(Resumable, ABC):
                 f"layer one value a channel to normalize ({error}): use larger batches, or larger "
                 "images (--image-size)"
             ) from error
-        finally:
-            for buffer, value in buffers:
-                buffer.copy_(value)
 
     def count_step(self, terms: Terms, *, looked: bool) -> None:
         """Count a step and add its terms to the means.

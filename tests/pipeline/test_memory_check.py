@@ -10,6 +10,7 @@ import pytest
 import torch
 from image_files import write_npz
 from tiny_runs import tiny_retrain, tiny_search
+from torch import nn
 
 from ssfnas.data import load_data
 from ssfnas.errors import RequestError
@@ -58,12 +59,30 @@ def test_what_an_image_keeps_is_what_many_keep_divided(small_npz, supernet):
     assert found.least == found.kept * found.passes.images < found.expected
 
 
+class Counting(nn.Module):
+    """An operation of a user's with a state that is not all in buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.draws = 0, torch.Generator().manual_seed(0)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen = self.seen + len(x)  # another tensor, not another value
+        return x * torch.rand((), generator=self.draws)
+
+
 def test_nothing_of_the_trainer_changes(small_npz):
     trainer = searcher(small_npz)
+    operation = trainer.net.cells[0].edges[0].operations[3] = Counting()
     before = {name: value.clone() for name, value in trainer.net.state_dict().items()}
-    random = torch.get_rng_state()
+    random, own = torch.get_rng_state(), operation.draws.get_state()
     footprint(trainer, exact=True)
+    trainer.refuse_single_values()
     assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(operation.draws.get_state(), own)
+    assert operation.calls == 0
     assert all(torch.equal(before[name], value) for name, value in trainer.net.state_dict().items())
     assert all(parameter.grad is None for parameter in trainer.net.parameters())
 
@@ -123,6 +142,30 @@ def test_processes_of_a_machine_share_it(small_npz, monkeypatch):
     check_memory(trainer, pytest.fail)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(RequestError, match=r"this machine has .*, which 2 processes share"):
+        check_memory(trainer, pytest.fail)
+
+
+class SecondProcess(World):
+    """This process beside another, which votes for less memory than this one has."""
+
+    others = (0, 0)
+
+    def largest(self, *numbers):
+        return [max(pair) for pair in zip(numbers, self.others, strict=True)]
+
+
+def test_processes_agree_on_the_one_that_has_the_least(small_npz, monkeypatch):
+    trainer, said = searcher(small_npz), []
+    needed = footprint(trainer, exact=True)
+    trainer.world = SecondProcess(rank=0, size=1, device=torch.device("cpu"))
+    limited(monkeypatch, math.inf, math.inf)
+    trainer.world.others = (-int(2 * needed.expected), -int(2 * needed.expected))
+    check_memory(trainer, pytest.fail)
+    trainer.world.others = (-int(needed.expected / 2), -int(2 * needed.expected))
+    check_memory(trainer, said.append)
+    assert len(said) == 1
+    trainer.world.others = (-int(needed.least / 2),) * 2
+    with pytest.raises(RequestError, match="a step keeps"):
         check_memory(trainer, pytest.fail)
 
 
