@@ -34,7 +34,7 @@ def predict(make: MakeTrainer, config: Any, data: ImageData, world_size: int) ->
     size. Images that are decoded while training are stood in for; decoding is measured by itself.
 
     Args:
-        make: ``config, data -> Trainer``, on one process.
+        make: ``config, data -> Trainer``; among several processes all have to ask.
         config: the run's; ``batch_size`` and, where there is one, ``pretrain_batch_size`` count.
         data: the run's.
         world_size: processes that share a batch.
@@ -44,11 +44,11 @@ def predict(make: MakeTrainer, config: Any, data: ImageData, world_size: int) ->
         data = dataclasses.replace(data, train=_stood_in(data.train, files))
     config = _quiet(config)
     batch = max(_FEWEST, config.batch_size // world_size)
-    seconds, decoded = _step(make, config, data, _FEWEST, warmed_up=False)
+    seconds, decoded = _step(make, config, data, _FEWEST, world_size, warmed_up=False)
     measured = f"steps of {_FEWEST}"
     if batch > _FEWEST:
         more = min(batch, _MOST, max(2 * _FEWEST, int(_FEWEST * _LONG / seconds)))
-        longer, _ = _step(make, config, data, more, warmed_up=seconds > 1)
+        longer, _ = _step(make, config, data, more, world_size, warmed_up=seconds > 1)
         seconds += max(0.0, longer - seconds) / (more - _FEWEST) * (batch - _FEWEST)
         measured += f" and {more}"
     trainer = make(config, data)
@@ -112,12 +112,19 @@ def _quiet(config: Any) -> Any:
 
 
 def _step(
-    make: MakeTrainer, config: Any, data: ImageData, images: int, *, warmed_up: bool
+    make: MakeTrainer,
+    config: Any,
+    data: ImageData,
+    images: int,
+    world_size: int,
+    *,
+    warmed_up: bool,
 ) -> tuple[float, int]:
-    """Seconds of a step of that many images, and how many were asked for of a folder's."""
-    changes = {"batch_size": images, "workers": 0}
+    """Seconds of a step of that many images a process, and how many it took of a folder's."""
+    batch = images * world_size
+    changes = {"batch_size": batch, "workers": 0}
     if hasattr(config, "pretrain_batch_size"):
-        changes["pretrain_batch_size"] = images
+        changes["pretrain_batch_size"] = batch
     trainer = make(dataclasses.replace(copy.deepcopy(config), **changes), data)
     device, source = trainer.world.device, data.train.images
     for passes in trainer.passes:
@@ -131,7 +138,10 @@ def _step(
     trainer.run_step()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
+    # Of all processes: what follows depends on it, and has to be the same for each.
+    seconds = float(
+        trainer.world.mean(torch.tensor(time.perf_counter() - started, dtype=torch.float64))
+    )
     trainer.close()
     return seconds, (source.taken if isinstance(source, _StandIn) else 0) - before
 

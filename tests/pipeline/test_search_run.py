@@ -270,21 +270,23 @@ def test_a_dry_run_decodes_few_images_of_a_folder(tmp_path, capsys, monkeypatch,
 
 
 def test_a_step_of_many_images_is_predicted_from_steps_of_few(small_npz, monkeypatch):
-    # A clock by which a step takes 3 s and 0.5 s an image, of each of its two batches.
+    # A clock by which a step takes 3 s and 0.5 s an image of this process, of each of its two
+    # batches; in the other process a step takes two seconds longer.
     clock = [0.0]
     step = SearchTrainer.run_step
 
     def timed(self):
         step(self)
-        clock[0] += 3.0 + 2 * 0.25 * self.config.batch_size
+        clock[0] += 3.0 + 2 * 0.25 * self.config.batch_size / 2
 
     monkeypatch.setattr(SearchTrainer, "run_step", timed)
     monkeypatch.setattr("ssfnas.pipeline.dry_run.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(World, "mean", lambda self, seconds: seconds + 1)
     config = tiny_search(small_npz, knn=False, batch_size=100, steps=10)
     data, world = load_data(config), World(0, 1, torch.device("cpu"))
     said = predict(lambda c, d: SearchTrainer(c, d, world), config, data, world_size=2)
     assert "steps        10\n" in said
-    assert "time         about 28 s a step, 4.7 min in all (steps of 2 and 4 images" in said
+    assert "time         about 29 s a step, 4.8 min in all (steps of 2 and 4 images" in said
 
 
 def test_metrics_are_one_json_object_a_line(small_npz, tmp_path):
