@@ -294,7 +294,9 @@ class EvaluateConfig(PluginOptions):
     data_dir: str | None = option(
         None, "folder that torchvision's data sets are downloaded to; absent: the run's"
     )
-    batch_size: int = option(256, "images a batch", minimum=1)
+    batch_size: int = option(
+        256, "images a batch at most; of more than 90 pixels a side fewer are taken", minimum=1
+    )
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     threads: int | None = option(
         None,

@@ -41,3 +41,26 @@ def test_features_are_what_the_classifier_makes_logits_of(tmp_path, model):
     classifier = classifier_of(net)
     torch.testing.assert_close(features @ classifier.weight.T + classifier.bias, logits)
     assert not classifier._forward_pre_hooks
+
+
+def test_a_pass_takes_no_more_pixels_than_fit(tmp_path, monkeypatch):
+    data = load_data(RetrainConfig(dataset=str(write_npz(tmp_path / "d.npz", (16, 12, 8, 4)))))
+    taken = []
+
+    class Sizes(torch.nn.Module):
+        def forward(self, x):
+            taken.append(len(x))
+            return x.flatten(1)[:, : data.num_classes]
+
+    options = {"device": CPU, "dtype": torch.float64}
+    whole, labels = predict(Sizes(), data.test, data, **options)
+    assert taken == [len(labels)]
+    height, width = data.image_size
+    for most, images in ((3 * height * width, 3), (height * width - 1, 1)):
+        taken.clear()
+        monkeypatch.setattr("ssfnas.evaluation.features.MOST_PIXELS", most)
+        parts, same = predict(Sizes(), data.test, data, **options)
+        assert max(taken) == images
+        assert sum(taken) == len(labels)
+        assert torch.equal(parts, whole)
+        assert torch.equal(same, labels)
