@@ -102,11 +102,12 @@ def _stood_in(part: ImageSet, files: FolderImages) -> ImageSet:
 
 
 def _quiet(config: Any) -> Any:
-    """The config without what a dry run does not measure: neighbors, and a warm-up of the alphas.
+    """The config without what a dry run does not measure: neighbors, epochs unlike most others.
 
-    Most steps of a search, and the largest, are those after the warm-up.
+    Most steps of a search, and the largest, are those after the warm-up of the alphas; mixed images
+    are measured. Epochs of the small batches are not those of the run, and fewer of its steps.
     """
-    quiet = {"knn": False, "alpha_warmup_epochs": 0}
+    quiet = {"knn": False, "alpha_warmup_epochs": 0, "mixup_off_epochs": 0}
     changes: dict[str, Any] = {name: off for name, off in quiet.items() if hasattr(config, name)}
     return dataclasses.replace(copy.deepcopy(config), **changes)
 

@@ -254,3 +254,10 @@ def test_a_cutout_that_can_blank_an_image_is_refused_and_a_large_one_said(
     with pytest.raises(RequestError, match=r"--cutout 8 can blank whole images of 8x8 .*use 4 or"):
         run_retrain(tiny_retrain(small_npz, tmp_path / "run", cutout=8))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_measures_mixed_images_whatever_its_small_epochs(small_npz, capsys):
+    # Two epochs of the run's batches, and less than one of the small ones that are measured.
+    changes = {"mixup": 0.2, "mixup_off_epochs": 1, "batch_size": 40, "steps": 2}
+    assert run_retrain(tiny_retrain(small_npz, dry_run=True, **changes)) is None
+    assert "steps        2\n" in capsys.readouterr().out
