@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +207,13 @@ def _orientation(image: Any) -> int:
     """1 to 8, as EXIF (or XMP) says that what is decoded is to be turned; 1: not at all."""
     if image.format == "PNG" and image.fp is not None and _metadata_behind_pixels(image.fp):
         image.load()
-    # PNG's own method would decode the pixels to look behind them.
-    return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+    try:
+        # PNG's own method would decode the pixels to look behind them.
+        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+    except Exception as error:
+        # Parsers of metadata raise a dozen types; the pixels are whole all the same.
+        warnings.warn(f"its metadata cannot be read ({error}): taken as upright", stacklevel=2)
+        return 1
 
 
 def _metadata_behind_pixels(stream: Any) -> bool:

@@ -156,7 +156,7 @@ def _eight_bits(
     if pixel_range is None:
         pixel_range = check_range((float(train.min()), float(train.max())), "train_images")
     scaled = {part: to_8_bits(array, pixel_range) for part, array in images.items()}
-    return scaled, pixel_range, (range_note(pixel_range, str(train.dtype), given=given),)
+    return scaled, pixel_range, (range_note(pixel_range, train.dtype.name, given=given),)
 
 
 def _labels(key: str, arrays: dict[str, Array], images: int) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from ssfnas.data.decoding import map_threads
@@ -30,7 +31,7 @@ def without_unreadable(
 
     Raises:
         RequestError: more than ``limit`` cannot, or a class loses its last training image, or the
-            test part all of its own.
+            validation or test part all of its own.
     """
     paths = [path for classes in parts.values() for files in classes for path in files]
     problems: dict[Path, str] = {}
@@ -54,8 +55,13 @@ def without_unreadable(
             f"{root}: no training image of class '{name}' can be read; the first: "
             f"{problems[parts['train'][kept['train'].index([])][0]]}"
         )
-    if not any(kept["test"]):
-        raise RequestError(f"{root}: no test image can be read; see {next(iter(problems))}")
+    for part, files in kept.items():
+        if not any(files):
+            called = {"val": "validation"}.get(part, part)
+            first = next(chain(*parts[part]))
+            raise RequestError(
+                f"{root}: no {called} image can be read; the first: {problems[first]}"
+            )
     return kept, tuple(map(str, problems)), _lines(problems, len(paths))
 
 

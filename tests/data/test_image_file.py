@@ -282,6 +282,30 @@ def test_another_depth_than_the_others_is_refused(tmp_path):
         decode_image(tmp_path / "x.png", 1, pixel_range=(0, 9))
 
 
+def exif_of(kind, count, value):
+    """EXIF whose one entry is an orientation of that TIFF type."""
+    entry = struct.pack("<HHI", 274, kind, count) + value.ljust(4, b"\0")
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        exif_of(2, 3, b"ab\0"),  # text
+        exif_of(7, 1, b"\x06"),  # bytes
+        exif_of(11, 1, struct.pack("<f", float("nan"))),
+        b"Exif\0\0no header of TIFF",
+    ],
+)
+def test_damaged_metadata_leave_the_pixels_whole(tmp_path, exif):
+    pixels = noise(4, 6, 3)
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    with pytest.warns(UserWarning, match="its metadata cannot be read"):
+        assert shape_of(tmp_path / "x.png") == (4, 6, 3)
+    with pytest.warns(UserWarning, match="taken as upright"):
+        assert np.array_equal(decode_image(tmp_path / "x.png", 3), pixels)
+
+
 def damaged_metadata(folder, count):
     """Files that Pillow warns of."""
     paths = [folder / f"{number}.jpg" for number in range(count)]

@@ -121,7 +121,9 @@ def test_deep_images_are_scaled_by_the_training_part(tmp_path, dtype):
     assert parts.train.images.min() == 0
     assert parts.train.images.max() == 255
     (note,) = parts.notes
-    assert note.startswith(f"pixels are {np.dtype(dtype)}; {low:.10g} to {high:.10g} became 0 to ")
+    assert note.startswith(
+        f"pixels are {np.dtype(dtype).name}; {low:.10g} to {high:.10g} became 0 to "
+    )
     assert note.endswith("the training part's own range")
 
 

@@ -73,11 +73,14 @@ def test_a_class_keeps_a_training_image(tmp_path):
     assert str(root / "train" / "b" / "0.png") in message
 
 
-def test_the_test_part_keeps_an_image(tmp_path):
-    root = some_folder(tmp_path, (("train", 2), ("test", 1)))
-    for path in (root / "test").rglob("*.png"):
+@pytest.mark.parametrize(("part", "called"), [("val", "validation"), ("test", "test")])
+def test_each_part_keeps_an_image(tmp_path, part, called):
+    root = some_folder(tmp_path, (("train", 2), ("val", 1), ("test", 1)))
+    for path in (root / part).rglob("*.png"):
         damage(path)
-    assert "no test image can be read" in refused(root, skip_corrupt=9)
+    message = refused(root, skip_corrupt=9)
+    assert f"no {called} image can be read" in message
+    assert str(root / part / "a" / "0.png") in message
 
 
 def test_long_lists_are_cut(tmp_path):
