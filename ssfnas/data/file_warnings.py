@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import warnings
@@ -18,6 +19,16 @@ Found = tuple[Path, str]
 _current = threading.local()
 _said: set[str] = set()
 _recording = threading.Lock()
+
+
+def _record_anew() -> None:
+    """A process that was forked within a pass has passes of its own."""
+    global _recording
+    _recording = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_record_anew)
 
 
 @contextmanager

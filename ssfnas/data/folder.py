@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ssfnas.data.decoding import FolderImages, map_threads
+from ssfnas.data.file_warnings import gathered_warnings
 from ssfnas.data.image_file import EIGHT_BITS, Header, deep_range, read_header
 from ssfnas.data.imageset import DataParts, ImageSet
 from ssfnas.data.layout import Classes, read_layout
@@ -26,6 +27,7 @@ _TEST_SHARE = 0.2
 _LONG_PASS = 5_000
 
 
+@gathered_warnings()
 def read_folder(
     root: Path,
     *,
@@ -120,7 +122,7 @@ def _announce(root: Path, paths: list[Path], purpose: str) -> None:
     if len(paths) >= _LONG_PASS:
         warnings.warn(
             f"{root}: decoding {len(paths):,} images once, {purpose}: this may take minutes",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

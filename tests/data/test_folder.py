@@ -340,3 +340,15 @@ def test_an_image_of_another_size_later_is_named(tmp_path):
     draw(path, (9, 8))
     with pytest.raises(RequestError, match="8 x 9 pixels"):
         lazy.train.gather(torch.tensor([1]))
+
+
+@pytest.mark.parametrize("few", [2_000, 1])  # read by this process, or by forked ones
+def test_a_warning_of_files_is_said_once_a_folder(tmp_path, monkeypatch, few):
+    monkeypatch.setattr("ssfnas.data.many_files._FEW", few)
+    root = some_folder(tmp_path, exif=b"Exif\0\0no header of TIFF")
+    for options in ({}, {"in_memory_bytes": 0}, {"skip_corrupt": 1}):
+        with pytest.warns(
+            UserWarning, match=r"cannot be read.* \(and so 10 more files\)$"
+        ) as found:
+            read_folder(root, **options)
+        assert len(found) == 1
