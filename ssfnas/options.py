@@ -348,12 +348,12 @@ def check_multi_label(config: Any, options: Mapping[str, OptionValue]) -> None:
         if value == option.default or value is False or name in before:
             continue
         chosen = option.components.get(value) if option.names is not None else None
-        if chosen is not None and not chosen.for_labels:
-            raise RequestError(
-                f"{option.flag} {written(value)} has no effect on multi-label data: leave it out"
+        unfit = chosen is not None and not chosen.for_labels
+        if unfit or name in after:
+            asked = option.flag if value is True else f"{option.flag} {written(value)}"
+            plain = (
+                "leave it out"
+                if unfit or value is True
+                else f"leave it at {written(option.default)}"
             )
-        if name in after:
-            raise RequestError(
-                f"{option.flag} {written(value)} has no effect on multi-label data: "
-                f"leave it at {written(option.default)}"
-            )
+            raise RequestError(f"{asked} has no effect on multi-label data: {plain}")

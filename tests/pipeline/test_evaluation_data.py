@@ -148,7 +148,7 @@ def test_what_means_nothing_with_several_labels_is_refused(tmp_path, capsys):
     run = run_retrain(tiny_retrain(data, tmp_path / "run", steps=1))
     for flag in ("--probe", "--thirds"):
         assert evaluate.main(["--run", str(run.path), flag]) == 2
-        assert f"{flag} has no meaning for multi-label data" in capsys.readouterr().err
+        assert f"{flag} has no effect on multi-label data" in capsys.readouterr().err
 
 
 def test_a_run_does_not_go_on_with_other_data(small_npz, tmp_path, capsys):

@@ -154,7 +154,7 @@ def test_multi_label_data_train_with_binary_cross_entropy_and_report_auc(tmp_pat
         capsys.readouterr()
         assert evaluate.main([*words, flag]) == 2
         said = capsys.readouterr().err
-        assert f"{flag} true has no effect on multi-label data: leave it at false" in said
+        assert f"{flag} has no effect on multi-label data: leave it out" in said
     assert (run.path / "evaluation.json").read_bytes() == before
     preset = parse(RetrainConfig, ["--preset", "darts-retrain"], "ssfnas.retrain", "")
     assert run_retrain(tiny_retrain(data, dry_run=True, loss=preset.loss)) is None
