@@ -14,6 +14,8 @@ from ssfnas.errors import RequestError
 
 # Decoders of two versions may differ in the last bits of a pixel, other images in more than that.
 _SAME_PIXELS = 1e-3
+# Of values in 0 .. 1; a channel that never varies is given more.
+_LARGEST_STD = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,21 +99,44 @@ class DataCard:
         return None
 
     def warn_of_another_depth(self, data: ImageData) -> None:
-        """Warn where pixels of 8 bits meet deeper ones: their values have no common scale."""
-        if (self.pixel_range is None) == (data.pixel_range is None):
+        """Warn where the values of other images have no scale in common with those trained on.
+
+        That is so where 8 bits meet deeper pixels, and where deeper ones lie so far from the range
+        of this card that they become nearly one color (12 bits beside 16, floats beside integers).
+        """
+        low, high = self.pixel_range or (0, 0)
+        if self.pixel_range is None and data.pixel_range is None:
             return
         if data.pixel_range is None:
-            low, high = self.pixel_range or (0, 0)
             text = (
                 f"{data.name} has pixels of 8 bits, taken as they are; {self.name}, which was "
                 f"trained on, had deeper ones, of which {low:g} to {high:g} became 0 to 255"
             )
-        else:
+        elif self.pixel_range is None:
             text = (
                 f"{data.name} has pixels of more than 8 bits, scaled by their own range; "
                 f"{self.name}, which was trained on, had 8 bits"
             )
+        elif self._far_from(data):
+            text = (
+                f"{data.name} lies far from the pixels of {self.name}, which was trained on and of "
+                f"which {low:g} to {high:g} became 0 to 255: its mean there is "
+                f"{_levels(data.mean)} in place of {_levels(self.mean)}; are its values on the "
+                "same scale?"
+            )
+        else:
+            return
         warnings.warn(text, stacklevel=2)
+
+    def _far_from(self, data: ImageData) -> bool:
+        """Whether a channel hardly varies, or lies two standard deviations off."""
+        for mean, spread, own, own_spread in zip(
+            data.mean, data.std, self.mean, self.std, strict=False
+        ):
+            alike = own_spread / 10 <= spread <= _LARGEST_STD and abs(mean - own) <= 2 * own_spread
+            if own_spread <= _LARGEST_STD and not alike:
+                return True
+        return False
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -139,6 +164,10 @@ class DataCard:
 def normalized(names: Sequence[str]) -> tuple[str, ...]:
     """Names in Unicode's composed form (NFC), in which those that look alike are equal."""
     return tuple(unicodedata.normalize("NFC", name) for name in names)
+
+
+def _levels(mean: Sequence[float]) -> str:
+    return ", ".join(f"{255 * value:.0f}" for value in mean)
 
 
 def _labels(card: DataCard) -> str:

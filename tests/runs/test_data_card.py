@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import warnings
 
@@ -43,3 +44,23 @@ def test_another_depth_is_warned_of():
         DataCard.of(deep).warn_of_another_depth(shallow)
     with pytest.warns(UserWarning, match="scans has pixels of more than 8 bits"):
         DataCard.of(shallow).warn_of_another_depth(deep)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "warned"),
+    [
+        (0.45, 0.1, False),
+        (0.5, 0.015, True),  # all nearly one gray
+        (0.95, 0.1, True),  # most of it clipped
+        (0.0, 1.0, True),  # all black: a channel that never varies has the deviation 1
+    ],
+)
+def test_deep_pixels_of_another_scale_are_warned_of(mean, std, warned):
+    card = DataCard.of(some_data((0.0, 4095.0), "scans"))
+    other = dataclasses.replace(some_data((0.0, 4095.0), "floats"), mean=(mean,), std=(std,))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        card.warn_of_another_depth(other)
+    assert len(found) == warned
+    if warned:
+        assert f"its mean there is {255 * mean:.0f} in place of 128" in str(found[0].message)
