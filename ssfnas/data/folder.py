@@ -68,6 +68,9 @@ def read_folder(
     names, parts, notes = layout.names, layout.parts, [*layout.notes]
     if "test" not in parts:
         parts = _split_parts(root, names, parts["train"], seed)
+        notes.append(
+            f"no folders of parts: a fifth of each class is the test part (--data-seed {seed})"
+        )
     skipped: tuple[str, ...] = ()
     if skip_corrupt:
         _announce(root, _files(parts), "to find those that cannot be read")

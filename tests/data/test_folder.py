@@ -352,3 +352,11 @@ def test_a_warning_of_files_is_said_once_a_folder(tmp_path, monkeypatch, few):
         ) as found:
             read_folder(root, **options)
         assert len(found) == 1
+
+
+def test_a_test_part_that_was_drawn_is_said(tmp_path):
+    for label in range(2):
+        for number in range(5):
+            draw(tmp_path / str(label) / f"{number}.png")
+    (note,) = read_folder(tmp_path, seed=4).notes
+    assert note == "no folders of parts: a fifth of each class is the test part (--data-seed 4)"
