@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,12 @@ class _Evaluation:
         name = _file_name(config.which)
         self.recorded: Choices = {} if self.own else _before(run, name).get("choices", {})
         self.epoch = chosen_epoch(run.metrics, self.metric)
+        if not (self.own or self.recorded) and self.epoch is not None:
+            warnings.warn(
+                f"{run.path / name} records no choice of the validation part, so none is applied "
+                f"to {data.name}: evaluate the run's own data with --which {config.which} first",
+                stacklevel=3,
+            )
 
     def result(self) -> dict[str, Any]:
         """What goes into the file."""

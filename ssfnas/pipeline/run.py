@@ -99,7 +99,10 @@ class Run(RunFiles):
             raise RequestError(f"{self.path} is a search: only a retraining has a trained network")
         file = self.weights_file(which)
         if not file.is_file():
-            reasons = {"best": ", since its data have no validation part", "ema": " (--ema)"}
+            reasons = {
+                "best": ", as one without a validation part",
+                "ema": ", as one without --ema",
+            }
             raise RequestError(
                 f"{file} is missing: the run is not finished, or keeps no {which} weights"
                 + reasons.get(which, "")

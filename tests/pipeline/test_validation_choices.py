@@ -106,14 +106,17 @@ def test_the_epoch_is_chosen_on_validation_and_its_weights_are_kept(tmp_path, ca
 
     # The best weights by themselves, and what was chosen applied to other data.
     words = ["--run", str(run.path), "--device", "cpu"]
+    other = write_npz(tmp_path / "other.npz", (4, 4, 4, 4), seed=11, **validation(seed=12))
+    assert evaluate.main([*words, "--which", "best", "--dataset", str(other)]) == 0
+    assert "evaluate the run's own data with --which best first" in capsys.readouterr().err
     assert evaluate.main([*words, "--which", "best"]) == 0
     best = json.loads((run.path / "evaluation-best.json").read_text())
     assert best["last_epoch"] == result["best"]
     assert best["choices"]["epoch"]["chosen"] == chosen
-    other = write_npz(tmp_path / "other.npz", (4, 4, 4, 4), seed=11, **validation(seed=12))
     assert evaluate.main([*words, "--dataset", str(other)]) == 0
     apart = json.loads((run.path / "evaluation-on-other.json").read_text())
     assert set(apart["choices"]) == {"logit_adjustment", "tau_normalization"}
+    assert "evaluate the run's own data" not in capsys.readouterr().err
     for name, choice in apart["choices"].items():
         assert choice["chosen"] == result["choices"][name]["chosen"]
         tau = choice["chosen"]["tau"]
@@ -252,5 +255,5 @@ def test_thresholds_of_several_labels_are_chosen_on_validation(tmp_path):
 
 def test_best_weights_need_a_validation_part(small_npz, tmp_path):
     run = run_retrain(tiny_retrain(small_npz, tmp_path / "run", steps=1))
-    with pytest.raises(RequestError, match="no best weights, since its data have no validation"):
+    with pytest.raises(RequestError, match="no best weights, as one without a validation part"):
         run.network("best")
