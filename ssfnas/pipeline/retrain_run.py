@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from safetensors.torch import save
 
-from ssfnas.config import EvaluateConfig, RetrainConfig, values_of
+from ssfnas.config import EvaluateConfig, RetrainConfig
 from ssfnas.data import VIEWS, ImageData, usual_cutout
 from ssfnas.errors import RequestError, found_everywhere, written
 from ssfnas.objectives import LOSSES
-from ssfnas.options import check_effects, option_values
 from ssfnas.pictures import report_html
 from ssfnas.pipeline.dry_run import predict
 from ssfnas.pipeline.evaluation import evaluate_network
@@ -74,8 +73,7 @@ def _check_names(config: RetrainConfig) -> None:
 
 def _genotype(config: RetrainConfig) -> Genotype | None:
     if config.model != "derived":
-        if values_of(config)["genotype"] is not None:  # the command line refuses the flag alone
-            check_effects(config, option_values(RetrainConfig), ["genotype"])
+        config.genotype = None  # of a file, which was warned of; the command line refuses the flag
         return None
     if config.genotype is None:
         raise RequestError(
@@ -118,14 +116,14 @@ def _check_cutout(config: RetrainConfig, session: Session) -> None:
     # Centered in the middle of the image it covers all; a run that began so may end so.
     if config.cutout >= max(height, width) and not config.resume:
         raise RequestError(
-            f"--cutout {config.cutout} can blank whole images of {height}x{width} pixels: use "
+            f"--cutout {config.cutout} can blank whole images of {width} x {height} pixels: use "
             f"{usual} or less, or leave it out"
         )
     share = config.cutout**2 / (height * width)
     if share > 1 / 4:
         session.say(
             f"cutout       {config.cutout} pixels a side are {100 * share:.0f} % of an image of "
-            f"{height}x{width}: {usual} would be at most a quarter"
+            f"{width} x {height}: {usual} would be at most a quarter"
         )
 
 

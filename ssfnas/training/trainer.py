@@ -166,9 +166,9 @@ class Trainer(Resumable, ABC):
                 raise
             height, width = data.image_size
             raise RequestError(
-                f"--batch-size {config.batch_size} with images of {height}x{width} pixels leaves a "
-                f"layer one value a channel to normalize ({error}): use larger batches, or larger "
-                "images (--image-size)"
+                f"--batch-size {config.batch_size} with images of {width} x {height} pixels leaves "
+                f"a layer one value a channel to normalize ({error}): use larger batches, or "
+                "larger images (--image-size)"
             ) from error
 
     def count_step(self, terms: Terms, *, looked: bool) -> None:

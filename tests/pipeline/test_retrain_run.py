@@ -10,7 +10,7 @@ import torch
 from image_files import write_npz
 from tiny_runs import tiny_retrain, tiny_search
 
-from ssfnas import evaluate
+from ssfnas import evaluate, retrain
 from ssfnas.commandline import parse
 from ssfnas.config import RetrainConfig
 from ssfnas.data import load_data
@@ -251,7 +251,7 @@ def test_a_cutout_that_can_blank_an_image_is_refused_and_a_large_one_said(
         run_retrain(tiny_retrain(small_npz, dry_run=True, cutout=cutout))
         printed = capsys.readouterr().out
         assert "cutout" not in printed if line is None else line in printed
-    with pytest.raises(RequestError, match=r"--cutout 8 can blank whole images of 8x8 .*use 4 or"):
+    with pytest.raises(RequestError, match=r"--cutout 8 can blank whole images of 8 x 8 .*use 4"):
         run_retrain(tiny_retrain(small_npz, tmp_path / "run", cutout=8))
     assert not (tmp_path / "run").exists()
 
@@ -261,3 +261,14 @@ def test_a_dry_run_measures_mixed_images_whatever_its_small_epochs(small_npz, ca
     changes = {"mixup": 0.2, "mixup_off_epochs": 1, "batch_size": 40, "steps": 2}
     assert run_retrain(tiny_retrain(small_npz, dry_run=True, **changes)) is None
     assert "steps        2\n" in capsys.readouterr().out
+
+
+def test_a_baseline_leaves_the_genotype_of_a_file_alone(small_npz, tmp_path, capsys):
+    (tmp_path / "derived.yaml").write_text(f"dataset: {small_npz}\ngenotype: FairDARTS_a\n")
+    words = ["--config", str(tmp_path / "derived.yaml"), "--model", "timm:test_resnet"]
+    words += ["--steps", "1", "--batch-size", "8", "--device", "cpu"]
+    assert retrain.main([*words, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().err
+    assert "genotype FairDARTS_a has no effect with --model timm:test_resnet" in said
+    assert load(tmp_path / "run").config.genotype is None
+    assert retrain.main([*words, "--genotype", "DARTS_V2"]) == 2

@@ -23,7 +23,7 @@ from ssfnas.training.retrain_trainer import RetrainTrainer
 from ssfnas.training.search_trainer import SearchTrainer
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"), group=None)
-REFUSED = r"^--batch-size 1 with images of 4x4 pixels .*use larger batches, or larger images"
+REFUSED = r"^--batch-size 1 with images of 4 x 4 pixels .*use larger batches, or larger images"
 
 
 def search(file, strategy, **changes):
