@@ -176,7 +176,7 @@ def _with_validation(parts: DataParts, options: DataOptions) -> DataParts:
             f"--validation-share {share:g}: {parts.name} has a validation part of "
             f"{len(parts.validation)} images already: leave it out"
         )
-    kept, chosen = held_out(train.labels, share, options.data_seed)
+    kept, chosen = held_out(train.labels, share, options.data_seed, parts.class_names)
     if not len(chosen):
         raise RequestError(
             f"--validation-share {share:g}: no class of {parts.name} has two training images, of "

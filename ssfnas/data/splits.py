@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,9 @@ from torch import Tensor
 from ssfnas.seeding import derive_seed, generator
 
 
-def stratified_halves(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_halves(
+    labels: Tensor, seed: int, names: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
     """Two disjoint halves of a training part in which every class is halved.
 
     A class of odd size gives its extra image to the weights' half, so a class with a single image
@@ -23,13 +26,14 @@ def stratified_halves(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     Args:
         labels: int64 [N], or zeros and ones [N, L].
         seed: the halves are a function of the labels and of it.
+        names: of the classes, for the warning.
 
     Returns:
         int64 positions for the weights (D_w) and for the alphas (D_alpha), each rising.
     """
     labels = labels.detach().cpu()
     if labels.ndim == 2:
-        return _paired_halves(labels.numpy() > 0, seed)
+        return _paired_halves(labels.numpy() > 0, seed, names)
     weights, alphas, single = [], [], []
     for label in torch.unique(labels).tolist():
         positions = torch.nonzero(labels == label).flatten()
@@ -40,12 +44,14 @@ def stratified_halves(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         if len(positions) == 1:
             single.append(int(label))
     if single:
-        _warn_single(single, "class", "image")
+        _warn_single(single, names, "class", "image")
     empty = torch.empty(0, dtype=torch.int64)
     return torch.cat([empty, *weights]).sort().values, torch.cat([empty, *alphas]).sort().values
 
 
-def _paired_halves(labels: npt.NDArray[np.bool_], seed: int) -> tuple[Tensor, Tensor]:
+def _paired_halves(
+    labels: npt.NDArray[np.bool_], seed: int, names: Sequence[str]
+) -> tuple[Tensor, Tensor]:
     random = np.random.default_rng(derive_seed(seed, "halves"))
     count = len(labels)
     frequency = labels.sum(0)
@@ -64,11 +70,13 @@ def _paired_halves(labels: npt.NDArray[np.bool_], seed: int) -> tuple[Tensor, Te
     swapped = np.flatnonzero(swap)
     first[swapped], second[swapped] = second[swapped], first[swapped].copy()
     if len(single):
-        _warn_single(single.tolist(), "label", "positive image")
+        _warn_single(single.tolist(), names, "label", "positive image")
     return torch.from_numpy(np.sort(first)), torch.from_numpy(np.sort(second))
 
 
-def held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def held_out(
+    labels: Tensor, share: float, seed: int, names: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
     """What is trained on, and a share of every class that is held out for validation.
 
     A class of n images gives ``share n`` of them, rounded, but at least one and never all; one of a
@@ -80,6 +88,7 @@ def held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
         labels: int64 [N], or zeros and ones [N, L].
         share: above 0 and below 1.
         seed: the split is a function of the labels, the share and it.
+        names: of the classes, for the warning.
 
     Returns:
         int64 positions to train on, and to validate on, each rising.
@@ -88,7 +97,7 @@ def held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """
     labels = labels.detach().cpu()
     if labels.ndim == 2:
-        chosen = _dealt(labels.numpy() > 0, share, seed)
+        chosen = _dealt(labels.numpy() > 0, share, seed, names)
     else:
         chosen = np.zeros(len(labels), dtype=bool)
         for label in torch.unique(labels).tolist():
@@ -97,7 +106,7 @@ def held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
             order = torch.randperm(len(positions), generator=draws)
             chosen[positions[order[: _share_of(len(positions), share)]].numpy()] = True
         frequency = torch.bincount(labels).numpy()
-        _warn_not_held_out(np.flatnonzero(frequency == 1).tolist(), "class", "image")
+        _warn_not_held_out(np.flatnonzero(frequency == 1).tolist(), names, "class", "image")
     return torch.from_numpy(np.flatnonzero(~chosen)), torch.from_numpy(np.flatnonzero(chosen))
 
 
@@ -106,7 +115,9 @@ def _share_of(count: int, share: float) -> int:
     return 0 if count < 2 else min(max(round(share * count), 1), count - 1)
 
 
-def _dealt(labels: npt.NDArray[np.bool_], share: float, seed: int) -> npt.NDArray[np.bool_]:
+def _dealt(
+    labels: npt.NDArray[np.bool_], share: float, seed: int, names: Sequence[str]
+) -> npt.NDArray[np.bool_]:
     """Which images with several labels are held out, bool [N]."""
     random = np.random.default_rng(derive_seed(seed, "validation"))
     frequency = labels.sum(0)
@@ -135,25 +146,26 @@ def _dealt(labels: npt.NDArray[np.bool_], share: float, seed: int) -> npt.NDArra
     for column in np.flatnonzero((frequency > 0) & ~labels[~chosen].any(0)).tolist():
         chosen[np.flatnonzero(labels[:, column])[0]] = False
     absent = np.flatnonzero((frequency > 0) & ~labels[chosen].any(0))
-    _warn_not_held_out(absent.tolist(), "label", "positive image")
+    _warn_not_held_out(absent.tolist(), names, "label", "positive image")
     return chosen
 
 
-def _warn_not_held_out(classes: list[int], kind: str, image: str) -> None:
+def _warn_not_held_out(classes: list[int], names: Sequence[str], kind: str, image: str) -> None:
     if classes:
         warnings.warn(
-            f"{kind} {_listed(classes)}: too few {image}s to hold one out for validation",
+            f"{kind} {_listed(classes, names)}: too few {image}s to hold one out for validation",
             stacklevel=3,
         )
 
 
-def _listed(classes: list[int]) -> str:
-    return ", ".join(str(label) for label in classes[:10]) + (", ..." if len(classes) > 10 else "")
+def _listed(classes: list[int], names: Sequence[str]) -> str:
+    shown = [f"'{names[c]}'" if names else str(c) for c in classes[:10]]
+    return ", ".join(shown) + (", ..." if len(classes) > 10 else "")
 
 
-def _warn_single(classes: list[int], kind: str, image: str) -> None:
+def _warn_single(classes: list[int], names: Sequence[str], kind: str, image: str) -> None:
     warnings.warn(
-        f"{kind} {_listed(classes)}: a single training {image}, used for the weights only; the "
-        f"architecture parameters never see that {kind}",
+        f"{kind} {_listed(classes, names)}: a single training {image}, used for the weights only; "
+        f"the architecture parameters never see that {kind}",
         stacklevel=3,
     )

@@ -37,7 +37,9 @@ class GenotypeSearch(Trainer):
         self, config: SearchConfig, data: ImageData, world: World, dtype: torch.dtype
     ) -> None:
         super().__init__(config, data, world, dtype)
-        self.halves = stratified_halves(data.train.labels.cpu(), derive_seed(config.seed, "halves"))
+        self.halves = stratified_halves(
+            data.train.labels.cpu(), derive_seed(config.seed, "halves"), data.class_names
+        )
         if not len(self.halves[1]):
             raise RequestError(
                 f"{data.name}: the half of the training images that the alphas are searched on is "

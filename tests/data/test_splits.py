@@ -28,6 +28,8 @@ def test_a_single_image_trains_the_weights_with_a_warning():
         weights, alphas = stratified_halves(torch.tensor([0, 0, 1, 0, 0]), 0)
     assert 2 in weights.tolist()
     assert len(alphas) == 2
+    with pytest.warns(UserWarning, match="class 'gnu': a single training image"):
+        stratified_halves(torch.tensor([0, 0, 1, 0, 0]), 0, ("cat", "gnu"))
 
 
 def test_several_labels_are_halved_by_label_set_and_by_label():

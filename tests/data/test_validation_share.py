@@ -94,7 +94,7 @@ def test_data_with_a_validation_part_keep_it(tmp_path):
 def test_single_images_alone_cannot_be_held_out(tmp_path):
     config = tiny_retrain(write_npz(tmp_path / "d.npz", (1, 1)), validation_share=0.2)
     with (
-        pytest.warns(UserWarning, match="class 0, 1"),
+        pytest.warns(UserWarning, match="class '0', '1'"),
         pytest.raises(RequestError, match="no class of d has two training images"),
     ):
         load_data(config)
