@@ -67,7 +67,7 @@ def chosen_text(name: str, choice: Mapping[str, Any]) -> str:
         stage = ", re-trained classifier" if chosen.get("phase") == "crt" else ""
         return f"{chosen['epoch']} (of {len(choice['among'])} measured){average}{stage}"
     if name == "classifier":
-        return f"{chosen['crt_lr']:g} of {len(choice['among'])}"
+        return f"{chosen['crt_lr']:g} (of {len(choice['among'])})"
     if name == "thresholds":
         probabilities = chosen["probability"]
         return f"probabilities from {min(probabilities):.3g} to {max(probabilities):.3g}"
