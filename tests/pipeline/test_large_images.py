@@ -73,6 +73,9 @@ def test_the_resolution_is_kept_by_resuming_and_is_not_that_of_the_retraining(
     tmp_path, monkeypatch, capsys
 ):
     data, out = large_npz(tmp_path / "d.npz", 90, 100), str(tmp_path / "run")
+    # Pictures for seconds, which nothing here looks at.
+    monkeypatch.setattr("ssfnas.pipeline.search_run.report_html", lambda runs: "")
+    monkeypatch.setattr("ssfnas.pipeline.search_run.save_figure", lambda figure, path: None)
     step = SearchTrainer.run_step
 
     def interrupted(self):

@@ -39,6 +39,12 @@ def validation(each=6, classes=4, seed=5):
     return {"val_images": images, "val_labels": labels.astype(np.uint8)}
 
 
+@pytest.fixture
+def without_pages(monkeypatch):
+    """Reports are pictures for seconds, which few tests look at."""
+    monkeypatch.setattr("ssfnas.pipeline.retrain_run.report_html", lambda runs: "")
+
+
 def trainer_of(config) -> RetrainTrainer:
     return RetrainTrainer(config, load_data(config), Genotype.load("FairDARTS_a"), ALONE)
 
@@ -124,6 +130,7 @@ def test_the_epoch_is_chosen_on_validation_and_its_weights_are_kept(tmp_path, ca
         assert choice["test"]["top1"] == row["top1"]
 
 
+@pytest.mark.usefixtures("without_pages")
 def test_the_test_part_chooses_nothing(tmp_path):
     """Test labels drawn at random change nothing but what the test part gives."""
     results = []
