@@ -74,7 +74,8 @@ def test_the_resolution_is_kept_by_resuming_and_is_not_that_of_the_retraining(
 ):
     data, out = large_npz(tmp_path / "d.npz", 90, 100), str(tmp_path / "run")
     # Pictures for seconds, which nothing here looks at.
-    monkeypatch.setattr("ssfnas.pipeline.search_run.report_html", lambda runs: "")
+    for module in ("pictures", "pipeline.search_run"):
+        monkeypatch.setattr(f"ssfnas.{module}.report_html", lambda runs: "")
     monkeypatch.setattr("ssfnas.pipeline.search_run.save_figure", lambda figure, path: None)
     step = SearchTrainer.run_step
 
