@@ -140,36 +140,37 @@ class Trainer(Resumable, ABC):
         """A copy of the network to try something on, of which nothing is seen afterward.
 
         Operations of users may count or draw in ways of their own, which buffers do not show.
-        """
-        with self._drawing("trial"):
-            yield copy.deepcopy(self.net).train()
-
-    def refuse_single_values(self) -> None:
-        """Try the network on a batch or the first two images of it, all black, as it is trained.
 
         Raises:
             RequestError: a layer would normalize one value a channel.
         """
-        config, data = self.config, self.data
-        images = torch.zeros(
-            max(1, min(2, config.batch_size // self.world.size)),
-            data.in_channels,
-            *data.image_size,
-            dtype=self.dtype,
-            device=self.world.device,
-        )
         try:
-            with torch.no_grad(), self.trial() as net:
-                net(images)
+            with self._drawing("trial"):
+                yield copy.deepcopy(self.net).train()
         except ValueError as error:
             if "Expected more than 1" not in str(error):  # PyTorch's words for it, and ours
                 raise
-            height, width = data.image_size
+            height, width = self.data.image_size
             raise RequestError(
-                f"--batch-size {config.batch_size} with images of {width} x {height} pixels leaves "
-                f"a layer one value a channel to normalize ({error}): use larger batches, or "
-                "larger images (--image-size)"
+                f"--batch-size {self.config.batch_size} with images of {width} x {height} pixels "
+                f"leaves a layer one value a channel to normalize ({error}): use larger batches, "
+                "or larger images (--image-size)"
             ) from error
+
+    def refuse_single_values(self) -> None:
+        """Try the network on a single black image, where a process has no more of a batch.
+
+        Of two images a BatchNorm always has two values; what needs more of one image, such as an
+        InstanceNorm, is found by the trial of memory.
+
+        Raises:
+            RequestError: a layer would normalize one value a channel.
+        """
+        if self.config.batch_size >= 2 * self.world.size:
+            return
+        shape = 1, self.data.in_channels, *self.data.image_size
+        with torch.no_grad(), self.trial() as net:
+            net(torch.zeros(shape, dtype=self.dtype, device=self.world.device))
 
     def count_step(self, terms: Terms, *, looked: bool) -> None:
         """Count a step and add its terms to the means.

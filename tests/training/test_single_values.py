@@ -57,6 +57,33 @@ def test_nothing_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+INSTANCE_NORM = """
+from torch import nn
+from ssfnas.layers.operations import register_operation
+
+@register_operation("instance_norm_of_a_trial")
+def make(channels, stride, affine):
+    return nn.Sequential(nn.AvgPool2d(3, stride, padding=1), nn.InstanceNorm2d(channels))
+"""
+
+
+def test_one_value_of_an_image_is_refused_whatever_the_batch(tmp_path):
+    (tmp_path / "plugin.py").write_text(INSTANCE_NORM)
+    config = tiny_search(
+        write_npz(tmp_path / "tiny.npz", (12, 6), size=4),
+        tmp_path / "run",
+        objective="supervised",
+        batch_size=4,
+        operations=["instance_norm_of_a_trial", "skip_connect"],
+        plugins=[str(tmp_path / "plugin.py")],
+    )
+    with pytest.raises(
+        RequestError, match=r"^--batch-size 4 with images of 4 x 4 pixels .*spatial"
+    ):
+        run_search(config)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("model", ["derived", "timm:test_resnet"])
 def test_a_trial_leaves_no_trace(small_npz, tmp_path, model):
     config = tiny_retrain(small_npz, model=model)
@@ -65,7 +92,8 @@ def test_a_trial_leaves_no_trace(small_npz, tmp_path, model):
     genotype = Genotype.load("FairDARTS_a") if derived else None
     trainer = RetrainTrainer(config, load_data(config), genotype, ALONE)
     before = {name: value.clone() for name, value in trainer.net.state_dict().items()}
-    trainer.refuse_single_values()
+    with trainer.trial() as net:
+        net(torch.ones(2, trainer.data.in_channels, *trainer.data.image_size))
     assert trainer.net.training
     assert all(torch.equal(v, before[name]) for name, v in trainer.net.state_dict().items())
     assert int(trainer.net.state_dict()[next(n for n in before if "num_batches" in n)]) == 0
