@@ -27,6 +27,10 @@ _TEST_SHARE = 0.2
 _LONG_PASS = 5_000
 
 
+class SeveralSizesError(RequestError):
+    """Images have several sizes, and none was asked for."""
+
+
 @gathered_warnings()
 def read_folder(
     root: Path,
@@ -139,7 +143,7 @@ def _of_one_size(
     channels = max(header.channels for header in headers)
     for path, header in zip(paths, headers, strict=True):
         if image_size is None and (header.height, header.width) != (height, width):
-            raise RequestError(
+            raise SeveralSizesError(
                 f"{path}: {header.width} x {header.height} pixels, but {paths[0].name} has "
                 f"{width} x {height}: give --image-size to resize all to one size"
             )

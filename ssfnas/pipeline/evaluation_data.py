@@ -11,6 +11,7 @@ import torch
 
 from ssfnas.config import DataOptions, EvaluateConfig
 from ssfnas.data import ImageData, ImageSet, load_data
+from ssfnas.data.folder import SeveralSizesError
 from ssfnas.errors import RequestError
 from ssfnas.evaluation.class_matching import matched
 from ssfnas.pipeline.run import Run
@@ -92,13 +93,11 @@ def _of_size(options: DataOptions, card: DataCard) -> tuple[ImageData, list[str]
     """Images of the size (height, width) that the network was trained on, and what was done."""
     height, width = size = card.image_size
     square = height == width
-    asked: RequestError | None = None
+    asked: SeveralSizesError | None = None
     data: ImageData | None = None
     try:
         data = load_data(options, pixel_range=card.pixel_range)
-    except RequestError as error:
-        if options.image_size is not None or "--image-size" not in str(error):
-            raise
+    except SeveralSizesError as error:
         asked = error
     if data is not None and data.image_size == size:
         return data, []
