@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from itertools import pairwise
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -253,8 +254,8 @@ def test_a_dry_run_decodes_few_images_of_a_folder(tmp_path, capsys, monkeypatch,
             folder.mkdir(parents=True)
             for number in range(50):
                 Image.new("RGB", (90, 90)).save(folder / f"{number}.png")
-    defaults = {**read_folder.__kwdefaults__, "in_memory_bytes": most_bytes}
-    monkeypatch.setattr(read_folder, "__kwdefaults__", defaults)
+    reader = partial(read_folder, in_memory_bytes=most_bytes)
+    monkeypatch.setattr("ssfnas.data.sources.read_folder", reader)
     decoded = []
     decode = FolderImages._decode
     monkeypatch.setattr(
