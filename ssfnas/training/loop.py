@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import torch
+
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.runs.checkpoints import CheckpointStore
 from ssfnas.runs.runlog import RunLog
@@ -27,6 +29,8 @@ def resume(trainer: Trainer, store: CheckpointStore, log: RunLog | None) -> bool
     step, state = found
     try:
         trainer.load_state_dict(state)
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[:2]) or type(error).__name__
