@@ -131,10 +131,13 @@ class ImageData(DataParts):
 
     Attributes:
         mean, std: one a channel, of the training part's pixels on a scale from 0 to 1.
+        workers: processes that decode images that are not in memory; see
+            :func:`ssfnas.data.loading.decoded_batches`.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    workers: int = field(default=4, kw_only=True)
 
     @property
     def multi_label(self) -> bool:

@@ -267,7 +267,7 @@ def iterate(
     std: tuple[float, ...],
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
-    workers: int = 4,
+    workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """All images once, in order, as they are.
 

@@ -86,6 +86,7 @@ def _fitting(run: Run, options: DataOptions) -> tuple[ImageData, list[str]]:
             f"{card.in_channels}"
         )
     data, classes = matched(data, card, str(run.path))
+    data = dataclasses.replace(data, workers=run.config.workers)
     return data, [*data.notes, *sizes, *classes]
 
 

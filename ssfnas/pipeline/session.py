@@ -111,6 +111,7 @@ def open_session(
             with found_everywhere():
                 check_place(world)
             data = shared_load(config, world, largest_image, preview=config.dry_run)
+            data = dataclasses.replace(data, workers=config.workers)
             if data.original_size is not None:
                 config.image_size = largest_image
             if data.multi_label:

@@ -1,8 +1,9 @@
-"""How images were read goes with a run: the range of deep pixels, and files that were left out."""
+"""How images are read goes with a run: range of deep pixels, files left out, who decodes."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 from image_files import striped_images, write_npz
@@ -10,6 +11,9 @@ from PIL import Image
 from tiny_runs import tiny_retrain
 
 from ssfnas import evaluate
+from ssfnas.config import EvaluateConfig
+from ssfnas.data.folder import read_folder
+from ssfnas.data.loading import decoded_batches
 from ssfnas.pipeline.retrain_run import run_retrain
 
 
@@ -64,3 +68,26 @@ def test_files_that_were_left_out_are_in_the_log(tmp_path):
     # What is about folders does not stand in the way of another kind of data.
     other = write_npz(tmp_path / "other.npz", (4, 4))
     assert evaluate.main(["--run", str(run.path), "--dataset", str(other)]) == 0
+
+
+def test_whatever_decodes_uses_as_many_processes_as_were_asked_for(tmp_path, monkeypatch):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for number in range(6):
+                place = tmp_path / "photos" / part / name / f"{number}.png"
+                Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(place)
+    asked = []
+
+    def decoded(*args, workers, **options):
+        asked.append(workers)
+        return decoded_batches(*args, workers=0, **options)
+
+    monkeypatch.setattr("ssfnas.data.sources.read_folder", partial(read_folder, in_memory_bytes=0))
+    monkeypatch.setattr("ssfnas.data.stream.decoded_batches", decoded)
+    monkeypatch.setattr("ssfnas.evaluation.features.MOST_PIXELS", 64 * 4)
+    config = tiny_retrain(tmp_path / "photos", tmp_path / "run", steps=1, workers=3)
+    run_retrain(config)
+    evaluate.evaluate(EvaluateConfig(run=str(tmp_path / "run"), device="cpu"))
+    assert len(asked) >= 4  # of training, of its measurement, of both evaluations
+    assert set(asked) == {3}
