@@ -43,12 +43,12 @@ def test_the_readme_shows_all_commands():
 
 
 def test_an_operation_of_ones_own_is_searched_derived_retrained_and_drawn(tmp_path, monkeypatch):
-    readme = ROOT / "README.md"
-    (code,) = [block for block in blocks(readme, "python") if block.startswith("# my_ops.py")]
+    page = ROOT / "docs" / "extending.md"
+    (code,) = [block for block in blocks(page, "python") if block.startswith("# my_ops.py")]
     assert len(code.strip().splitlines()) <= 15
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_ops.py").write_text(code)
-    mine = [words for words in commands(readme) if "my_ops.py" in words]
+    mine = [words for words in commands(page) if "my_ops.py" in words]
     assert [words[0] for words in mine] == ["search", "derive", "retrain"]
     short = {
         "search": ["--steps", "1", "--no-knn", "--channels", "2"],
