@@ -64,6 +64,13 @@ figcaption { color: var(--muted); font-size: 0.88rem; max-width: 52rem; }
 .beside {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 0 2rem;
 }
+.gallery { display: flex; flex-wrap: wrap; gap: 0.9rem 1rem; margin: 0.4rem 0 1.1rem; }
+.gallery figure { margin: 0; min-width: 6rem; max-width: 100%; }
+.gallery .images { display: flex; flex-wrap: wrap; gap: 3px; }
+.gallery img { display: block; max-width: 100%; height: auto; border-radius: 3px; }
+.gallery img.enlarged { image-rendering: pixelated; }
+.gallery figcaption { margin-top: 0.2rem; line-height: 1.35; width: min-content; min-width: 100%; }
+.gallery figcaption span { display: block; overflow-wrap: anywhere; }
 code, pre { font-family: ui-monospace, Consolas, monospace; font-size: 0.87rem; }
 code { background: var(--node); border-radius: 4px; padding: 0.08rem 0.3rem; }
 pre {
