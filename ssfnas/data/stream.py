@@ -41,15 +41,17 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What a process makes of a global batch.
+    """What is made of a global batch: a process' share of it, or single rows.
 
     Attributes:
+        own: how many rows are wanted.
         rows: of the global batch; own rows first, then their partners' where those are others'.
         indices: the positions of their images.
         partner: for each own row, the place of its partner in ``rows``; None: nothing is mixed.
         share: of the row itself in the mixture.
     """
 
+    own: int
     rows: Tensor
     indices: Tensor
     partner: Tensor | None
@@ -194,22 +196,58 @@ class ImageStream:
         self._position += 1
         return batch
 
-    def _plan(self, number: int) -> _Plan:
+    def order(self, start: int, stop: int) -> Tensor:
+        """Positions of the images at places ``start`` to ``stop``, place p in batch p // B."""
+        return self._order.slice(start, stop)
+
+    def at(self, places: Tensor) -> Batch:
+        """What the batches of all processes hold at those places, wherever the stream is.
+
+        Args:
+            places: int64 [n]; place p is row p mod B of batch p // B.
+
+        Raises:
+            RequestError: an image that cannot be decoded.
+        """
+        batches = []
+        for place in places.tolist():
+            number, row = divmod(place, self.batch_size)
+            plan = self._plan(number, torch.tensor([row]))
+            pixels = self.images.gather(plan.indices).to(self._device)
+            batches += self._batches_of([number], [plan], pixels)
+        views = zip(*(batch.views for batch in batches), strict=True)
+        return Batch(
+            tuple(torch.cat(view) for view in views),
+            torch.cat([batch.labels for batch in batches]),
+            torch.cat([batch.indices for batch in batches]),
+        )
+
+    def _plan(self, number: int, rows: Tensor | None = None) -> _Plan:
+        """What is made of batch ``number``: the process' share of its rows, or those given."""
         indices = self._order.slice(number * self.batch_size, (number + 1) * self.batch_size)
-        rows = torch.arange(self._own) + self.rank * self._own
+        shared = rows is not None or self.world_size > 1  # partners may be others' rows
+        if rows is None:
+            rows = torch.arange(self._own) + self.rank * self._own
+        own = len(rows)
         if not self.mixup:
-            return _Plan(rows, indices[rows], None, 1.0)
+            return _Plan(own, rows, indices[rows], None, 1.0)
         if self.mixup_epochs is not None and number >= self.mixup_epochs * self.steps_per_epoch:
-            return _Plan(rows, indices[rows], torch.arange(self._own), 1.0)
+            return _Plan(own, rows, indices[rows], torch.arange(own), 1.0)
         random = np.random.default_rng(derive_seed(self.seed, "mixup", number))
         share = float(random.beta(self.mixup, self.mixup))
         partner = torch.from_numpy(random.permutation(self.batch_size))[rows]
-        if self.world_size > 1:
-            rows, partner = torch.cat([rows, partner]), torch.arange(self._own) + self._own
-        return _Plan(rows, indices[rows], partner, share)
+        if shared:
+            rows, partner = torch.cat([rows, partner]), torch.arange(own) + own
+        return _Plan(own, rows, indices[rows], partner, share)
 
     def _make(self, numbers: range) -> list[Batch]:
         plans = [self._plan(number) for number in numbers]
+        return self._batches_of(numbers, plans, self._pixels(numbers.start, plans))
+
+    def _batches_of(
+        self, numbers: Sequence[int], plans: Sequence[_Plan], pixels: Tensor
+    ) -> list[Batch]:
+        """What the plans make of images uint8 [n, H, W, C], which are those of all their rows."""
         drawn = [
             self.views.draw(self.batch_size, generator(self.seed, "views", number))
             for number in numbers
@@ -218,7 +256,7 @@ class ImageStream:
             key: torch.cat([one[key][plan.rows] for one, plan in zip(drawn, plans, strict=True)])
             for key in drawn[0]
         }
-        views = self.views.apply(self._pixels(numbers.start, plans), parameters, dtype=self.dtype)
+        views = self.views.apply(pixels, parameters, dtype=self.dtype)
         sizes = [len(plan.rows) for plan in plans]  # without partners where nothing is mixed
         by_batch = zip(*(view.split(sizes) for view in views), strict=True)
         return [
@@ -243,7 +281,7 @@ class ImageStream:
 
     def _batch(self, plan: _Plan, views: tuple[Tensor, ...]) -> Batch:
         indices = plan.indices.to(self._device)
-        own, labels = indices[: self._own], self._labels[indices]
+        own, labels = indices[: plan.own], self._labels[indices]
         if plan.partner is None:
             return Batch(views, labels, own)
         if self.num_classes is not None and labels.ndim == 1:
@@ -253,7 +291,7 @@ class ImageStream:
             return Batch(views, labels, own)
         partner = plan.partner.to(self._device)
         *mixed, soft = (
-            value[: self._own] * plan.share + value[partner] * (1 - plan.share)
+            value[: plan.own] * plan.share + value[partner] * (1 - plan.share)
             for value in (*views, labels)
         )
         return Batch(tuple(mixed), soft, own)

@@ -124,6 +124,12 @@ def normalize_(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
     return pixels.sub_(center).div_(scale)
 
 
+def to_uint8(views: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Normalized images [n, C, H, W] as one looks at them: uint8 [n, H, W, C]."""
+    center, scale = torch.tensor([mean, std], dtype=views.dtype)[..., None, None].to(views.device)
+    return (views * scale + center).mul_(255).round_().clamp_(0, 255).byte().permute(0, 2, 3, 1)
+
+
 VIEWS: Registry[type[Views]] = Registry("augmentation")
 
 

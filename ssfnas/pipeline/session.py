@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ from ssfnas.data import ImageData, load_data
 from ssfnas.errors import RequestError, found_everywhere
 from ssfnas.options import check_multi_label, option_values
 from ssfnas.pipeline.memory_check import check_memory
+from ssfnas.pipeline.samples import sample_arrays
 from ssfnas.plugins import import_plugins
 from ssfnas.runs.checkpoints import CheckpointStore
 from ssfnas.runs.data_card import DataCard
 from ssfnas.runs.next_commands import resume_command
 from ssfnas.runs.run_directory import CHECKPOINT_FOLDER, RunDirectory
-from ssfnas.runs.run_files import RunFiles
+from ssfnas.runs.run_files import SAMPLES_FILE, RunFiles
 from ssfnas.runs.runlog import RunLog
 from ssfnas.runtime.determinism import (
     computing_place,
@@ -205,6 +207,7 @@ def run_training(
             place = computing_place(world.device) | {"processes": world.size}
             directory.write_config(config, environment() | place)
             directory.write_json("data.json", DataCard.of(session.data).to_dict())
+        _keep_samples(directory, trainer)
         log = RunLog(directory.path)
         session.keep_log(log)
     world.barrier()
@@ -239,6 +242,15 @@ def run_training(
             log.message(message, show=False)
         raise session.interruption.stop(message)
     return trainer, directory
+
+
+def _keep_samples(directory: RunDirectory, trainer: Trainer) -> None:
+    """Write what the report shows of the training images, unless it is there already."""
+    if (directory.path / SAMPLES_FILE).exists():
+        return
+    # A file that cannot be decoded is told by the training, which comes upon it too.
+    with contextlib.suppress(RequestError):
+        directory.write_npz(SAMPLES_FILE, sample_arrays(trainer))
 
 
 def _check_unchanged(directory: RunDirectory, data: ImageData) -> None:

@@ -30,6 +30,8 @@ from ssfnas.runs.run_files import (
     EVALUATION_FILE,
     MESSAGES_FILE,
     METRICS_FILE,
+    MISTAKES_FILE,
+    SAMPLES_FILE,
     RunFiles,
 )
 from ssfnas.yaml_files import dump_yaml
@@ -51,6 +53,8 @@ RUN_FILES = (
     "model_ema.safetensors",
     EVALUATION_FILE,
     "evaluation-*.json",
+    SAMPLES_FILE,
+    MISTAKES_FILE,
     "events.out.tfevents.*",
     f"{CHECKPOINT_FOLDER}/step-*.pt",
     f".*{PARTIAL_SUFFIX}",

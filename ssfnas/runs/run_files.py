@@ -26,6 +26,8 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 MESSAGES_FILE = "log.txt"
 EVALUATION_FILE = "evaluation.json"
+SAMPLES_FILE = "samples.npz"
+MISTAKES_FILE = "mistakes.npz"
 
 _CONFIGS = {"search": SearchConfig, "retrain": RetrainConfig}
 
@@ -118,6 +120,18 @@ class RunFiles:
                 raise RequestError(f"{place}: damaged: {error}") from None
         return entries, True
 
+    def read_npz(self, name: str) -> dict[str, NDArray[Any]]:
+        """The arrays of an .npz file."""
+        path = self.path / name
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except FileNotFoundError:
+            raise RequestError(f"{path} is missing: the run has not written it") from None
+        except Exception as error:  # a zip file can be broken in many ways
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RequestError(f"{path} is damaged: {first}") from None
+
     def read_alphas(self) -> dict[str, NDArray[Any]]:
         """The arrays of ``alphas.npz``.
 
@@ -128,14 +142,7 @@ class RunFiles:
         from ssfnas.layers.cells import CELL_TYPES, nodes_of
 
         path = self.path / "alphas.npz"
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except FileNotFoundError:
-            raise RequestError(f"{path} is missing: the run has not written it") from None
-        except Exception as error:  # a zip file can be broken in many ways
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RequestError(f"{path} is damaged: {first}") from None
+        arrays = self.read_npz("alphas.npz")
         count = np.size(arrays.get("operations", []))
         for name in (name for name in arrays if name.removeprefix("weights_") in CELL_TYPES):
             shape, kind = arrays[name].shape, arrays[name].dtype.kind
@@ -175,6 +182,29 @@ class RunFiles:
     def alphas(self) -> dict[str, NDArray[Any]]:
         """See :meth:`read_alphas`."""
         return self.read_alphas() if (self.path / "alphas.npz").is_file() else {}
+
+    @cached_property
+    def samples(self) -> dict[str, NDArray[Any]]:
+        """A few training images and their views; see :mod:`ssfnas.pipeline.samples`."""
+        return self._images(SAMPLES_FILE, ("images", "labels", "views"))
+
+    @cached_property
+    def mistakes(self) -> dict[str, NDArray[Any]]:
+        """A few test images that the network gets wrong; see :mod:`ssfnas.pipeline.mistakes`."""
+        return self._images(MISTAKES_FILE, ("images", "labels", "scores"))
+
+    def _images(self, name: str, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+        """The arrays of a file of images, all of the same length; empty where it is absent."""
+        if not (self.path / name).is_file():
+            return {}
+        arrays = self.read_npz(name)
+        sizes = {len(arrays[key]) if key in arrays and arrays[key].ndim else -1 for key in wanted}
+        if len(sizes) > 1 or -1 in sizes or arrays["images"].dtype != np.uint8:
+            raise RequestError(
+                f"{self.path / name} is damaged: it does not hold {', '.join(wanted)} of the same "
+                "images"
+            )
+        return arrays
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
