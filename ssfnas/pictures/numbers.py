@@ -7,88 +7,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-_NAMES = {
-    "top1": "top-1 accuracy",
-    "balanced": "balanced accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "worst_class": "worst class",
-    "g_mean": "G-mean",
-    "ece": "calibration error (ECE, 15 bins)",
-    "auc": "AUC (macro)",
-    "loss": "loss",
-    "zero_one": "zero-one loss",
-    "barlow_twins": "Barlow Twins",
-    "cross_entropy": "cross-entropy",
-    "entropy": "entropy of the weights",
-    "skips": "skip connections among the best operations",
-    "knn": "nearest neighbors",
-    "knn_corrected": "nearest neighbors, prior-corrected votes",
-    "hessian": "Hessian of the search",
-    "top_eigenvalue": "top eigenvalue",
-    "lr": "learning rate",
-    "score": "loss on held-out images",
-    "val": "validation",
-    "val_ema": "validation, averaged weights",
-    "test": "test",
-    "test_ema": "test, averaged weights",
-    "crt": "classifier re-training",
-    "pretrain": "pre-training",
-    "train": "training",
-    "weight": "weights' step",
-    "alpha": "alphas' step",
-    "normal": "normal cell",
-    "reduce": "reduction cell",
-    "many": "classes with many images",
-    "medium": "classes with a medium number",
-    "few": "classes with few images",
-    "accuracy": "share of right decisions",
-    "long_tailed": "on the long-tailed labels",
-    "logit_adjustment": "post-hoc logit adjustment",
-    "tau_normalization": "tau-normalization of the classifier",
-    "last_epoch": "last epoch",
-    "best": "epoch chosen on the validation part",
-    "ema": "last epoch, averaged weights",
-    "training_images": "training images",
-    "multiply_adds": "multiply-adds",
-}
-_SHARES = {
-    "top1", "balanced", "balanced_accuracy", "macro_f1", "worst_class", "g_mean", "ece", "auc",
-    "many", "medium", "few", "accuracy", "per_class",
-}  # fmt: skip
-
-
-def named(key: str) -> str:
-    """What people call ``key``; each part of ``a/b`` by itself."""
-    return ", ".join(_NAMES.get(part, part.replace("_", " ")) for part in key.split("/"))
-
-
-def is_number(value: object) -> bool:
-    """Whether ``value`` is an int or a float, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def is_share(key: str) -> bool:
-    """Whether values of ``key`` are shares of 1, shown in percent."""
-    return key.rpartition("/")[2] in _SHARES
-
-
-def shown(key: str, value: object) -> str:
-    """A value for people: ``71.35 %``, ``1,930,618``, ``0.0251``."""
-    if value is None:
-        return "-"
-    if not is_number(value):
-        return str(value)
-    assert isinstance(value, (int, float))
-    if not math.isfinite(value):
-        return "-" if math.isnan(value) else str(value)
-    if is_share(key):
-        return f"{100 * value:.2f} %"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if value and not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.3g}"
-    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+from ssfnas.evaluation.measure_names import is_number as is_number
+from ssfnas.evaluation.measure_names import is_share as is_share
+from ssfnas.evaluation.measure_names import named as named
+from ssfnas.evaluation.measure_names import shown as shown
 
 
 def whole(value: float) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from ssfnas.errors import NumericalError, RequestError
+from ssfnas.evaluation.measure_names import told
 from ssfnas.runs.checkpoints import CheckpointStore
 from ssfnas.runs.runlog import RunLog
 from ssfnas.runtime.distributed import World
-from ssfnas.runtime.interruption import Interruption
+from ssfnas.runtime.interruption import AFTER_THE_LOOP, IN_THE_LOOP, Interruption
 from ssfnas.runtime.progress import Progress
 from ssfnas.training.trainer import Trainer
 
@@ -81,23 +84,33 @@ def train(
         kept = store.files()[0][1].name
         return NumericalError(f"step {step}: {error}; the last good checkpoint is {kept}")
 
+    latest: dict[str, Any] = {}
+
+    def current() -> list[str]:
+        return _told(trainer, {**latest, **trainer.progress_values()})
+
     if trainer.step == 0:
         save()
     with Progress(
         trainer.total_steps, title=title, start=trainer.step, enabled=world.is_main
     ) as bar:
+        interruption.outlook, interruption.show = IN_THE_LOOP, bar.notice
         while not trainer.finished:
             before = trainer.step
             try:
                 trainer.run_step()
             except NumericalError as error:
                 raise explained(error, before + 1) from None
-            bar.update(trainer.step, trainer.progress_values)
+            bar.update(trainer.step, trainer.stage, current)
             ended = trainer.epoch_ended
             if ended:
                 values = trainer.end_epoch()
+                latest |= values
+                of_epoch = _told(trainer, {**trainer.progress_values(), **values})
                 if log is not None:
                     log.log(trainer.step, trainer.epoch, **values)
+                    log.message("  ".join([trainer.stage, *of_epoch]), show=False)
+                bar.update(trainer.step, trainer.stage, current, now=True)
             due = int(time.monotonic() - last_saved > 60 * checkpoint_minutes)
             signal = interruption.signal or 0
             if world.size > 1 and (ended or trainer.step % ask_every == 0):
@@ -113,4 +126,10 @@ def train(
                 # All end with one exit code, whichever of them was interrupted.
                 interruption.signal = signal
                 return False
+        interruption.outlook, interruption.show = AFTER_THE_LOOP, None
     return True
+
+
+def _told(trainer: Trainer, values: Mapping[str, Any]) -> list[str]:
+    """What people watch, by the names that it has in reports."""
+    return [told(key, values[key]) for key in trainer.headlines if key in values]

@@ -50,12 +50,14 @@ class Phase(Resumable, ABC):
         updater: of what it trains.
         graphed: its recorded steps, where there is a recorder.
         total_steps: its steps.
+        title: what people call it.
     """
 
     kept: ClassVar[tuple[str, ...]] = ("updater", "stream")
     updater: Updater
     graphed: GraphedStep | None
     total_steps: int
+    title: str
 
     def __init__(
         self, trainer: Trainer, recorder: Recorder | None, name: str, views: str, **stream: Any
@@ -141,6 +143,7 @@ class PretrainPhase(Phase):
     """
 
     kept = ("projector", "updater", "stream")
+    title = "pre-training"
 
     def __init__(self, trainer: Trainer, recorder: Recorder | None) -> None:
         from timm.optim import Lars  # a second or two, which others need not wait
@@ -241,6 +244,7 @@ class LabelPhase(Phase):
         data, world = trainer.data, trainer.world
         self.lr = config.lr if lr is None else lr
         self.retrains_classifier = name == "crt"
+        self.title = "classifier" if self.retrains_classifier else "labels"
         self.classifier_only = self.retrains_classifier or (
             config.pretrain_epochs > 0 and config.finetune == "classifier"
         )

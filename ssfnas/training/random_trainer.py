@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -154,10 +154,20 @@ class RandomSearchTrainer(GenotypeSearch):
         """The sample with the lowest loss; the first of equals."""
         return self._draw(best(self.scores))
 
+    @property
+    def stage(self) -> str:
+        """The network that is being trained."""
+        return f"network {self.sample + 1} of {self.config.samples}"
+
+    @property
+    def headlines(self) -> Sequence[str]:
+        """The loss, and what the networks are compared by."""
+        return "weight/loss", "score", "best_score"
+
     def progress_values(self) -> Mapping[str, float]:
-        """The sample's number, its loss so far, and the best score."""
-        values = {"sample": float(self.sample + 1), **self.means.values()}
-        return values | ({"best": min(self.scores)} if self.scores else {})
+        """The sample's loss so far, and the best score."""
+        best = {"best_score": min(self.scores)} if self.scores else {}
+        return {**self.means.values(), **best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -177,10 +177,30 @@ class RetrainTrainer(Trainer):
         average = {} if self.average is None else {"average": classifier_of(self.average.module)}
         return {"net": classifier_of(self.net), **average}
 
+    @property
+    def stage(self) -> str:
+        """The epoch of its phase, and which phase that is where there are several."""
+        phase, step = self._place(max(0, self.step - 1))
+        epoch = f"epoch {step // phase.steps_per_epoch + 1} of {phase.epochs}"
+        if len(self.phases) == 1:
+            return epoch
+        alike = [other for other in self.phases if other.title == phase.title]
+        number = f" {alike.index(phase) + 1} of {len(alike)}" if len(alike) > 1 else ""
+        return f"{phase.title}{number}, {epoch}"
+
+    @property
+    def headlines(self) -> Sequence[str]:
+        """The phase's loss, and how good the network is."""
+        phase, _ = self._place(max(0, self.step - 1))
+        chooses, others = choosing_metric(self.data.multi_label), ("top1",)
+        measured = [f"{part}/{key}" for key in (chooses, *others) for part in ("val", "test")]
+        return f"{phase.name}/loss", *measured, f"best/{chooses}"
+
     def progress_values(self) -> Mapping[str, float]:
         """The phase's losses so far in this epoch, and the best of the validation part."""
-        values = self.means.values()
-        return values if self.best.value is None else {**values, "best": self.best.value}
+        key = f"best/{choosing_metric(self.data.multi_label)}"
+        best = {} if self.best.value is None else {key: self.best.value}
+        return {**self.means.values(), **best}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; see :class:`Trainer`."""

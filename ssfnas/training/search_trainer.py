@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -279,14 +279,18 @@ class SearchTrainer(GenotypeSearch):
         rule = self.config.derive
         return derive(weights, self.operations, rule, **DERIVATIONS.get(rule).settings(self.config))
 
-    def progress_values(self) -> Mapping[str, float]:
-        """Both loss terms so far in this epoch, and the skip connections of the normal cell."""
-        values = self.means.values()
-        shown = {
-            name: values[name] for name in sorted(values) if name.endswith(("/loss", "zero_one"))
-        }
-        shown["skips"] = self.skip_count("normal")
-        return shown
+    @property
+    def stage(self) -> str:
+        """The epoch, and whether alphas are trained in it."""
+        epochs = -(-self.total_steps // self.steps_per_epoch)
+        warmup = " (warm-up)" if self.step <= self.alphas_from and self.alphas_from else ""
+        return f"epoch {max(1, self.epoch)} of {epochs}{warmup}"
+
+    @property
+    def headlines(self) -> Sequence[str]:
+        """The losses, and what the features are worth."""
+        neighbors = ("knn/balanced", "knn/top1")
+        return "weight/loss", *neighbors, "alpha/loss", "alpha/zero_one"
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken."""

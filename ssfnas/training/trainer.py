@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -254,9 +254,19 @@ class Trainer(Resumable, ABC):
     def _end_epoch(self) -> dict[str, Any]:
         """See :meth:`end_epoch`."""
 
-    @abstractmethod
+    @property
+    def stage(self) -> str:
+        """Where the step just done stands, in words for people."""
+        return f"epoch {self.epoch}"
+
+    @property
+    def headlines(self) -> Sequence[str]:
+        """Keys of what people watch of all that is logged, the most important first."""
+        return ()
+
     def progress_values(self) -> Mapping[str, float]:
-        """A few current numbers for the progress bar."""
+        """Current numbers, under the keys that they are logged by."""
+        return self.means.values()
 
     @abstractmethod
     def close(self) -> None:

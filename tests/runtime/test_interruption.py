@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ssfnas.runtime.interruption import Interrupted, Interruption
+from ssfnas.runtime.interruption import BEFORE_THE_LOOP, Interrupted, Interruption
 
 PROGRAM = """
 import sys, time
@@ -48,12 +48,16 @@ def test_a_process_saves_and_ends_with_the_code_of_the_signal(tmp_path, number, 
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
-    assert errors == "ssfnas.tiny: interrupted: state saved; go on with: --resume\n"
+    answer, last = errors.splitlines()
+    assert answer == f"{BEFORE_THE_LOOP}; Ctrl-C once more stops at once"
+    assert last == "ssfnas.tiny: interrupted: state saved; go on with: --resume"
 
 
 def test_a_second_sigint_ends_a_loop_that_does_not_look(tmp_path):
     process = start(tmp_path, "stubborn.py")
     process.send_signal(signal.SIGINT)
+    # Said at once, by a loop that does not look.
+    assert process.stderr.readline().startswith("stopping after")
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=0.3)
     process.send_signal(signal.SIGINT)
@@ -74,6 +78,25 @@ def test_the_first_signal_is_kept_and_handlers_come_back():
             os.kill(os.getpid(), signal.SIGINT)
         assert interruption.signal == signal.SIGTERM
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == former
+
+
+def test_the_answer_is_shown_where_it_can_be_and_else_written(capfd):
+    shown = []
+    for there in (True, False):
+        with Interruption() as interruption:
+            interruption.outlook = "going on"
+            interruption.show = lambda text, there=there: shown.append(text) or there
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert capfd.readouterr().err == ("" if there else f"{shown[-1]}\n")
+            os.kill(os.getpid(), signal.SIGTERM)  # has been answered
+    assert shown == ["going on; Ctrl-C once more stops at once"] * 2
+
+
+def test_of_several_processes_the_first_answers(monkeypatch, capfd):
+    monkeypatch.setenv("RANK", "1")
+    with Interruption():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err == ""
 
 
 def test_the_exception_carries_the_code():
