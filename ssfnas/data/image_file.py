@@ -103,19 +103,98 @@ def decode_image(
             raise RequestError(
                 f"{path}: pixels of {depth}, but the others have {others}: convert all to one depth"
             )
-        if pixel_range is None:
-            pixels, alpha = _eight_bit_pixels(image, channels)
-        else:
-            deep, opacity = _deep_pixels(path, image)
-            check_finite(deep, str(path))
-            pixels = to_8_bits(deep, pixel_range)
-            alpha = None if opacity is None else np.rint(255 * opacity).astype(np.uint8)
-        if alpha is not None:
-            pixels = _composed(pixels, alpha, BACKGROUNDS[background])
-        upright = _upright(pixels, _orientation(image))
+        return _pixels(path, image, channels, background, pixel_range)[0]
+
+
+def decode_any(
+    path: Path, channels: int, background: str = "white", pixel_range: PixelRange | None = None
+) -> tuple[Array, tuple[str, ...]]:
+    """As :func:`decode_image`, for a network that was trained on other files.
+
+    Args:
+        path: the file, of whatever depth, gray or colored.
+        channels: 1 or 3, as the network takes them.
+        background: one of :data:`BACKGROUNDS`.
+        pixel_range: what became 0 and 255 where pixels that were trained on had more than 8 bits;
+            None where they had 8.
+
+    Returns:
+        uint8 [H, W, channels], and what was done to them, by the keys of
+        :data:`ssfnas.data.new_images.DONE`. Colors become their luminance (ITU-R BT.601, as Pillow
+        computes it), gray is repeated. Pixels of 8 bits are taken as they are. Of deeper ones
+        ``pixel_range`` becomes 0 to 255, and without one what 16 bits hold: 0 to 65535.
+
+    Raises:
+        RequestError: a file that cannot be decoded, or whose pixels are of no known range.
+    """
+    with _opened(path) as image:
+        return any_pixels(path, image, channels, background, pixel_range)
+
+
+def any_pixels(
+    path: Path, image: Any, channels: int, background: str, pixel_range: PixelRange | None
+) -> tuple[Array, tuple[str, ...]]:
+    """The pixels of an image of Pillow's; see :func:`decode_any`.
+
+    Args:
+        path: of its file; of an image without one, what messages call it.
+        image: opened, perhaps not loaded.
+        channels, background, pixel_range: see :func:`decode_any`.
+    """
+    depth = _depth(image, _deep_png(image))
+    if depth == EIGHT_BITS:
+        done = () if pixel_range is None else ("shallow",)
+        pixel_range = None
+    elif pixel_range is not None:
+        done = ("scaled",)
+    else:
+        pixel_range, done = range_of_depth(str(path), depth, _is_16_bit(image)), ("whole",)
+    pixels, found = _pixels(path, image, channels, background, pixel_range)
+    return pixels, (*done, *found)
+
+
+def range_of_depth(where: str, depth: str, sixteen: bool) -> PixelRange:
+    """What becomes 0 and 255 of deep pixels, for a network that was trained on 8 bits.
+
+    Raises:
+        RequestError: they are no integers of 16 bits, whose range is known.
+    """
+    if not sixteen:
+        raise RequestError(
+            f"{where}: pixels of {depth}, and the network was trained on 8 bits: which of their "
+            "values are black and white is not told, convert them to 8 bits"
+        )
+    return 0.0, 65535.0
+
+
+def _is_16_bit(image: Any) -> bool:
+    return image.mode.startswith("I;16") or image.format == "PNG"  # some Pillows: mode I
+
+
+def _pixels(
+    path: Path, image: Any, channels: int, background: str, pixel_range: PixelRange | None
+) -> tuple[Array, tuple[str, ...]]:
+    """Pixels uint8 [H, W, channels], upright and opaque, and what was done to them."""
+    if pixel_range is None:
+        pixels, alpha, own = _eight_bit_pixels(image, channels)
+    else:
+        deep, opacity = _deep_pixels(path, image)
+        check_finite(deep, str(path))
+        own = deep.shape[2]
+        pixels = to_8_bits(deep, pixel_range)
+        alpha = None if opacity is None else np.rint(255 * opacity).astype(np.uint8)
+        if channels < own:
+            pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    done = [] if own == channels else ["gray" if own < channels else "color"]
+    if alpha is not None:
+        pixels = _composed(pixels, alpha, BACKGROUNDS[background])
+        done += ["composed"] if alpha.min() < 255 else []
+    orientation = _orientation(image)
+    upright = _upright(pixels, orientation)
+    done += ["turned"] if orientation != 1 else []
     if upright.shape[2] < channels:
         upright = upright.repeat(channels, 2)
-    return np.array(upright, order="C")
+    return np.array(upright, order="C"), tuple(done)
 
 
 def check_readable(path: Path) -> None:
@@ -245,15 +324,21 @@ def _upright(pixels: Array, orientation: int) -> Array:
     return pixels
 
 
-def _eight_bit_pixels(image: Any, channels: int) -> tuple[Array, Array | None]:
-    """Pixels uint8 [H, W, channels], and their alpha uint8 [H, W] where there may be any."""
+def _eight_bit_pixels(image: Any, channels: int) -> tuple[Array, Array | None, int]:
+    """Pixels uint8 [H, W, channels], their alpha uint8 [H, W] where there may be any.
+
+    And the channels that they have in the file, 1 or 3.
+    """
     image.load()
+    own = 1 if image.mode in _GRAY_MODES else 3
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         # Straight to one of four bands: Pillow warns of palettes, and knows premultiplied alpha.
-        pixels = np.asarray(image.convert("RGBA"))
-        return pixels[..., : 3 if channels == 3 else 1], pixels[..., 3]
+        straight = image.convert("RGBA")
+        alpha = np.asarray(straight.getchannel("A"))
+        pixels = np.asarray(straight.convert("L" if channels == 1 else "RGB"))
+        return pixels.reshape(*pixels.shape[:2], channels), alpha, own
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], channels), None
+    return pixels.reshape(*pixels.shape[:2], channels), None, own
 
 
 def _deep_pixels(path: Path, image: Any) -> tuple[Array, Array | None]:

@@ -6,22 +6,31 @@ import os
 import signal
 from collections.abc import Callable, Generator
 from itertools import count
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ssfnas.data.decoding import FolderImages
 from ssfnas.errors import RequestError
 
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
 
-class _Decoded(Dataset[Tensor | str]):
-    """Whole batches of a folder's images; what is wrong with one is returned, not raised."""
 
-    def __init__(self, images: FolderImages) -> None:
+class Decodable(Protocol[Result_co]):
+    """Images that are decoded when asked for, a batch at a time."""
+
+    def __getitem__(self, indices: list[int], /) -> Result_co: ...
+
+
+class _Decoded(Dataset[Result | str], Generic[Result]):
+    """Whole batches of images; what is wrong with one is returned, not raised."""
+
+    def __init__(self, images: Decodable[Result]) -> None:
         self.images = images
 
-    def __getitem__(self, indices: list[int]) -> Tensor | str:
+    def __getitem__(self, indices: list[int]) -> Result | str:
         try:
             return self.images[indices]
         except RequestError as error:
@@ -36,18 +45,18 @@ def ignore_signals(worker: int = 0) -> None:
 
 
 def decoded_batches(
-    images: FolderImages,
+    images: Decodable[Result],
     rows: Callable[[int], Tensor],
     start: int,
     stop: int | None = None,
     *,
     workers: int,
     pin: bool,
-) -> Generator[Tensor, None, None]:
-    """Decoded images of batch ``start`` and those that follow, uint8 [n, H, W, C].
+) -> Generator[Result, None, None]:
+    """Decoded images of batch ``start`` and those that follow.
 
     Args:
-        images: where they come from.
+        images: where they come from; a folder's are uint8 [n, H, W, C].
         rows: the positions of a batch of that number.
         start: the first batch.
         stop: the batch to end before; None: there is no end.

@@ -40,6 +40,15 @@ class Aside:
     again: int = 0
     broken: list[str] = field(default_factory=list)
 
+    def add(self, other: Aside) -> None:
+        """Count what was found elsewhere as well."""
+        for name, value in vars(other).items():
+            own = getattr(self, name)
+            if isinstance(own, Counter):
+                own.update(value)
+            else:
+                setattr(self, name, own + value)
+
     def notes(self) -> list[str]:
         """A line each for people."""
         lines = []
