@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ssfnas.errors import RequestError
 
@@ -41,12 +43,29 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     Raises:
         RequestError: the disk is full, read-only, or otherwise refuses.
     """
+    with written_atomically(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def written_atomically(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of ``path`` when the block has ended well.
+
+    For what is too much to be held in memory; otherwise as :func:`write_atomically`. Whatever ends
+    the block early leaves ``path`` as it was.
+
+    Raises:
+        RequestError: the disk is full, read-only, or otherwise refuses, at once where it can be
+            told.
+    """
     path = Path(path)
     partial = path.parent / f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}"
     try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         try:
             with open(partial, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)

@@ -317,6 +317,76 @@ class EvaluateConfig(PluginOptions):
 
 
 @dataclass(kw_only=True)
+class PredictConfig(PluginOptions):
+    """``python -m ssfnas.predict``: use a trained network on new images."""
+
+    images: list[str] = option(
+        [],
+        "image files, folders of images at any depth, or .npz files; after -- also names that "
+        "begin with a dash",
+        required=True,
+        positional=True,
+    )
+    run: str = option("", "directory of the retraining", required=True)
+    out: str | None = option(
+        None,
+        "file to write all predictions to, in the format that its ending says; absent: none",
+        endings=(".csv", ".json"),
+    )
+    report: str | None = option(
+        None,
+        "also write a page that shows images with their predictions: FILE.html; without a name "
+        "predictions.html in the run directory",
+        endings=(".html",),
+        alone="auto",
+    )
+    top_k: int = option(
+        1, "classes to name for each image, the most probable first", minimum=1, single_label=True
+    )
+    which: str = option(
+        "last",
+        "weights to use: the last, those of the epoch that the validation part chose, or the "
+        "moving average",
+        choices=("last", "best", "ema"),
+    )
+    correction: str = option(
+        "none",
+        "correction for unequal classes, of the strength that the validation part chose",
+        choices=("none", "logit_adjustment", "tau_normalization"),
+        single_label=True,
+    )
+    part: str | None = option(
+        None,
+        "which images of an .npz file; absent: images, else test_images, val_images or "
+        "train_images",
+        choices=("images", "test", "val", "train"),
+    )
+    background: str | None = option(
+        None,
+        "what transparent pixels are composed on; absent: as in the run",
+        choices=("white", "gray", "black"),
+    )
+    skip_corrupt: int = option(
+        0,
+        "go on where at most so many image files cannot be read, and list them without a class",
+        minimum=0,
+    )
+    batch_size: int = option(
+        256, "images a batch at most; of more than 90 pixels a side fewer are taken", minimum=1
+    )
+    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    threads: int | None = option(
+        None,
+        "threads that compute; absent: as many as the process may use CPUs (python -m ssfnas.env)",
+        minimum=1,
+    )
+    precision: str = option(
+        "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16")
+    )
+    workers: int = option(4, "processes that decode image files, at most one a core", minimum=0)
+
+
+@dataclass(kw_only=True)
 class ReportConfig:
     """``python -m ssfnas.report``: one HTML page about a run, or several beside each other."""
 

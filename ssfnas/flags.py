@@ -31,8 +31,13 @@ def _help(option: OptionValue) -> str:
 def _add_flag(group: Any, option: OptionValue) -> None:
     names = "{" + ",".join(option.choices) + "}"
     how: dict[str, Any] = {"metavar": names if option.choices else _METAVARS[option.kind]}
+    if option.positional:
+        group.add_argument(option.name, nargs="*", metavar=option.flag, help=_help(option))
+        return
     if option.is_list:
         how["nargs"] = "+"
+    if option.alone is not None:
+        how["nargs"] = "?"  # for the help alone, see _with_values
     if option.kind is bool:
         how |= {"nargs": "?", "const": True}
         off: dict[str, Any] = {"action": "store_false", "dest": option.name}
@@ -44,8 +49,9 @@ def make_parser(
     config_class: type, options: Mapping[str, OptionValue], prog: str = "", description: str = ""
 ) -> argparse.ArgumentParser:
     """One flag an option, in one group a class that declares options."""
+    values = "".join(f" {option.flag} ..." for option in options.values() if option.positional)
     parser = argparse.ArgumentParser(
-        usage=f"python -m {prog} [--preset NAME] [--config FILE.yaml] [--FLAG VALUE ...]",
+        usage=f"python -m {prog}{values} [--preset NAME] [--config FILE.yaml] [--FLAG VALUE ...]",
         description=description,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -76,12 +82,20 @@ def read_flags(
 ) -> tuple[dict[str, Any], list[str]]:
     """Values of the flags that are given, and the words that are none of theirs.
 
+    Where an option has no flag, words that begin with no dash are its values, and so is all that
+    stands after ``--``.
+
     Raises:
         RequestError: a flag has no value, a wrong one, or one where it takes none.
     """
-    words = [re.sub("^--[^=]*", lambda flag: flag[0].replace("_", "-"), word) for word in argv]
+    flagless = [option for option in options.values() if option.positional]
+    flagged = {name: option for name, option in options.items() if not option.positional}
+    end = [*argv, "--"].index("--") if flagless else len(argv)
+    before = argv[:end]
+    words = [re.sub("^--[^=]*", lambda flag: flag[0].replace("_", "-"), word) for word in before]
+    words = _with_values(words, options)
     try:
-        given, rest = make_parser(config_class, options).parse_known_args(words)
+        given, rest = make_parser(config_class, flagged).parse_known_args(words)
     except argparse.ArgumentError as error:
         flag = str(error.argument_name)
         if isinstance(error.__context__, OptionValueError):
@@ -95,7 +109,28 @@ def read_flags(
     values = vars(given)
     for name in values.keys() & {option.name for option in options.values() if option.is_list}:
         values[name] = [item for items in values[name] for item in items]
+    for option in flagless:
+        items = [word for word in rest if not word.startswith("-")] + [*argv[end + 1 :]]
+        rest = [word for word in rest if word.startswith("-")]
+        try:
+            values |= {option.name: option.from_yaml(items)} if items else {}
+        except OptionValueError as problem:
+            raise RequestError(f"{option.flag}: {problem}") from None
     return values, rest or [word for word in words if word == "--"]
+
+
+def _with_values(words: list[str], options: Mapping[str, OptionValue]) -> list[str]:
+    """The words with a value joined to each flag that may stand alone and is not followed by one.
+
+    Argparse would take whatever word comes next, such as the first of those that have no flag.
+    """
+    alone = {option.flag: option for option in options.values() if option.alone is not None}
+    return [
+        f"{word}={alone[word].alone}"
+        if word in alone and not alone[word].ends_well(following)
+        else word
+        for word, following in zip(words, [*words, ""][1:], strict=True)
+    ]
 
 
 def unexpected(word: str, options: Mapping[str, OptionValue]) -> RequestError:

@@ -54,6 +54,10 @@ class Note:
             them have to hold.
         single_label: it has an effect only on images with one label each.
         required: the command cannot run without it.
+        positional: it has no flag: all words that belong to no flag are its values, as they stand.
+        endings: how the name of a file has to end.
+        alone: what a flag stands for that no word of such an ending follows; None: it has to have
+            a value.
     """
 
     help: str
@@ -69,6 +73,9 @@ class Note:
     only_if: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     single_label: bool = False
     required: bool = False
+    positional: bool = False
+    endings: tuple[str, ...] = ()
+    alone: str | None = None
 
 
 def option(default: Any, help: str, **noted: Any) -> Any:
@@ -125,8 +132,8 @@ class OptionValue(Note):
 
     @property
     def flag(self) -> str:
-        """The field as a flag: ``--batch-size``."""
-        return "--" + self.name.replace("_", "-")
+        """The field as a flag: ``--batch-size``; ``IMAGES`` where it has none."""
+        return self.name.upper() if self.positional else "--" + self.name.replace("_", "-")
 
     @property
     def bounds(self) -> str:
@@ -141,12 +148,18 @@ class OptionValue(Note):
     def expected(self) -> str:
         """In words, what a value has to be."""
         words = _KINDS[self.kind] + (f", {self.bounds}" if self.bounds else "")
+        if self.endings:
+            words = f"a name that ends in {' or '.join(self.endings)}"
         if self.closed and self.choices:
             words = " or ".join(filter(None, (", ".join(self.choices[:-1]), self.choices[-1])))
         if self.is_list:
             example = {int: "2048,2048", float: "0.1,0.01"}.get(self.kind, "one,two")
             words = f"a list such as {example}, each {words}"
         return f"{words}, or null" if self.optional else words
+
+    def ends_well(self, text: str) -> bool:
+        """Whether the name of a file ends as it has to."""
+        return text.lower().endswith(self.endings) if self.endings else True
 
     def from_text(self, text: str) -> Any:
         """The value that a flag's text stands for, of a list the items of one word; or an error."""
@@ -182,6 +195,7 @@ class OptionValue(Note):
         if fits and self.kind in (int, float):
             finite = abs(value) <= _LARGEST_INT if self.kind is int else math.isfinite(value)
             fits = finite and all(holds(value, bound) for _, bound, holds in self._limits())
+        fits = fits and (self.kind is not str or value == self.alone or self.ends_well(value))
         if not fits or (self.closed and self.choices and value not in self.choices):
             raise self._problem(value)
         return value

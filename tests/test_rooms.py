@@ -15,7 +15,7 @@ PACKAGE = Path(ssfnas.__file__).parent
 # From the top of the house down; rooms of one line know nothing of each other.
 FLOORS = (
     "__main__",
-    "search derive retrain evaluate report env",
+    "search derive retrain evaluate predict report env",
     "pipeline",
     "training pictures",
     "evaluation",

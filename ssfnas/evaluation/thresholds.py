@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssfnas.runs.run_files import RunFiles, evaluation_file
+
 
 def f1_scores(decided: Tensor, labels: Tensor) -> list[float | None]:
     """F1 = 2 TP / (2 TP + FP + FN) of each label; None for one that no image is known to have.
@@ -46,6 +48,23 @@ def best_thresholds(logits: Tensor, labels: Tensor) -> Tensor:
             for scores, members in zip(logits.double().T, labels.T, strict=True)
         ]
     )
+
+
+def chosen_thresholds(run: RunFiles, which: str) -> list[float] | None:
+    """For each label the logit to decide at that the validation part of a run chose.
+
+    Args:
+        run: a retraining on images with several labels.
+        which: of its weights.
+
+    Returns:
+        None where the evaluation of these weights has chosen none, or has not been made.
+    """
+    file = evaluation_file(which)
+    if not (run.path / file).is_file():
+        return None
+    choice = run.read_json(file).get("choices", {}).get("thresholds")
+    return None if choice is None else [float(logit) for logit in choice["chosen"]["logit"]]
 
 
 def _best(scores: Tensor, labels: Tensor) -> Tensor:

@@ -51,6 +51,18 @@ def report_html(run_dirs: Sequence[str | Path]) -> str:
     return _document(kind, title, [part for part in sections if part is not None], note)
 
 
+def predictions_html(title: str, read: str, sections: Sequence[Section | None]) -> str:
+    """A page about what a network says of new images.
+
+    Args:
+        title: of the page.
+        read: where the network comes from.
+        sections: see :mod:`ssfnas.pictures.prediction_page`.
+    """
+    note = joined(["Made with the network of ", tag("code", read), "."])
+    return _document("Predictions", title, [part for part in sections if part is not None], note)
+
+
 def _document(kind: str, title: str, sections: Sequence[Section], note: Markup) -> str:
     links = [tag("a", section.title, href=f"#{section.identity}") for section in sections]
     bodies = [

@@ -28,12 +28,12 @@ from ssfnas.evaluation.posthoc import TAUS, adjust_logits, normalize_classifier
 from ssfnas.evaluation.prediction import measure, predict, predict_with_features
 from ssfnas.evaluation.probe import apply_linear_probe, fit_linear_probe
 from ssfnas.evaluation.thresholds import best_thresholds, macro_f1
-from ssfnas.objectives.class_prior import PriorLeft, prior_left
 from ssfnas.options import check_multi_label, option_values
+from ssfnas.pipeline.corrections import prior_of
 from ssfnas.pipeline.evaluation_data import balanced_training_images, own_data
 from ssfnas.pipeline.run import Run
 from ssfnas.runs.data_card import DataCard
-from ssfnas.runs.run_files import EVALUATION_FILE
+from ssfnas.runs.run_files import evaluation_file
 from ssfnas.spaces import count_multiply_adds, count_parameters
 
 BRIEF = ("top1", "balanced_accuracy", "worst_class")
@@ -97,7 +97,7 @@ class _Evaluation:
         self.test = self._outputs(test)
         self.validation = None if validation is None else self._outputs(validation)
         # Of other data nothing is chosen: what was chosen on the run's own is used.
-        name = _file_name(config.which)
+        name = evaluation_file(config.which)
         self.recorded: Choices = {} if self.own else _before(run, name).get("choices", {})
         self.epoch = chosen_epoch(run.metrics, self.metric)
         if not (self.own or self.recorded) and self.epoch is not None:
@@ -171,18 +171,10 @@ class _Evaluation:
         net = self.run.network(which).to(self.device)
         return self._measured(self._predicted(net, self.data.test)[0])
 
-    def _prior_left(self) -> PriorLeft:
-        """What the training had left of the class sizes when the weights were taken."""
-        taken = {}
-        if self.config.which == "best" and self.epoch is not None:
-            chosen = self.epoch["chosen"]
-            taken = {key: chosen[key] for key in ("phase", "reweighted") if key in chosen}
-        return prior_left(self.run.config, self.card.class_counts, **taken)
-
     def _post_hoc(self) -> tuple[dict[str, Any], Choices]:
         sweeps: dict[str, Any] = {}
         choices: Choices = {}
-        left = self._prior_left()
+        left = prior_of(self.run, self.config.which)
         if left.uniform:
             trained = " and ".join(left.corrected_by) or "as many images of each class"
             sweeps["logit_adjustment"] = {
@@ -289,15 +281,10 @@ def write_evaluation(run: Run, result: dict[str, Any], config: EvaluateConfig) -
     return run.directory.write_json(name, result)
 
 
-def _file_name(which: str) -> str:
-    """Where the evaluation of weights on the run's own data is written."""
-    return EVALUATION_FILE if which == "last" else f"evaluation-{which}.json"
-
-
 def _evaluation_file(run: Run, result: dict[str, Any], config: EvaluateConfig) -> str:
     if config.dataset is None:
-        return _file_name(config.which)
-    stem = _file_name(config.which).removesuffix(".json")
+        return evaluation_file(config.which)
+    stem = evaluation_file(config.which).removesuffix(".json")
     stem += "-on-" + re.sub(r"[^\w.-]", "-", Path(result["data"]["path"]).stem)
     number = 1
     while True:

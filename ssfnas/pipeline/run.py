@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from ssfnas.data.image_places import given_images
 from ssfnas.errors import RequestError
 from ssfnas.evaluation.networks import build_network
+from ssfnas.evaluation.predictor import Predictions, Predictor, collected, image_form
+from ssfnas.evaluation.thresholds import chosen_thresholds
 from ssfnas.runs.data_card import DataCard
+from ssfnas.runs.next_commands import retrain_command
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runs.run_files import EVALUATION_FILE, METRICS_FILE, RunFiles
+from ssfnas.runtime.distributed import choose_device
 from ssfnas.spaces import Genotype
 
 _LINEAR_BIAS = "auxiliary_head.classifier.bias"
@@ -96,7 +102,10 @@ class Run(RunFiles):
             RequestError: the run is a search, is not finished, or kept no such weights.
         """
         if self.command != "retrain":
-            raise RequestError(f"{self.path} is a search: only a retraining has a trained network")
+            raise RequestError(
+                f"{self.path} is a search: only a retraining has a trained network: train what it "
+                f"found with {self._retrain_command()}"
+            )
         file = self.weights_file(which)
         if not file.is_file():
             reasons = {
@@ -128,6 +137,51 @@ class Run(RunFiles):
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise RequestError(f"{file} is damaged, or another network's: {first}") from None
         return net.eval()
+
+    def _retrain_command(self) -> str:
+        # A search that has only begun may not have described its images.
+        card = self.data_card if (self.path / "data.json").is_file() else None
+        asked = card is None or card.original_size is None
+        return retrain_command(self.config, self.path, size_was_asked_for=asked)
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        which: str = "last",
+        device: str = "auto",
+        batch_size: int = 256,
+        workers: int = 4,
+    ) -> Predictions:
+        """What the trained network says of new images, of any size, gray or colored.
+
+        Args:
+            images: a path (an image file, a folder of images, an ``.npz`` file), an image of
+                Pillow, an array or tensor [N, H, W] or [N, H, W, C] with 1 or 3 channels, uint8 or
+                deeper; or a list of paths, images and arrays [H, W] or [H, W, C].
+            which: ``"last"`` weights, the ``"best"`` by the validation part, or the ``"ema"``.
+            device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            batch_size: images a pass at most.
+            workers: processes that decode image files, at most one a core.
+
+        Returns:
+            probabilities [N, C] with the names of images and classes, all in memory; the command
+            ``python -m ssfnas.predict`` is for more.
+
+        Raises:
+            RequestError: see :meth:`network`; images that are not there or cannot be read.
+        """
+        place = choose_device(device)
+        net = self.network(which).to(place)
+        card = self.data_card
+        logits = chosen_thresholds(self, which) if card.multi_label else None
+        predictor = Predictor(
+            net, card, place,
+            thresholds=None if logits is None else torch.tensor(logits),
+            batch_size=batch_size, workers=workers,
+        )  # fmt: skip
+        form = image_form(card, self.config.background)
+        return collected(predictor, given_images(images, form), form)
 
 
 def load(path: str | Path) -> Run:

@@ -29,6 +29,12 @@ EVALUATION_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.npz"
 MISTAKES_FILE = "mistakes.npz"
 
+
+def evaluation_file(which: str) -> str:
+    """Where the evaluation of ``"last"``, ``"best"`` or ``"ema"`` weights on a run's data is."""
+    return EVALUATION_FILE if which == "last" else f"evaluation-{which}.json"
+
+
 _CONFIGS = {"search": SearchConfig, "retrain": RetrainConfig}
 
 

@@ -97,7 +97,7 @@ def start_world(device: str) -> World:
     """
     rank, size = _from_environment("RANK", 0), number_of_processes()
     local_rank = _from_environment("LOCAL_RANK", 0)
-    place = _choose_device(device, local_rank if size > 1 else 0)
+    place = choose_device(device, local_rank if size > 1 else 0)
     if size == 1:
         return World(0, 1, place)
     if place.type == "cuda":
@@ -133,7 +133,16 @@ def _from_environment(name: str, default: int) -> int:
     return int(text)
 
 
-def _choose_device(device: str, index: int) -> torch.device:
+def choose_device(device: str, index: int = 0) -> torch.device:
+    """Where to compute.
+
+    Args:
+        device: see :func:`start_world`.
+        index: of the GPU.
+
+    Raises:
+        RequestError: there is no such device, or too few of them.
+    """
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

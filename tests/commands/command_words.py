@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ssfnas import config, derive, evaluate, report, retrain, search
+from ssfnas import config, derive, evaluate, predict, report, retrain, search
 
 MAINS = {
     "search": search.main,
     "derive": derive.main,
     "retrain": retrain.main,
     "evaluate": evaluate.main,
+    "predict": predict.main,
     "report": report.main,
 }
 CONFIGS = {
@@ -16,6 +17,7 @@ CONFIGS = {
     "derive": config.DeriveConfig,
     "retrain": config.RetrainConfig,
     "evaluate": config.EvaluateConfig,
+    "predict": config.PredictConfig,
     "report": config.ReportConfig,
 }
 SMALL = [

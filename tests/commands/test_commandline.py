@@ -429,6 +429,66 @@ class TestPresets:
         assert (ssfnas["objective"], ssfnas["imbalance_ratio"]) == ("ssl", 100)
 
 
+class TestWordsWithoutAFlag:
+    """What a prediction is about needs none."""
+
+    RUN = ("--run", "r")
+
+    def predict(self, *words: str) -> Any:
+        return config_of(*words, *self.RUN, command="predict")
+
+    def test_they_may_stand_anywhere_and_stay_as_they_are(self):
+        config = self.predict("a, b.jpg", "--top-k", "3", " c.png", "d_e.npz")
+        assert config.images == ["a, b.jpg", " c.png", "d_e.npz"]
+        assert config.top_k == 3
+
+    def test_behind_two_dashes_every_word_is_one(self):
+        config = config_of(*self.RUN, "a.jpg", "--", "--top_k", "-1.jpg", "--", command="predict")
+        assert config.images == ["a.jpg", "--top_k", "-1.jpg", "--"]
+        assert config.top_k == 1
+
+    def test_names_that_are_no_text_are_kept(self):
+        assert self.predict("a\udcff.jpg").images == ["a\udcff.jpg"]
+
+    @pytest.mark.parametrize(
+        ("words", "page", "images"),
+        [
+            (["--report", "a.jpg"], "auto", ["a.jpg"]),
+            (["a.jpg", "--report"], "auto", ["a.jpg"]),
+            (["--report", "my.html", "a.jpg"], "my.html", ["a.jpg"]),
+            (["--report=my.HTML", "a.jpg"], "my.HTML", ["a.jpg"]),
+            (["--report", "--", "my.html"], "auto", ["my.html"]),
+        ],
+        ids=str,
+    )
+    def test_a_flag_that_may_stand_alone_takes_only_what_ends_as_its_value(
+        self, words, page, images
+    ):
+        config = config_of(*self.RUN, *words, command="predict")
+        assert (config.report, config.images) == (page, images)
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            ([], "IMAGES is missing"),
+            (["a.jpg", "--topk", "3"], "--topk (did you mean --top-k?)"),
+            (["", "a.jpg"], "IMAGES: ''"),
+            (["a.jpg", "--out", "a.txt"], "ends in .csv or .json"),
+            (["a.jpg", "--report=a.txt"], "ends in .html"),
+        ],
+        ids=str,
+    )
+    def test_wrong_ones(self, words, expected):
+        assert expected in problem_of(*self.RUN, *words, command="predict")
+
+    def test_they_are_a_key_of_a_file(self, tmp_path):
+        file = write(tmp_path / "a.yaml", "images: [x.jpg, 'y, z.jpg']\nrun: r\n")
+        assert config_of("--config", file, command="predict").images == ["x.jpg", "y, z.jpg"]
+
+    def test_other_commands_take_none(self):
+        assert "unexpected argument a.jpg" in problem_of("a.jpg")
+
+
 class TestPrinting:
     @pytest.mark.parametrize("command", CONFIGS)
     def test_help_shows_every_flag_and_its_help(self, command, capsys):
@@ -436,8 +496,8 @@ class TestPrinting:
             config_of("--help", command=command)
         assert caught.value.code == 0
         text = " ".join(capsys.readouterr().out.split())
-        for entry in dataclasses.fields(CONFIGS[command]):
-            assert f"--{entry.name.replace('_', '-')} " in text
+        for entry in option_values(CONFIGS[command]).values():
+            assert f"{entry.flag} " in text
             assert "_" not in entry.name or f"--{entry.name}" not in text
         assert "%%" not in text
 
