@@ -34,10 +34,10 @@ def evaluate(config: EvaluateConfig) -> None:
     for note in notes:
         print(note)
     with computing_threads(config.threads), kept_memory(device.type):
-        result = evaluate_network(run, data, config, device)
+        result, mistakes = evaluate_network(run, data, config, device)
     if notes:
         result["data"]["notes"] = notes
-    written = write_evaluation(run, result, config)
+    written = write_evaluation(run, result, mistakes, config)
     if written.name == EVALUATION_FILE:
         run.directory.write_text("report.html", report_html([run.path]))
     print(table(result))

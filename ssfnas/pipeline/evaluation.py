@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssfnas.config import EvaluateConfig
@@ -22,6 +23,7 @@ from ssfnas.evaluation.choices import (
     chosen_epoch,
     chosen_strength,
 )
+from ssfnas.evaluation.confusions import confusions
 from ssfnas.evaluation.features import classifier_of
 from ssfnas.evaluation.monitor import pooled_features
 from ssfnas.evaluation.posthoc import TAUS, adjust_logits, normalize_classifier
@@ -31,9 +33,11 @@ from ssfnas.evaluation.thresholds import best_thresholds, macro_f1
 from ssfnas.options import check_multi_label, option_values
 from ssfnas.pipeline.corrections import prior_of
 from ssfnas.pipeline.evaluation_data import balanced_training_images, own_data
+from ssfnas.pipeline.mistakes import mistake_arrays
 from ssfnas.pipeline.run import Run
 from ssfnas.runs.data_card import DataCard
-from ssfnas.runs.run_files import evaluation_file
+from ssfnas.runs.run_directory import RunDirectory
+from ssfnas.runs.run_files import EVALUATION_FILE, MISTAKES_FILE, evaluation_file
 from ssfnas.spaces import count_multiply_adds, count_parameters
 
 BRIEF = ("top1", "balanced_accuracy", "worst_class")
@@ -43,7 +47,7 @@ Choices = dict[str, dict[str, Any]]
 
 def evaluate_network(
     run: Run, data: ImageData, config: EvaluateConfig, device: torch.device
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """All metrics of a finished retraining on the test part.
 
     Args:
@@ -54,11 +58,15 @@ def evaluate_network(
         device: where to compute.
 
     Returns:
-        For JSON. ``last_epoch`` holds the metrics of the weights asked for, ``ema`` and ``best``
-        beside the last weights those of the others that the run keeps. ``post_hoc`` are sweeps of
-        corrections on the part ``swept_on``; ``choices`` says what the run's validation part chose,
-        and what the test part gives with it; see :mod:`ssfnas.evaluation.choices`. Of other data
-        the choices are those that the run's own evaluation recorded.
+        What was measured, for JSON, and the worst mistakes, see :func:`~.mistakes.mistake_arrays`.
+
+        Of the first, ``last_epoch`` holds the metrics of the weights asked for, ``ema`` and
+        ``best`` beside the last weights those of the others that the run keeps. ``confusions`` are
+        those of the weights asked for, see :func:`~ssfnas.evaluation.confusions.confusions`.
+        ``post_hoc`` are sweeps of corrections on the part ``swept_on``; ``choices`` says what the
+        run's validation part chose, and what the test part gives with it; see
+        :mod:`ssfnas.evaluation.choices`. Of other data the choices are those that the run's own
+        evaluation recorded.
 
     Raises:
         RequestError: the data have no test part, or what was asked for has no meaning with them.
@@ -67,7 +75,9 @@ def evaluate_network(
         raise RequestError(f"{data.name} has no test part: add test_images and test_labels")
     if data.multi_label:
         check_multi_label(config, option_values(type(config)))
-    return _Evaluation(run, data, config, device).result()
+    evaluation = _Evaluation(run, data, config, device)
+    result = evaluation.result()
+    return result, evaluation.mistakes(result)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +147,21 @@ class _Evaluation:
         if card.multi_label:
             choices |= self._thresholds()
         else:
+            predicted, classes = self.test.logits.argmax(1), self.data.num_classes
+            result["confusions"] = confusions(predicted, self.test.labels, classes, last["groups"])
             result["post_hoc"], chosen_strengths = self._post_hoc()
             result["swept_on"] = "test" if self.validation is None else PART
             choices |= chosen_strengths
             if config.probe:
                 result["probe"] = self._probes()
         return {**result, "choices": choices}
+
+    def mistakes(self, result: dict[str, Any]) -> dict[str, NDArray[Any]]:
+        """The worst of them on the test part; labels are decided as the validation part chose."""
+        assert self.data.test is not None
+        choice = result["choices"].get("thresholds")
+        at = None if choice is None else torch.tensor(choice["chosen"]["logit"])
+        return mistake_arrays(self.data.test, self.test.logits, self.test.labels, at)
 
     def _outputs(self, images: ImageSet) -> _Outputs:
         if self.config.precision == "fp32" and self.linear:
@@ -265,10 +284,16 @@ def _scalars(measured: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in measured.items() if isinstance(value, float)}
 
 
-def write_evaluation(run: Run, result: dict[str, Any], config: EvaluateConfig) -> Path:
+def write_evaluation(
+    run: Run,
+    result: dict[str, Any],
+    mistakes: dict[str, NDArray[Any]],
+    config: EvaluateConfig,
+) -> Path:
     """Write what :func:`evaluate_network` gave, and lose nothing that was measured before.
 
-    Linear probes in the file that is written anew are kept where none were fitted this time.
+    Linear probes in the file that is written anew are kept where none were fitted this time. Of the
+    mistakes those of the last weights on the run's own data are kept, which the report shows.
 
     Returns:
         ``evaluation.json`` for the last weights on the run's own data; for others a file whose name
@@ -278,7 +303,17 @@ def write_evaluation(run: Run, result: dict[str, Any], config: EvaluateConfig) -
     before = _before(run, name)
     if "probe" in before and "probe" not in result:
         result["probe"] = before["probe"]
+    if name == EVALUATION_FILE:
+        write_mistakes(run.directory, mistakes)
     return run.directory.write_json(name, result)
+
+
+def write_mistakes(directory: RunDirectory, mistakes: dict[str, NDArray[Any]]) -> None:
+    """``mistakes.npz``; none of an earlier evaluation is left where there are none."""
+    if mistakes:
+        directory.write_npz(MISTAKES_FILE, mistakes)
+    else:
+        (directory.path / MISTAKES_FILE).unlink(missing_ok=True)
 
 
 def _evaluation_file(run: Run, result: dict[str, Any], config: EvaluateConfig) -> str:

@@ -10,7 +10,7 @@ from ssfnas.errors import RequestError, found_everywhere, written
 from ssfnas.objectives import LOSSES
 from ssfnas.pictures import report_html
 from ssfnas.pipeline.dry_run import predict
-from ssfnas.pipeline.evaluation import evaluate_network
+from ssfnas.pipeline.evaluation import evaluate_network, write_mistakes
 from ssfnas.pipeline.evaluation_table import choice_lines
 from ssfnas.pipeline.run import Run
 from ssfnas.pipeline.search_run import write_genotype
@@ -156,13 +156,14 @@ def _finish(
         plain = {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
         directory.write_bytes(f"{name}.safetensors", save(plain))
     if trainer.data.test is not None:
-        result = evaluate_network(
+        result, mistakes = evaluate_network(
             Run(directory.path),
             trainer.data,
             EvaluateConfig(run=str(directory.path), precision=session.config.precision),
             session.world.device,
         )
         directory.write_json(EVALUATION_FILE, result)
+        write_mistakes(directory, mistakes)
         key = "auc" if trainer.data.multi_label else "top1"
         session.say(f"last epoch   {key} {100 * result['last_epoch'][key]:.2f} %")
         for line in choice_lines(result["choices"]):

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import re
 import time
 import warnings
 import weakref
@@ -62,6 +63,8 @@ RUN_FILES = (
     CONFIG_FILE,
 )
 """Patterns of all that a run writes; ``--overwrite`` removes nothing else."""
+
+_NUMBERS = re.compile(r"\[\n[-+\d.eE,\sul]*\]", re.ASCII)  # null is one of them
 
 _INVOCATION_FIELDS = ("resume", "overwrite", "dry_run")
 
@@ -181,7 +184,10 @@ class RunDirectory:
         Raises:
             ValueError: ``value`` holds NaN or infinity, which JSON has no word for.
         """
-        return self.write_text(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(value, indent=2, allow_nan=False)
+        # A list of numbers, such as a row of a matrix, takes a line: in texts no line ends.
+        text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
+        return self.write_text(name, text + "\n")
 
     def write_npz(self, name: str, arrays: Mapping[str, np.ndarray]) -> Path:
         """Write an .npz file of arrays of plain numbers or texts.
