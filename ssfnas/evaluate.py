@@ -40,7 +40,7 @@ def evaluate(config: EvaluateConfig) -> None:
     written = write_evaluation(run, result, mistakes, config)
     if written.name == EVALUATION_FILE:
         run.directory.write_text("report.html", report_html([run.path]))
-    print(table(result))
+    print(table(result, run.data_card.class_names))
     print(f"written      {written}")
 
 

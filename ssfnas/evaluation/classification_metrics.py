@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssfnas.errors import NumericalError
-from ssfnas.evaluation.thresholds import macro_f1
+from ssfnas.evaluation.thresholds import f1_scores
 
 CALIBRATION_BINS = 15
 GROUPS = ("many", "medium", "few")
@@ -62,9 +62,12 @@ def evaluate_predictions(
         calibration error of the softmax, 15 bins), ``auc`` (mean over classes of one against the
         rest), and where classes are in such groups ``many``, ``medium``, ``few`` (means of the
         class accuracies); lists over classes ``per_class`` and ``per_class_auc``; ``groups``, name
-        -> classes. Multi-label: ``auc``, ``accuracy`` and ``macro_f1`` (of decisions at 0.5), and
-        ``per_class_auc``. A class without test images (an AUC: without images in or out of it) has
-        None in lists and is left out of means; a mean over nothing is absent.
+        -> classes. Multi-label: ``mean_average_precision`` (mean over labels of the average
+        precision, the sum over thresholds of precision times gain in recall), ``auc``,
+        ``macro_f1`` and ``accuracy`` (of decisions at 0.5), and lists over labels
+        ``per_class_average_precision``, ``per_class_auc`` and ``per_class_f1``. A class without
+        test images (an AUC: without images in or out of it) has None in lists and is left out of
+        means; a mean over nothing is absent.
 
     Raises:
         NumericalError: a logit is not finite.
@@ -76,11 +79,30 @@ def evaluate_predictions(
         raise NumericalError("a logit of the evaluation is not finite")
     logits = logits.detach().double()
     if multi_label:
-        right = ((logits > 0) == (labels > 0.5))[~labels.isnan()].double()
-        f1 = macro_f1(logits > 0, labels)
-        mean = {} if f1 is None else {"macro_f1": f1}
-        return {"accuracy": float(right.mean()), **mean, **_areas(logits, labels > 0.5)}
+        return _multi_label(logits, labels)
     return _single_label(logits, labels, class_counts, thirds)
+
+
+def _multi_label(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    decided, members = logits > 0, labels > 0.5
+    precisions, areas = _average_precisions(logits, members), _areas(logits, members)
+    f1 = f1_scores(decided, labels)
+    right = (decided == members)[~labels.isnan()].double()
+    return {
+        **_mean("mean_average_precision", precisions),
+        **_mean("auc", areas),
+        **_mean("macro_f1", f1),
+        "accuracy": float(right.mean()),
+        "per_class_average_precision": precisions,
+        "per_class_auc": areas,
+        "per_class_f1": f1,
+    }
+
+
+def _mean(name: str, values: Sequence[float | None]) -> dict[str, float]:
+    """The mean of those that are defined, where there are any."""
+    defined = [value for value in values if value is not None]
+    return {name: math.fsum(defined) / len(defined)} if defined else {}
 
 
 def _single_label(
@@ -117,7 +139,14 @@ def _single_label(
         if measured:
             result[name] = math.fsum(measured) / len(measured)
     members = labels[:, None] == torch.arange(num_classes, device=labels.device)
-    return {**result, **_areas(probabilities, members), "per_class": per_class, "groups": groups}
+    areas = _areas(probabilities, members)
+    return {
+        **result,
+        **_mean("auc", areas),
+        "per_class_auc": areas,
+        "per_class": per_class,
+        "groups": groups,
+    }
 
 
 def _calibration_error(confidences: Tensor, right: Tensor) -> float:
@@ -138,8 +167,8 @@ def _calibration_error(confidences: Tensor, right: Tensor) -> float:
     return float(gaps.abs().sum() / len(confidences))
 
 
-def _areas(scores: Tensor, members: Tensor) -> dict[str, Any]:
-    """``auc`` and ``per_class_auc`` of scores [N, C] against membership bool [N, C]."""
+def _areas(scores: Tensor, members: Tensor) -> list[float | None]:
+    """Areas under the ROC curves of scores [N, C] against membership bool [N, C], by class."""
     from torchmetrics.functional.classification import binary_auroc
 
     areas: list[float | None] = []
@@ -147,9 +176,24 @@ def _areas(scores: Tensor, members: Tensor) -> dict[str, Any]:
         if bool(member.all()) or not bool(member.any()):
             areas.append(None)
             continue
-        # Places in the order stand for the scores: only the order matters, and none of it is lost.
-        places = score.unique(return_inverse=True)[1].double()
-        areas.append(float(binary_auroc(places / max(1.0, float(places.max())), member.long())))
-    defined = [area for area in areas if area is not None]
-    mean = {"auc": math.fsum(defined) / len(defined)} if defined else {}
-    return {**mean, "per_class_auc": areas}
+        areas.append(float(binary_auroc(_places(score), member.long())))
+    return areas
+
+
+def _average_precisions(scores: Tensor, members: Tensor) -> list[float | None]:
+    """Average precisions of scores [N, C] against membership bool [N, C], by class."""
+    from torchmetrics.functional.classification import binary_average_precision
+
+    return [
+        float(binary_average_precision(_places(score), member.long())) if member.any() else None
+        for score, member in zip(scores.T, members.T, strict=True)
+    ]
+
+
+def _places(scores: Tensor) -> Tensor:
+    """Places in the order, in 0..1, which stand for scores where only their order matters.
+
+    None of it is lost, as it would be where a sigmoid saturates.
+    """
+    places = scores.unique(return_inverse=True)[1].double()
+    return places / max(1.0, float(places.max()))

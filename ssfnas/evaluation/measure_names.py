@@ -13,6 +13,9 @@ _NAMES = {
     "g_mean": "G-mean",
     "ece": "calibration error (ECE, 15 bins)",
     "auc": "AUC (macro)",
+    "mean_average_precision": "mAP",
+    "average_precision": "average precision",
+    "f1": "F1",
     "loss": "loss",
     "zero_one": "zero-one loss",
     "barlow_twins": "Barlow Twins",
@@ -52,7 +55,8 @@ _NAMES = {
 }
 _SHARES = {
     "top1", "balanced", "balanced_accuracy", "macro_f1", "worst_class", "g_mean", "ece", "auc",
-    "many", "medium", "few", "accuracy", "per_class",
+    "many", "medium", "few", "accuracy", "per_class", "mean_average_precision",
+    "average_precision", "f1", "per_class_average_precision", "per_class_auc", "per_class_f1",
 }  # fmt: skip
 # What is measured stands before where: "loss (training)".
 _SIDES = {

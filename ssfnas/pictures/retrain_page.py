@@ -89,7 +89,7 @@ def _summary(run: RunFiles) -> Section:
     last = measurements(run).get(_LAST, {})
     headline = [
         (named(key), shown(key, last[key]))
-        for key in ("top1", "balanced_accuracy", "worst_class", "auc")
+        for key in ("top1", "balanced_accuracy", "worst_class", "mean_average_precision", "auc")
         if is_number(last.get(key))
     ]
     counted = scalars(run.evaluation)
@@ -147,6 +147,10 @@ def _chosen_text(choice: Mapping[str, Any]) -> str:
     if not isinstance(chosen, Mapping):
         return config_text(chosen)
     numbers = chosen.get("probability")
+    if isinstance(numbers, list) and len(numbers) > 8:
+        return "probabilities from {} to {}".format(
+            *(shown("probability", end(filter(is_number, numbers))) for end in (min, max))
+        )
     if isinstance(numbers, list):
         return "probabilities " + ", ".join(shown("probability", number) for number in numbers)
     return ", ".join(f"{named(key)} {config_text(value)}" for key, value in chosen.items())
@@ -162,7 +166,10 @@ def _choices(run: RunFiles) -> Section | None:
     choices = choices_of(run)
     if not choices:
         return None
-    given = ("top1", "balanced_accuracy", "worst_class", "auc", "macro_f1")
+    given = (
+        *("top1", "balanced_accuracy", "worst_class"),
+        *("mean_average_precision", "auc", "macro_f1"),
+    )
     keys = [key for key in given if any(key in choice["test"] for choice in choices.values())]
     rows = [
         (
@@ -238,6 +245,21 @@ def per_class(run: RunFiles) -> tuple[str, dict[str, list[float]]]:
     return "accuracy", {}
 
 
+def _of_labels(run: RunFiles, number: int) -> dict[str, list[Any]]:
+    """What else is measured of each of several labels, of the last weights."""
+    last = measurements(run).get(_LAST, {})
+    found = {
+        "average precision": last.get("per_class_average_precision"),
+        "F1 at 0.5": last.get("per_class_f1"),
+        "F1 at its threshold": choices_of(run).get("thresholds", {}).get("per_class_f1"),
+    }
+    return {
+        title: values
+        for title, values in found.items()
+        if isinstance(values, list) and len(values) == number
+    }
+
+
 def _classes(run: RunFiles, pictures: Pictures) -> Section | None:
     quantity, measured = per_class(run)
     if not measured:
@@ -251,15 +273,16 @@ def _classes(run: RunFiles, pictures: Pictures) -> Section | None:
     figure = class_accuracy(
         percent, names, counts, groups=groups_of(run), quantity=f"{quantity} (%)"
     )
+    columns = {named(key): values for key, values in measured.items()} | _of_labels(run, number)
     rows = [
         (
             name,
             f"{counts[place]:,}" if counts else "-",
-            *(shown("per_class", values[place]) for values in measured.values()),
+            *(shown("per_class", values[place]) for values in columns.values()),
         )
         for place, name in enumerate(names)
     ]
-    head = ("class", "training images", *map(named, measured))
+    head = ("class", "training images", *columns)
     listing = tag("details", tag("summary", "As a table"), table(head, rows, class_="numbers"))
     caption = "Each class on the test part, largest class first where classes are in order of size."
     if number > MOST_BARS:

@@ -15,7 +15,7 @@ from ssfnas.pictures.curves import (
     weights_over_time,
 )
 from ssfnas.pictures.markup import Pictures, joined, table, tag
-from ssfnas.pictures.numbers import is_number, shown
+from ssfnas.pictures.numbers import is_number, named, shown
 from ssfnas.pictures.page_parts import (
     Section,
     cells_section,
@@ -90,8 +90,8 @@ def _summary(run: RunFiles) -> Section:
         ("time", time_of(run)),
         ("seed", values.get("seed")),
         ("operations kept", kept),
-        ("nearest neighbors", top1),
-        ("nearest neighbors, balanced", balanced),
+        (named("knn/top1"), top1),
+        (named("knn/balanced"), balanced),
         ("neighbors measured", "{1:,} images among {0:,}".format(*images) if images else None),
     ]
     return Section("summary", "Summary", tiles(facts))

@@ -255,7 +255,7 @@ class _Evaluation:
         thresholds = self.test.logits.new_tensor(choice["chosen"]["logit"])
         moved = measure(self.test.logits - thresholds, self.test.labels, self.card)
         given = {key: moved[key] for key in ("macro_f1", "accuracy") if key in moved}
-        return {"thresholds": {**choice, "test": given}}
+        return {"thresholds": {**choice, "test": given, "per_class_f1": moved["per_class_f1"]}}
 
     def _probes(self) -> dict[str, Any]:
         """Probes fitted on the run's own training images, whatever data the test is of."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ssfnas.evaluation.measure_names import named, shown, told
 from ssfnas.pipeline.evaluation import BRIEF
 
 _TITLES = {
@@ -18,19 +19,28 @@ _CHOICES = {
     "classifier": "learning rate of the re-trained classifier",
     "thresholds": "thresholds of the labels",
 }
-_OF_LABELS = ("auc", "macro_f1", "accuracy")
+_OF_LABELS = ("mean_average_precision", "auc", "macro_f1", "accuracy")
+_MOST_LABELS = 40
+_FEWER_LABELS = 20
 
 
-def table(result: dict[str, Any]) -> str:
-    """What an evaluation holds, apart from single classes, as lines."""
+def table(result: dict[str, Any], class_names: Sequence[str]) -> str:
+    """What an evaluation holds as lines: apart from single classes, but with single labels.
+
+    Args:
+        result: see :func:`~.evaluation.evaluate_network`.
+        class_names: in label order.
+    """
     last = result["last_epoch"]
     lines = [
         f"parameters   {result['parameters']:,}",
         f"multiply-adds {result['multiply_adds'] / 1e6:.1f} M",
     ]
-    for name, value in last.items():
-        if isinstance(value, float):
-            lines.append(f"{name:<20} {100 * value:6.2f} %")
+    measured = {named(name): shown(name, v) for name, v in last.items() if isinstance(v, float)}
+    width = max(map(len, measured), default=0)
+    lines += [f"{name:<{width}} {value:>8}" for name, value in measured.items()]
+    if "per_class_average_precision" in last:
+        lines += _label_lines(last, result["choices"].get("thresholds", {}), class_names)
     part = result.get("swept_on", "test")
     for name, sweep in result.get("post_hoc", {}).items():
         lines += _sweep_lines(_TITLES[name], sweep, part)
@@ -48,15 +58,18 @@ def choice_lines(choices: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, choice in choices.items():
         value = choice["value"]
         found = "" if value is None else f" ({100 * value:.2f} % there)"
-        test = choice["test"]
-        keys = [key for key in BRIEF if key in test] or [key for key in _OF_LABELS if key in test]
-        given = ", ".join(f"{key} {100 * test[key]:.2f} %" for key in keys)
         lines.append(
             f"{_CHOICES.get(name, name)}: {chosen_text(name, choice)}, on the {choice['on']} part "
-            f"by {choice['by']}{found}: {given}"
+            f"by {named(choice['by'])}{found}: {measured_line(choice['test'])}"
         )
         lines += [f"  {note}" for note in choice_notes(name, choice)]
     return lines
+
+
+def measured_line(measured: Mapping[str, Any]) -> str:
+    """The measures that count most, in one line."""
+    keys = [key for key in BRIEF if key in measured] or _OF_LABELS
+    return ", ".join(told(key, measured[key]) for key in keys if key in measured)
 
 
 def chosen_text(name: str, choice: Mapping[str, Any]) -> str:
@@ -85,6 +98,36 @@ def choice_notes(name: str, choice: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def _label_lines(
+    measured: Mapping[str, Any], thresholds: Mapping[str, Any], names: Sequence[str]
+) -> list[str]:
+    """A line a label; of very many labels those of the lowest average precision."""
+    columns = {
+        "average precision": measured["per_class_average_precision"],
+        "AUC": measured["per_class_auc"],
+        "F1 at 0.5": measured["per_class_f1"],
+    }
+    if "per_class_f1" in thresholds:
+        columns["F1 at its threshold"] = thresholds["per_class_f1"]
+        columns["threshold"] = thresholds["chosen"]["probability"]
+    precisions = columns["average precision"]
+    places, note = list(range(len(names))), ""
+    if len(names) > _MOST_LABELS:
+        places = [place for place in places if precisions[place] is not None]
+        places = sorted(places, key=lambda place: precisions[place])[:_FEWER_LABELS]
+        note = f" (the {len(places)} of {len(names):,} with the lowest average precision)"
+    width = max([len("label"), *(len(names[place]) for place in places)])
+    rows = []
+    for place in places:
+        cells = [
+            shown("probability" if title == "threshold" else "f1", values[place]).rjust(len(title))
+            for title, values in columns.items()
+        ]
+        rows.append("  ".join([f"  {names[place]:<{width}}", *cells]))
+    head = "  ".join([f"  {'label':<{width}}", *columns])
+    return ["", f"labels{note}:", head, *rows]
+
+
 def _sweep_lines(
     title: str, sweep: dict[str, Any] | list[dict[str, float]], part: str
 ) -> list[str]:
@@ -105,7 +148,7 @@ def _probe_lines(probes: dict[str, dict[str, float]]) -> list[str]:
 def _rows(head: str, measured: Mapping[str, Mapping[str, float]]) -> list[str]:
     """A small table in percent, a row an entry."""
     width = max(len(head), *map(len, measured))
-    titles = "  ".join(f"{name:>17}" for name in BRIEF)
+    titles = "  ".join(f"{named(name):>17}" for name in BRIEF)
     rows = [
         f"  {label:<{width}}" + "".join(f"  {100 * values[name]:15.2f} %" for name in BRIEF)
         for label, values in measured.items()

@@ -11,7 +11,7 @@ from ssfnas.objectives import LOSSES
 from ssfnas.pictures import report_html
 from ssfnas.pipeline.dry_run import predict
 from ssfnas.pipeline.evaluation import evaluate_network, write_mistakes
-from ssfnas.pipeline.evaluation_table import choice_lines
+from ssfnas.pipeline.evaluation_table import choice_lines, measured_line
 from ssfnas.pipeline.run import Run
 from ssfnas.pipeline.search_run import write_genotype
 from ssfnas.pipeline.session import Session, open_session, run_training
@@ -164,8 +164,7 @@ def _finish(
         )
         directory.write_json(EVALUATION_FILE, result)
         write_mistakes(directory, mistakes)
-        key = "auc" if trainer.data.multi_label else "top1"
-        session.say(f"last epoch   {key} {100 * result['last_epoch'][key]:.2f} %")
+        session.say(f"last epoch   {measured_line(result['last_epoch'])}")
         for line in choice_lines(result["choices"]):
             session.say(f"chosen       {line}")
     directory.write_text("report.html", report_html([directory.path]))

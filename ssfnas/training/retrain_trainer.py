@@ -192,8 +192,10 @@ class RetrainTrainer(Trainer):
     def headlines(self) -> Sequence[str]:
         """The phase's loss, and how good the network is."""
         phase, _ = self._place(max(0, self.step - 1))
-        chooses, others = choosing_metric(self.data.multi_label), ("top1",)
-        measured = [f"{part}/{key}" for key in (chooses, *others) for part in ("val", "test")]
+        multi_label = self.data.multi_label
+        chooses = choosing_metric(multi_label)
+        keys = ("mean_average_precision", chooses) if multi_label else (chooses, "top1")
+        measured = [f"{part}/{key}" for key in keys for part in ("val", "test")]
         return f"{phase.name}/loss", *measured, f"best/{chooses}"
 
     def progress_values(self) -> Mapping[str, float]:

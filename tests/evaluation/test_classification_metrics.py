@@ -27,6 +27,17 @@ def softmax(logits):
     return exponentials / exponentials.sum(1, keepdims=True)
 
 
+def average_precision(scores, members) -> float:
+    """Precision at every distinct threshold, times the recall that it gains."""
+    total, before = 0.0, 0
+    for threshold in sorted(set(scores), reverse=True):
+        taken = scores >= threshold
+        hits = np.sum(taken & members)
+        total += hits / np.sum(taken) * (hits - before) / np.sum(members)
+        before = hits
+    return total
+
+
 def area(scores, members) -> float:
     """Share of (member, other) pairs in the right order, ties half."""
     pairs = scores[members][:, None] - scores[~members][None, :]
@@ -183,7 +194,36 @@ def test_multi_label():
     for guess, truth in zip(logits.T[:3] > 0, labels.T[:3] > 0, strict=True):
         scores.append(2 * np.sum(guess & truth) / (np.sum(guess) + np.sum(truth)))
     assert found["macro_f1"] == pytest.approx(np.mean(scores), abs=1e-15)
-    assert set(found) == {"auc", "per_class_auc", "accuracy", "macro_f1"}
+    assert found["per_class_f1"] == pytest.approx([*scores, None], abs=1e-15)
+    precisions = [average_precision(logits[:, c], labels[:, c] > 0) for c in range(3)]
+    assert found["per_class_average_precision"] == pytest.approx([*precisions, None], abs=1e-6)
+    assert found["mean_average_precision"] == pytest.approx(np.mean(precisions), abs=1e-6)
+    assert set(found) == {
+        *("mean_average_precision", "auc", "macro_f1", "accuracy"),
+        *("per_class_average_precision", "per_class_auc", "per_class_f1"),
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_average_precision_with_many_ties(seed):
+    draws = np.random.default_rng(seed)
+    labels = (draws.random((50, 3)) < [0.5, 0.1, 1.0]).astype(np.float32)
+    labels[0] = 1
+    logits = np.round(draws.normal(size=(50, 3)) + labels)
+    found = evaluate_predictions(
+        torch.from_numpy(logits), torch.from_numpy(labels), [1] * 3, multi_label=True
+    )
+    expected = [average_precision(logits[:, c], labels[:, c] > 0) for c in range(3)]
+    assert found["per_class_average_precision"] == pytest.approx(expected, abs=1e-6)
+    assert expected[2] == 1  # nothing else is there to be found
+    assert found["per_class_auc"][2] is None
+
+
+def test_labels_that_no_image_has_leave_nothing_to_average():
+    found = evaluate_predictions(torch.zeros(4, 2), torch.zeros(4, 2), [1, 1], multi_label=True)
+    assert set(found) >= {"per_class_f1", "accuracy"}
+    assert not {"mean_average_precision", "auc", "macro_f1"} & set(found)
+    assert found["per_class_average_precision"] == found["per_class_f1"] == [None, None]
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

@@ -268,12 +268,17 @@ def test_an_unfinished_retraining_shows_the_latest_test(tmp_path):
 def test_multi_label_results_are_areas(tmp_path):
     path = write_retrain(tmp_path / "run")
     evaluation = {
-        "last_epoch": {"auc": 0.8, "accuracy": 0.9, "per_class_auc": [0.9, None, 0.7]},
+        "last_epoch": {
+            "mean_average_precision": 0.625, "auc": 0.8, "accuracy": 0.9,
+            "per_class_auc": [0.9, None, 0.7], "per_class_average_precision": [0.75, None, 0.5],
+            "per_class_f1": [0.375, None, 0.25],
+        },
         "choices": {
             "thresholds": {
                 "chosen": {"probability": [0.25, 0.5, 0.125], "logit": [-1.1, 0.0, -1.95]},
                 "on": "validation", "by": "F1 of each label", "among": "all thresholds",
                 "value": 0.5, "test": {"macro_f1": 0.4375, "accuracy": 0.8},
+                "per_class_f1": [0.5, None, 0.375],
             }
         },
     }  # fmt: skip
@@ -283,7 +288,9 @@ def test_multi_label_results_are_areas(tmp_path):
     assert "AUC (%)" in page.text
     assert "probabilities 0.25, 0.5, 0.125 F1 of each label all thresholds 50.00 %" in page.text
     assert "43.75 %" in page.text
-    assert f"{NASTY} 50 -" in page.text
+    assert "mAP 62.50 %" in page.text
+    assert "90.00 % 75.00 % 37.50 % 50.00 %" in page.text
+    assert f"{NASTY} 50 - - - -" in page.text
 
 
 def test_seeds_share_a_column_with_mean_and_spread(tmp_path):

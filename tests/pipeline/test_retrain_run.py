@@ -194,12 +194,17 @@ def test_evaluate_measures_again_with_probes_and_on_other_data(small_npz, tmp_pa
     assert after["probe"]["balanced"]["training_images"] == 4 * 4
     assert after["post_hoc"]["logit_adjustment"][0]["top1"] == before["last_epoch"]["top1"]
     printed = " ".join(capsys.readouterr().out.split())
-    assert "top1" in printed
+    accuracy = f"top-1 accuracy {100 * after['last_epoch']['top1']:.2f} %"
+    assert f"last epoch {accuracy}, balanced accuracy" in printed  # of the retraining
+    assert printed.count(accuracy) >= 2  # and of its evaluation
     adjusted, balanced = after["post_hoc"]["logit_adjustment"][-1], after["probe"]["balanced"]
     for label, values in (("2", adjusted), ("balanced (16 images)", balanced)):
         shares = [values[name] for name in ("top1", "balanced_accuracy", "worst_class")]
         assert " ".join([label, *(f"{100 * share:.2f} %" for share in shares)]) in printed
-    assert "without its bias (test part; chooses nothing): tau top1" in printed
+    assert (
+        "without its bias (test part; chooses nothing): tau top-1 accuracy balanced accuracy"
+        in printed
+    )
     other = write_npz(tmp_path / "other.npz", (3, 3, 3, 3), seed=9)
     stamp = (run.path / "evaluation.json").read_bytes()
     assert evaluate.main(["--run", str(run.path), "--dataset", str(other)]) == 0

@@ -20,7 +20,7 @@ from ssfnas.evaluation.features import classifier_of
 from ssfnas.evaluation.monitor import pooled_features
 from ssfnas.evaluation.posthoc import adjust_logits, normalize_classifier
 from ssfnas.evaluation.prediction import measure, predict
-from ssfnas.evaluation.thresholds import macro_f1
+from ssfnas.evaluation.thresholds import f1_scores, macro_f1
 from ssfnas.pipeline.retrain_run import run_retrain
 from ssfnas.runs.checkpoints import CheckpointStore
 from ssfnas.runs.data_card import DataCard
@@ -233,7 +233,7 @@ def test_a_resumed_training_ends_with_the_same_best_weights(small_npz, tmp_path,
     assert differences(*ended) == []
 
 
-def test_thresholds_of_several_labels_are_chosen_on_validation(tmp_path):
+def test_thresholds_of_several_labels_are_chosen_on_validation(tmp_path, capsys):
     draws = np.random.default_rng(0)
     labels = {
         part: (draws.random((count, 3)) < [0.5, 0.3, 0.2]).astype(np.uint8)
@@ -257,7 +257,21 @@ def test_thresholds_of_several_labels_are_chosen_on_validation(tmp_path):
         predict(run.network(), parts.validation, parts, device=CPU)[0] > 0,
         parts.validation.labels,
     )
-    assert "macro_f1" in result["last_epoch"]
+    # Of the test part, by label: at even odds and at the thresholds that were chosen.
+    logits, truth = predict(run.network(), parts.test, parts, device=CPU)
+    assert result["last_epoch"]["per_class_f1"] == f1_scores(logits > 0, truth)
+    assert choice["per_class_f1"] == pytest.approx(f1_scores(logits > cuts, truth), abs=1e-12)
+    evaluated = (run.path / "evaluation.json").read_text()
+    capsys.readouterr()
+    assert evaluate.main(["--run", str(run.path), "--device", "cpu"]) == 0
+    assert json.loads((run.path / "evaluation.json").read_text()) == json.loads(evaluated)
+    printed = " ".join(capsys.readouterr().out.split())
+    last = result["last_epoch"]
+    words = ["per_class_average_precision", "per_class_auc", "per_class_f1"]
+    of_first = [last[key][0] for key in words] + [choice["per_class_f1"][0]]
+    shares = " ".join(f"{100 * value:.2f} %" for value in of_first)
+    assert f"{parts.class_names[0]} {shares}" in printed
+    assert f"mAP {100 * last['mean_average_precision']:.2f} %" in printed
 
 
 def test_best_weights_need_a_validation_part(small_npz, tmp_path):
