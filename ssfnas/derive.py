@@ -21,6 +21,7 @@ def derive_again(config: DeriveConfig) -> None:
         from ssfnas.pipeline.run import Run
         from ssfnas.pipeline.search_run import write_derivation, write_genotype
         from ssfnas.plugins import import_plugins
+        from ssfnas.runs.finished_runs import require_finished
         from ssfnas.spaces import DerivedNetwork, Genotype, count_multiply_adds, count_parameters
         from ssfnas.strategies.derivation import derive, limit
 
@@ -34,6 +35,7 @@ def derive_again(config: DeriveConfig) -> None:
         raise RequestError(
             f"--run {config.run} is a random search: it has no alphas to derive from"
         )
+    require_finished(config.run, f"--run {config.run}")
     tables = run.weights
     epochs = len(tables["normal"]) - 1
     epoch = int(run.alphas["use_epoch"]) if config.epoch is None else config.epoch

@@ -12,6 +12,33 @@ from ssfnas.options import OptionValue, OptionValueError
 from ssfnas.presets import preset_names
 
 _BELOW_ZERO = re.compile(r"-(\.?\d.*|inf)$")
+_OTHER_WORDS = {
+    "--lr": ("--weight-lr", "--alpha-lr"),
+    "--learning-rate": ("--lr", "--weight-lr", "--alpha-lr"),
+    "--run": ("--genotype",),
+    "--search": ("--genotype",),
+    "--genotype": ("--run",),
+    "--checkpoint": ("--run",),
+    "--evaluate-every": ("--knn-every",),
+    "--knn-every": ("--evaluate-every",),
+    "--network": ("--supernet",),
+    "--supernet": ("--network",),
+    "--loss": ("--objective",),
+    "--objective": ("--loss",),
+    "--arch": ("--model", "--genotype"),
+    "--data": ("--dataset",),
+    "--input": ("--dataset",),
+    "--output": ("--out",),
+    "--gpu": ("--device",),
+    "--cuda": ("--device",),
+    "--num-workers": ("--workers",),
+    "--wd": ("--weight-decay",),
+    "--amp": ("--precision",),
+    "--continue": ("--resume",),
+    "--force": ("--overwrite",),
+}
+"""What a flag is called by another command of ours or elsewhere, and what it may be here."""
+_MOST_HINTS = 3
 _METAVARS = {int: "N", float: "X", str: "TEXT", bool: "true|false"}
 
 
@@ -140,5 +167,23 @@ def unexpected(word: str, options: Mapping[str, OptionValue]) -> RequestError:
         return RequestError(said)
     name = word.partition("=")[0]
     known = [option.flag for option in options.values()]
-    hint = did_you_mean(name, [*known, "--preset", "--config", "--print-config", "--help"])
+    hint = _alike(name, known)
+    hint = hint or did_you_mean(name, [*known, "--preset", "--config", "--print-config", "--help"])
     return RequestError(f"unknown flag {shown(name)}{hint or ': see --help'}")
+
+
+def _alike(name: str, known: Sequence[str]) -> str:
+    """A hint at flags that stand for the same, or have a word more or less (``--weight-lr``)."""
+    core = name.lstrip("-")
+    found = [flag for flag in _OTHER_WORDS.get(name, ()) if flag in known] or [
+        flag
+        for flag in known
+        if f"{flag[1:]}-".startswith(f"-{core}-")
+        or flag.endswith(f"-{core}")
+        or core.endswith(flag[1:])
+    ]
+    # Of --epochs and --warmup-epochs the longer one is nearer to --alpha-warmup-epochs.
+    found = [flag for flag in found if not any(o.endswith(flag[1:]) for o in found if o != flag)]
+    if not core or not 0 < len(found) <= _MOST_HINTS:
+        return ""
+    return f" (did you mean {' or '.join(found)}?)"

@@ -14,8 +14,16 @@ def report(config: ReportConfig) -> None:
     """Write the page that ``config`` asks for, and print where it is."""
     with first_imports():
         from ssfnas.atomic_files import write_atomically
+        from ssfnas.errors import RequestError
         from ssfnas.pictures import report_html
 
+    places = [Path(path).resolve() for path in config.run]
+    for number, place in enumerate(places):
+        if (first := places.index(place)) < number:
+            raise RequestError(
+                f"--run {config.run[first]} and {config.run[number]} are the same run: name each "
+                "once"
+            )
     file = Path(config.out) if config.out else Path(config.run[0]) / "report.html"
     page = report_html([Path(path) for path in config.run])
     write_atomically(file, page.encode())

@@ -84,7 +84,7 @@ def read_folder(
     given = _of_one_size(_files(parts), headers, image_size, background)
     together = given if image_size is not None or largest is None else given.at_most(largest)
     depth, said = _depth(_files(parts), headers)
-    notes += said
+    notes += said + _transparent(_files(parts), headers, background)
     if depth != EIGHT_BITS:
         told = pixel_range is not None
         pixel_range = pixel_range or _training_range(root, [*chain(*parts["train"])])
@@ -167,6 +167,18 @@ def _depth(paths: list[Path], headers: list[Header]) -> tuple[str, list[str]]:
     return depth, [
         f"{len(reduced):,} files hold colors of 16 bits a channel, such as {reduced[0].name}: the "
         "upper 8 bits are read (0 to 65535 became 0 to 255)"
+    ]
+
+
+def _transparent(paths: list[Path], headers: list[Header], background: str) -> list[str]:
+    """What is said of images that may have transparent pixels."""
+    found = [path for path, header in zip(paths, headers, strict=True) if header.alpha]
+    if not found:
+        return []
+    number = "1 file has" if len(found) == 1 else f"{len(found):,} files have"
+    return [
+        f"{number} an alpha channel, such as {found[0].name}: transparent pixels are laid on "
+        f"{background} (--background)"
     ]
 
 

@@ -29,6 +29,7 @@ _GRAY_MODES = frozenset({"1", "L", "LA", "La", "F"})
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 256, 257, 258
 _PNG_GRAY_TYPES = (0, 4)
+_PNG_ALPHA_TYPES = (4, 6)
 _PNG_METADATA = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt"})
 
 
@@ -41,6 +42,7 @@ class Header:
         channels: 1 for gray, else 3.
         depth: what a channel holds: :data:`EIGHT_BITS`, :data:`DEEP` or :data:`FLOAT`.
         reduced: whether it is 8 bits because no more of its 16 are read.
+        alpha: whether pixels may be transparent.
     """
 
     height: int
@@ -48,6 +50,7 @@ class Header:
     channels: int
     depth: str
     reduced: bool = False
+    alpha: bool = False
 
 
 def read_header(path: Path) -> Header:
@@ -69,7 +72,8 @@ def read_header(path: Path) -> Header:
         reduced = depth == EIGHT_BITS and max(_bits(image)) > 8
         if _orientation(image) in (5, 6, 7, 8):
             width, height = height, width
-        return Header(height, width, channels, depth, reduced)
+        alpha = _may_be_transparent(image) or png in _PNG_ALPHA_TYPES
+        return Header(height, width, channels, depth, reduced, alpha)
 
 
 def decode_image(
@@ -324,6 +328,10 @@ def _upright(pixels: Array, orientation: int) -> Array:
     return pixels
 
 
+def _may_be_transparent(image: Any) -> bool:
+    return image.mode in _ALPHA_MODES or "transparency" in image.info
+
+
 def _eight_bit_pixels(image: Any, channels: int) -> tuple[Array, Array | None, int]:
     """Pixels uint8 [H, W, channels], their alpha uint8 [H, W] where there may be any.
 
@@ -331,7 +339,7 @@ def _eight_bit_pixels(image: Any, channels: int) -> tuple[Array, Array | None, i
     """
     image.load()
     own = 1 if image.mode in _GRAY_MODES else 3
-    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+    if _may_be_transparent(image):
         # Straight to one of four bands: Pillow warns of palettes, and knows premultiplied alpha.
         straight = image.convert("RGBA")
         alpha = np.asarray(straight.getchannel("A"))

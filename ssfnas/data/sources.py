@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ssfnas.config import DataOptions
+from ssfnas.data.endings import IMAGES
 from ssfnas.data.folder import read_folder
 from ssfnas.data.imageset import DataParts, ImageData, ImageSet, channel_statistics
 from ssfnas.data.npz import read_npz
@@ -20,6 +21,29 @@ from ssfnas.errors import RequestError, did_you_mean
 from ssfnas.registry import Registry
 
 DATASETS: Registry[Callable[[DataOptions], DataParts]] = Registry("data set")
+
+_OTHER_KINDS = (
+    (
+        "a table",
+        {".csv", ".tsv", ".txt", ".json", ".jsonl", ".xls", ".xlsx", ".parquet", ".arrow"},
+        "is not read: sort the images that it names into a folder for each class "
+        "(train/CLASS/*, test/CLASS/*); with several labels an image, write images and labels to "
+        "an .npz file",
+    ),
+    (
+        "an archive",
+        {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"},
+        "is not read as it is: unpack it, and give the folder that has a folder of images for each "
+        "class",
+    ),
+    (
+        "arrays of another format",
+        {".npy", ".pt", ".pth", ".pkl", ".pickle", ".mat", ".h5", ".hdf5", ".tfrecord", ".lmdb"},
+        "are not read: write them to an .npz file (numpy.savez: train_images uint8 [N, H, W, C], "
+        "train_labels [N], test_images, test_labels)",
+    ),
+)
+"""Files that hold images or name them, by their endings, and what to do with them."""
 
 _MINI = "cifar10-lt-mini"
 _MINI_FILE = Path(__file__).parent / "mini" / "cifar10_lt_mini.npz"
@@ -132,11 +156,29 @@ def _read(
             raise RequestError(f"--dataset {name}: there is no such file")
         _refuse_flags_of_folders(options)
         return read_npz(path, pixel_range=pixel_range)
+    if path.is_file():
+        raise RequestError(f"--dataset {name}: {_instead(path)}")
+    if path.suffix or len(path.parts) > 1:
+        raise RequestError(
+            f"--dataset {name}: there is no such file or folder: it is an .npz file, an image "
+            f"folder, or one of {', '.join(DATASETS)}"
+        )
     hint = did_you_mean(f"'{name}'", [f"'{known}'" for known in DATASETS])
     raise RequestError(
         f"--dataset {name}: no such data set{hint}: it is one of {', '.join(DATASETS)}, an .npz "
         "file, or an image folder"
     )
+
+
+def _instead(path: Path) -> str:
+    """What to do with a file that is no data set."""
+    ending = path.suffix.lower()
+    if ending in IMAGES:
+        return "a single image: give the folder that has a folder of images for each class"
+    for kind, endings, advice in _OTHER_KINDS:
+        if ending in endings:
+            return f"{kind} {advice}"
+    return "no data set: it is an .npz file, or an image folder with a folder for each class"
 
 
 def _refuse_flags_of_folders(options: DataOptions) -> None:

@@ -62,9 +62,12 @@ def matched(data: ImageData, card: DataCard, owner: str) -> tuple[ImageData, lis
             f"{_classes(known)} of {card.name}: mere numbers match only where there are as many"
         )
     unknown = [name for name in names if name not in known]
+    lacking = [name for name in known if name not in names]
+    lacks = f", and lacks {len(lacking)} of its {len(known)} ({_listed(lacking)})"
     raise RequestError(
-        f"{data.name} has {_classes(unknown)}, of which the network of {owner} knows nothing: it "
-        f"was trained on the {_classes(known)} of {card.name}: give data of these"
+        f"{data.name} has {len(unknown)} of {len(names)} classes that the network of {owner} does "
+        f"not know ({_listed(unknown)}){lacks if lacking else ''}: give data of the classes of "
+        f"{card.name}, or some of them, under the same names"
     )
 
 

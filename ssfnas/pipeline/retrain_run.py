@@ -15,6 +15,7 @@ from ssfnas.pipeline.evaluation_table import choice_lines, measured_line
 from ssfnas.pipeline.run import Run
 from ssfnas.pipeline.search_run import write_genotype
 from ssfnas.pipeline.session import Session, open_session, run_training
+from ssfnas.runs.finished_runs import require_genotype
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runs.run_files import EVALUATION_FILE
 from ssfnas.runtime.precision import what_bf16_gains
@@ -80,6 +81,7 @@ def _genotype(config: RetrainConfig) -> Genotype | None:
             "--genotype is missing: give a genotype.json, a search's run directory, or the name of "
             "a published cell such as DARTS_V2"
         )
+    require_genotype(config.genotype, f"--genotype {config.genotype}")
     genotype = Genotype.load(config.genotype)
     try:
         genotype.check()

@@ -93,13 +93,19 @@ class CheckpointStore:
         Raises:
             RequestError: there are checkpoints, but none is intact.
         """
-        files = self.files()
-        for step, file in files:
+        problems: list[str] = []
+        for step, file in self.files():
             try:
-                return step, self.read(file)
+                state = self.read(file)
             except RequestError as error:
-                warnings.warn(f"{error}: the one before is used", stacklevel=2)
-        if files:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                warnings.warn(f"{problem}: the one of step {step:,} is used", stacklevel=2)
+            return step, state
+        for problem in problems:
+            warnings.warn(problem, stacklevel=2)
+        if problems:
             raise RequestError(
                 f"no checkpoint in {self.folder} is intact: start the run again with --overwrite"
             )

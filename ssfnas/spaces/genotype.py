@@ -266,8 +266,8 @@ def _read(name: str) -> tuple[Path, str]:
             path /= "genotype.json"
             if not path.is_file():
                 raise RequestError(
-                    f"{name} holds no genotype.json: let its search finish, or derive one with "
-                    f"python -m ssfnas.derive --run {name}"
+                    f"{name} holds no genotype.json: give a genotype's file, or the directory of a "
+                    "search that has finished"
                 )
         if not path.is_file():
             is_path = path.suffix or len(path.parts) > 1

@@ -139,6 +139,12 @@ class TestBadFlags:
             (["--epoch", "3"], ["unknown flag --epoch", "did you mean --epochs?"]),
             (["--batch", "3"], ["unknown flag --batch"]),
             (["--xyzzy"], ["unknown flag --xyzzy", "--help"]),
+            (["--lr", "0.1"], ["unknown flag --lr (did you mean --weight-lr or --alpha-lr?)"]),
+            (["--lr-min=0.1"], ["unknown flag --lr-min (did you mean --weight-lr-min?)"]),
+            (["--momentum", "0.5"], ["did you mean --weight-momentum?"]),
+            (["--learning_rate", "1"], ["did you mean --weight-lr or --alpha-lr?"]),
+            (["--loss", "ce"], ["did you mean --objective?"]),
+            (["--batch", "3"], ["did you mean --batch-size?"]),
             (["--dataset", "--seed", "1"], ["--dataset needs a value"]),
             (["--dataset", "a\nb", "--seed", "x\ny"], [r"--seed 'x\ny'"]),
         ],
@@ -147,6 +153,21 @@ class TestBadFlags:
         problem = problem_of(*words)
         for part in parts:
             assert part in problem
+
+    @pytest.mark.parametrize(
+        ("flag", "meant"),
+        [
+            ("--weight-lr", "--lr"),
+            ("--weight-momentum", "--momentum"),
+            ("--run", "--genotype"),
+            ("--objective", "--loss"),
+            ("--supernet", "--network"),
+            ("--alpha-warmup-epochs", "--warmup-epochs"),
+        ],
+    )
+    def test_hint_at_what_another_command_calls_otherwise(self, flag, meant):
+        problem = problem_of(flag, "1", command="retrain")
+        assert problem == f"unknown flag {flag} (did you mean {meant}?)"
 
     def test_required_fields(self):
         assert "--run is missing" in problem_of(command="derive")

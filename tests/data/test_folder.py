@@ -233,6 +233,23 @@ def test_transparent_pixels_lie_on_the_background(tmp_path):
             assert np.abs(read - expected).max() <= 0.5 + 1e-9
 
 
+@pytest.mark.parametrize("in_memory_bytes", [0, 1 << 30])
+def test_images_that_may_be_transparent_are_counted(tmp_path, in_memory_bytes):
+    root = some_folder(tmp_path, mode="RGB")
+    assert not any("alpha" in note for note in read_folder(root).notes)
+    first, second = sorted((root / "train").rglob("*.png"))[:2]
+    with_alpha = Image.open(first).convert("RGBA")
+    with_alpha.save(first)
+    (note,) = read_folder(root, in_memory_bytes=in_memory_bytes, background="gray").notes
+    assert note == (
+        f"1 file has an alpha channel, such as {first.name}: transparent pixels are laid on gray "
+        "(--background)"
+    )
+    with_alpha.convert("P").save(second, transparency=0)
+    (note,) = read_folder(root, in_memory_bytes=in_memory_bytes).notes
+    assert note.startswith("2 files have an alpha channel")
+
+
 def lazy_and_resident(root, **options):
     lazy = read_folder(root, in_memory_bytes=0, **options)
     resident = read_folder(root, **options)

@@ -218,3 +218,25 @@ def test_a_range_is_taken_over_from_a_run(tmp_path):
     assert "0 to 5100 became 0 to 255, the range of the run's training images" in given.summary()
     # The range is that of the file, however long-tailed the training part is made.
     assert load_data(DataOptions(dataset=path, imbalance_ratio=20)).pixel_range == (0.0, 2550.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("labels.csv", "a table is not read: sort the images .* into a folder for each class"),
+        ("data.Parquet", "a table is not read"),
+        ("data.zip", "an archive .* unpack it"),
+        ("data.tar.gz", "an archive .* unpack it"),
+        ("cat.JPG", "a single image: give the folder"),
+        ("x.npy", r"arrays .* to an .npz file \(numpy.savez: train_images"),
+        ("x.what", "no data set: it is an .npz file, or an image folder"),
+    ],
+)
+def test_what_to_do_with_files_of_other_kinds(tmp_path, name, advice):
+    path = tmp_path / name
+    path.write_bytes(b"something")
+    with pytest.raises(RequestError, match=f"--dataset .*{name}: {advice}"):
+        load_data(DataOptions(dataset=str(path)))
+    path.unlink()
+    with pytest.raises(RequestError, match="there is no such file or folder"):
+        load_data(DataOptions(dataset=str(path)))

@@ -89,7 +89,18 @@ def test_folders_named_by_numbers_match_as_names_do():
 @pytest.mark.parametrize(
     ("names", "card", "message"),
     [
-        (["cat", "fox"], NAMES, "class 'fox', of which the network of run knows nothing"),
+        (
+            ["cat", "fox"],
+            NAMES,
+            r"1 of 2 classes that the network of run does not know \('fox'\), and lacks 2 of its 3 "
+            r"\('{1}', '{2}'\)".format(*NAMES),
+        ),
+        ([*NAMES, "fox"], NAMES, r"1 of 4 classes .* not know \('fox'\): give data of the classes"),
+        (
+            [f"c{n}" for n in range(9)],
+            NAMES,
+            r"9 of 9 .* \('c0', .*, 'c4' and 4 more\), and lacks 3",
+        ),
         (["0", "1"], NAMES, "2 numbered classes, .* mere numbers match only where"),
         (["0", "1"], ("0", "1", "2"), "2 numbered classes, .* 3 numbered classes"),
         (NAMES[:2], ("0", "1", "2"), "mere numbers match only where"),

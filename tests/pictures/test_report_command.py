@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from ssfnas import report
@@ -22,8 +24,18 @@ def test_the_page_goes_into_the_first_run_and_its_place_is_printed(run, capsys):
 
 def test_several_runs_make_one_page_elsewhere(run, tmp_path):
     page = tmp_path / "page.html"
-    assert report.main(["--run", str(run), str(run), "--out", str(page)]) == 0
+    shutil.copytree(run, tmp_path / "other")
+    assert report.main(["--run", str(run), str(tmp_path / "other"), "--out", str(page)]) == 0
     assert "2 runs" in page.read_text()
+    assert not (run / "report.html").exists()
+
+
+def test_the_same_run_twice_is_refused_whatever_its_path(run, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(run)
+    for other in (run, run / ".." / "run", tmp_path / "link"):
+        assert report.main(["--run", str(run), str(other)]) == 2
+        said = f"--run {run} and {other} are the same run: name each once"
+        assert said in capsys.readouterr().err
     assert not (run / "report.html").exists()
 
 

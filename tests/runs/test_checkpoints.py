@@ -88,7 +88,7 @@ def test_a_damaged_last_one_is_reported_and_the_one_before_used(tmp_path, kind):
     store.save(10, state(1))
     last = store.save(20, state(2))
     damage(last, kind)
-    with pytest.warns(UserWarning, match=f"{last.name} is damaged.*the one before is used"):
+    with pytest.warns(UserWarning, match=f"{last.name} is damaged.*the one of step 10 is used"):
         step, found = store.latest()
     assert step == 10
     assert torch.equal(found["net"]["weight"], torch.ones(3, 2))
@@ -112,10 +112,12 @@ def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path):
     for step in (10, 20):
         damage(store.save(step, state(step)), "truncated")
     with (
-        pytest.warns(UserWarning, match="damaged"),
+        pytest.warns(UserWarning, match="damaged") as warned,
         pytest.raises(RequestError, match=r"no checkpoint .* is intact"),
     ):
         store.latest()
+    assert len(warned) == 2
+    assert not any("is used" in str(one.message) for one in warned)  # none is
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
