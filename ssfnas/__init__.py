@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ssfnas.config import EvaluateConfig, RetrainConfig, SearchConfig
+from ssfnas.config import EvaluateConfig, ExportConfig, RetrainConfig, SearchConfig
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.runtime.waiting import choose_waiting
 
 if TYPE_CHECKING:
+    from ssfnas.exports.pretrained import PretrainedNetwork
     from ssfnas.pipeline.retrain_run import run_retrain
     from ssfnas.pipeline.run import Run, load
     from ssfnas.pipeline.search_run import run_search
@@ -24,7 +25,9 @@ waiting = choose_waiting()
 
 __all__ = [
     "EvaluateConfig",
+    "ExportConfig",
     "NumericalError",
+    "PretrainedNetwork",
     "RequestError",
     "RetrainConfig",
     "Run",
@@ -38,6 +41,7 @@ __all__ = [
 _LAZY = {
     "run_search": "ssfnas.pipeline.search_run",
     "run_retrain": "ssfnas.pipeline.retrain_run",
+    "PretrainedNetwork": "ssfnas.exports.pretrained",
     "Run": "ssfnas.pipeline.run",
     "load": "ssfnas.pipeline.run",
 }

@@ -8,7 +8,7 @@ import sys
 from ssfnas.errors import RequestError, did_you_mean
 from ssfnas.runtime.outcome import exit_code
 
-COMMANDS = ("search", "derive", "retrain", "evaluate", "predict", "report", "env")
+COMMANDS = ("search", "derive", "retrain", "evaluate", "predict", "export", "report", "env")
 
 
 def main(argv: list[str] | None = None) -> int:

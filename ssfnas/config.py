@@ -316,6 +316,51 @@ class EvaluateConfig(PluginOptions):
     )
 
 
+_GRAPH: dict[str, tuple[Any, ...]] = {"format": ("onnx", "torch-export")}
+
+
+@dataclass(kw_only=True)
+class ExportConfig(PluginOptions):
+    """``python -m ssfnas.export``: a trained network in a form that others load."""
+
+    run: str = option("", "directory of the retraining", required=True)
+    format: str = option(
+        "onnx",
+        "onnx: one file for onnxruntime and its like; torch-export: one .pt2 file for torch alone; "
+        "timm: a folder of config.json and model.safetensors for timm and the Hugging Face Hub",
+        choices=("onnx", "torch-export", "timm"),
+    )
+    out: str | None = option(
+        None, "file, or folder of timm; absent: export/model.onnx, .pt2 or model/ in the run"
+    )
+    overwrite: bool = option(False, "replace what --out holds")
+    which: str = option(
+        "last",
+        "weights to export: the last, those of the epoch that the validation part chose, or the "
+        "moving average",
+        choices=("last", "best", "ema"),
+    )
+    pixels: str = option(
+        "float",
+        "what the network takes: floats in 0 .. 1, [N, C, H, W]; the same, normalized by the "
+        "training part's mean and deviation; or uint8 in 0 .. 255, [N, H, W, C]",
+        choices=("float", "normalized", "uint8"),
+        only_if=_GRAPH,
+    )
+    output: str = option(
+        "logits",
+        "what it gives; probabilities are a softmax, or of images with several labels a sigmoid",
+        choices=("logits", "probabilities"),
+        only_if=_GRAPH,
+    )
+    opset: int = option(
+        18,
+        "version of ONNX's operators; 18 is read by onnxruntime from 1.18 on",
+        minimum=18,
+        only_if={"format": ("onnx",)},
+    )
+
+
 @dataclass(kw_only=True)
 class PredictConfig(PluginOptions):
     """``python -m ssfnas.predict``: use a trained network on new images."""

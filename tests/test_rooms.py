@@ -15,9 +15,10 @@ PACKAGE = Path(ssfnas.__file__).parent
 # From the top of the house down; rooms of one line know nothing of each other.
 FLOORS = (
     "__main__",
-    "search derive retrain evaluate predict report env",
+    "search derive retrain evaluate predict export report env",
     "pipeline",
-    "training pictures",
+    "timm_models",
+    "training pictures exports",
     "evaluation",
     "runs strategies objectives",
     "data spaces runtime",

@@ -50,7 +50,7 @@ def build_network(
             generator=generator(config.seed, "network"),
         )
     else:
-        net = _timm_model(config, num_classes, in_channels, image_size)
+        net = timm_model(config, num_classes, in_channels, image_size)[0]
     if LOSSES.get(config.loss).wants_cosines:
 
         def cosines(features: int, name: str) -> CosineClassifier:
@@ -64,9 +64,16 @@ def build_network(
     return net
 
 
-def _timm_model(
+def timm_model(
     config: RetrainConfig, num_classes: int, in_channels: int, image_size: tuple[int, int]
-) -> nn.Module:
+) -> tuple[nn.Module, str, dict[str, Any]]:
+    """The model of timm's that ``config.model`` names, timm's name of it, and what it was given.
+
+    The last are the arguments besides classes and channels.
+
+    Raises:
+        RequestError: as :func:`build_network` does.
+    """
     import timm
 
     kind, _, name = config.model.partition(":")
@@ -88,7 +95,7 @@ def _timm_model(
         except Exception as error:
             problem = problem or error
         else:
-            return net
+            return net, name, more
     raise RequestError(
         f"--model {config.model} cannot take images of {image_size[0]}x{image_size[1]} pixels with "
         f"{in_channels} channel(s): {problem}; --image-size resizes"

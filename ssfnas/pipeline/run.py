@@ -16,10 +16,12 @@ from ssfnas.errors import RequestError
 from ssfnas.evaluation.networks import build_network
 from ssfnas.evaluation.predictor import Predictions, Predictor, collected, image_form
 from ssfnas.evaluation.thresholds import chosen_thresholds
+from ssfnas.exports.model_folder import is_model_folder
+from ssfnas.exports.pretrained import PretrainedNetwork
 from ssfnas.runs.data_card import DataCard
 from ssfnas.runs.next_commands import retrain_command
 from ssfnas.runs.run_directory import RunDirectory
-from ssfnas.runs.run_files import EVALUATION_FILE, METRICS_FILE, RunFiles
+from ssfnas.runs.run_files import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, RunFiles
 from ssfnas.runtime.distributed import choose_device
 from ssfnas.spaces import Genotype
 
@@ -184,6 +186,12 @@ class Run(RunFiles):
         return collected(predictor, given_images(images, form), form)
 
 
-def load(path: str | Path) -> Run:
-    """The run in directory ``path``; see :class:`Run`."""
+def load(path: str | Path) -> Run | PretrainedNetwork:
+    """What a folder holds: a run, or a network that was exported for timm and the Hub.
+
+    Both have ``network()``, ``class_names`` and ``data_card``.
+    """
+    folder = Path(path)
+    if is_model_folder(folder) and not (folder / CONFIG_FILE).is_file():
+        return PretrainedNetwork.from_folder(folder)
     return Run(path)

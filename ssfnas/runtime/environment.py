@@ -22,6 +22,7 @@ PACKAGES = (
     "safetensors",
     "matplotlib",
     "timm",
+    "huggingface_hub",
     "PyYAML",
 )
 

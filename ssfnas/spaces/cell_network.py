@@ -19,7 +19,7 @@ class CellNetwork(nn.Module, ABC):
         num_features: channels of :meth:`forward_features`.
     """
 
-    classifier: nn.Linear
+    classifier: nn.Module
     num_features: int
 
     @abstractmethod
@@ -34,11 +34,34 @@ class CellNetwork(nn.Module, ABC):
             pre_logits: stop at the pooled features [N, num_features].
         """
         pooled = features.mean(dim=(2, 3))
-        return pooled if pre_logits else self.classifier(pooled)
+        if pre_logits:
+            return pooled
+        logits: Tensor = self.classifier(pooled)
+        return logits
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""
         return self.classifier
+
+    @property
+    def num_classes(self) -> int:
+        """Logits; 0 after ``reset_classifier(0)``."""
+        weight = getattr(self.classifier, "weight", None)
+        return 0 if weight is None else len(weight)
+
+    @property
+    def head_hidden_size(self) -> int:
+        """What the classifier sees of an image."""
+        return self.num_features
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a new linear classifier in the place of the last layer; 0: none."""
+        weight = next(self.parameters())
+        self.classifier = (
+            nn.Linear(self.num_features, num_classes, device=weight.device, dtype=weight.dtype)
+            if num_classes
+            else nn.Identity()
+        )
 
 
 def longer_side(image_size: int | tuple[int, int]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssfnas import config, derive, evaluate, predict, report, retrain, search
+from ssfnas import config, derive, evaluate, export, predict, report, retrain, search
 
 MAINS = {
     "search": search.main,
@@ -10,6 +10,7 @@ MAINS = {
     "retrain": retrain.main,
     "evaluate": evaluate.main,
     "predict": predict.main,
+    "export": export.main,
     "report": report.main,
 }
 CONFIGS = {
@@ -18,6 +19,7 @@ CONFIGS = {
     "retrain": config.RetrainConfig,
     "evaluate": config.EvaluateConfig,
     "predict": config.PredictConfig,
+    "export": config.ExportConfig,
     "report": config.ReportConfig,
 }
 SMALL = [
