@@ -106,10 +106,6 @@ def _place(run: Run, config: ExportConfig) -> Path:
     there = [path for path in taken if path.exists()]
     if there and not config.overwrite:
         raise RequestError(f"{there[0]} is there already: give --overwrite, or another --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_problem(error, out.parent) from error
     return out
 
 
@@ -131,6 +127,10 @@ def _write_graph(config: ExportConfig, net: nn.Module, card: NetworkCard, out: P
         agreement = check("the exported program", loaded_program(content), network)
         kind = "torch.export"
         loading = f"torch.export.load({str(out)!r}).module()(x)"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_problem(error, out.parent) from error
     write_atomically(out, content)
     text = json.dumps(facts, indent=2, ensure_ascii=False)
     write_atomically(_facts_file(out), f"{text}\n".encode())
