@@ -21,9 +21,9 @@ class RunLog:
     """The logs of one run; one process writes them.
 
     ``metrics.jsonl`` is the truth: one object a line with ``step``, ``epoch``, ``wall_time``
-    (seconds since 1970) and what was measured, shares such as accuracies in 0..1 (what people read
-    is in percent, and named by :mod:`ssfnas.evaluation.measure_names`). TensorBoard's events say the same, and are made
-    anew from it when a run goes back to a checkpoint.
+    (seconds since 1970) and what was measured, shares such as accuracies in 0..1; what people read
+    is in percent, and named by :mod:`ssfnas.evaluation.measure_names`. TensorBoard's events say
+    the same, and are made anew from it when a run goes back to a checkpoint.
 
     Args:
         folder: the run's directory.
