@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from ssfnas.config import make_config, read_values, values_of
+from ssfnas.config import Origin, make_config, read_values, set_origin, values_of
 from ssfnas.errors import RequestError, shown, written
 from ssfnas.flags import make_parser, read_flags, unexpected
 from ssfnas.options import (
@@ -28,6 +28,7 @@ from ssfnas.options import (
 )
 from ssfnas.plugins import import_plugins
 from ssfnas.presets import preset_values
+from ssfnas.runtime.imports import first_imports
 from ssfnas.runtime.outcome import exit_code
 from ssfnas.yaml_files import dump_yaml, read_yaml
 
@@ -49,6 +50,7 @@ def parse(
     description: str,
     *,
     default_preset: str | None = None,
+    cpu_preset: str | None = None,
 ) -> Config:
     """The config that a command line asks for.
 
@@ -61,6 +63,7 @@ def parse(
         description: for ``--help``.
         default_preset: the preset where neither a preset, nor a file, nor a data set, nor a run to
             go on with is named.
+        cpu_preset: the preset where a data set is named, none of the others, and a CPU computes.
 
     Raises:
         RequestError: anything in it is wrong; one line.
@@ -81,8 +84,12 @@ def parse(
         import_plugins(absent)  # one of them may have such a flag
         raise unexpected(rest[0], options)
 
-    if not (preset or files or "dataset" in flags or flags.get("resume")):
-        preset = default_preset
+    chosen = None
+    if not (preset or files or flags.get("resume")):
+        if "dataset" not in flags:
+            preset = default_preset
+        elif cpu_preset is not None and _computes_on_a_cpu(flags.get("device", "auto")):
+            preset = chosen = cpu_preset
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     if preset is not None:
@@ -100,6 +107,9 @@ def parse(
     if values.get("resume"):
         values = _resumed(values, command)
     config = make_config(config_class, values, options)
+    # What a run was started with is what it goes on with.
+    asked = values.keys() if values.get("resume") else flags.keys() | origins.keys()
+    set_origin(config, Origin(frozenset(asked), chosen))
     for option in options.values():
         if option.required and not getattr(config, option.name):
             raise RequestError(f"{option.flag} is missing: {option.help}")
@@ -126,6 +136,15 @@ def _named_plugins(config_class: type, words: Sequence[str]) -> list[str]:
         with contextlib.suppress(RequestError, OptionValueError):
             named += options["plugins"].from_yaml(read_yaml(file).get("plugins", []))
     return named
+
+
+def _computes_on_a_cpu(device: str) -> bool:
+    """Whether ``--device`` comes to a CPU."""
+    if device != "auto":
+        return device == "cpu"
+    with first_imports():  # which the run needs in any case
+        import torch
+    return not torch.cuda.is_available()
 
 
 def _warn_of_files(
@@ -195,7 +214,9 @@ def main(
     description: str,
     argv: Sequence[str] | None = None,
     default_preset: str | None = None,
+    cpu_preset: str | None = None,
 ) -> int:
     """Run what :func:`parse` gives; the exit code, see :mod:`ssfnas.runtime.outcome`."""
-    asked = partial(parse, config_class, argv, prog, description, default_preset=default_preset)
+    presets = {"default_preset": default_preset, "cpu_preset": cpu_preset}
+    asked = partial(parse, config_class, argv, prog, description, **presets)
     return exit_code(prog, asked, run)

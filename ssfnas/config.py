@@ -446,6 +446,32 @@ def values_of(config: Any) -> dict[str, Any]:
     return {**dataclasses.asdict(config), **getattr(config, "more", {})}
 
 
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where the values of a config come from.
+
+    Attributes:
+        asked: names of the options that somebody chose; the others may be fitted to the data.
+        preset: the preset that the command took by itself; None: it took none.
+    """
+
+    asked: frozenset[str]
+    preset: str | None = None
+
+
+def origin_of(config: Any) -> Origin:
+    """Where a config's values come from; of one made in Python all but the defaults are chosen."""
+    if (known := vars(config).get("origin")) is not None:
+        return known
+    options, values = option_values(type(config)), values_of(config)
+    return Origin(frozenset(n for n, o in options.items() if values.get(n) != o.default))
+
+
+def set_origin(config: Any, origin: Origin) -> None:
+    """Note where the values of a config come from."""
+    vars(config)["origin"] = origin
+
+
 def make_config(
     config_class: type[Config], values: Mapping[str, Any], options: Mapping[str, OptionValue]
 ) -> Config:

@@ -26,7 +26,7 @@ from ssfnas.yaml_files import parse_value
 _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _KINDS = {bool: "true or false", str: "a text", int: "a whole number", float: "a number"}
 _LARGEST_INT = 2**63 - 1
-_RESERVED = ("preset", "config", "print_config", "help", "command", "environment", "more")
+_RESERVED = ("preset", "config", "print_config", "help", "command", "environment", "more", "origin")
 _LIMITS = (
     ("minimum", "at least", operator.ge),
     ("above", "above", operator.gt),

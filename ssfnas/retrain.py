@@ -25,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
         prog="ssfnas.retrain",
         description="Train a derived network, or a baseline, on long-tailed images; evaluate it.",
         argv=argv,
+        default_preset="retrain-quick",
+        cpu_preset="retrain-small",
     )
 
 

@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         "SSF-NAS on the embedded sample, in minutes.",
         argv=argv,
         default_preset="quick",
+        cpu_preset="small",
     )
 
 

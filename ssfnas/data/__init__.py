@@ -6,7 +6,7 @@ from ssfnas.data.imageset import DataParts, ImageData, ImageSet, channel_statist
 from ssfnas.data.profiles import long_tail_counts, long_tail_indices
 from ssfnas.data.sampling import IndexStream
 from ssfnas.data.sources import DATASETS, load_data
-from ssfnas.data.splits import stratified_halves
+from ssfnas.data.splits import half_sizes, stratified_halves
 from ssfnas.data.stream import Batch, ImageStream, iterate
 from ssfnas.data.views import VIEWS, Views, make_views, usual_cutout
 
@@ -21,6 +21,7 @@ __all__ = [
     "IndexStream",
     "Views",
     "channel_statistics",
+    "half_sizes",
     "iterate",
     "load_data",
     "long_tail_counts",

@@ -49,6 +49,14 @@ def stratified_halves(
     return torch.cat([empty, *weights]).sort().values, torch.cat([empty, *alphas]).sort().values
 
 
+def half_sizes(labels: Tensor) -> tuple[int, int]:
+    """How many images :func:`stratified_halves` gives the weights, and the alphas."""
+    if labels.ndim == 2:
+        return (len(labels) + 1) // 2, len(labels) // 2
+    alphas = int((torch.bincount(labels.detach().cpu()) // 2).sum())
+    return len(labels) - alphas, alphas
+
+
 def _paired_halves(
     labels: npt.NDArray[np.bool_], seed: int, names: Sequence[str]
 ) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from ssfnas.pictures import report_html
 from ssfnas.pipeline.dry_run import predict
 from ssfnas.pipeline.evaluation import evaluate_network, write_mistakes
 from ssfnas.pipeline.evaluation_table import choice_lines, measured_line
+from ssfnas.pipeline.fitting import fit_retraining
 from ssfnas.pipeline.run import Run
 from ssfnas.pipeline.search_run import write_genotype
 from ssfnas.pipeline.session import Session, open_session, run_training
@@ -43,12 +44,13 @@ def run_retrain(config: RetrainConfig) -> Run | None:
     ) as session:
         with found_everywhere():
             genotype = _genotype(config)
+            fitted = fit_retraining(config, session.data, session.world.size)
             _check(config, session)
 
         def make(changed: RetrainConfig, data: ImageData = session.data) -> RetrainTrainer:
             return RetrainTrainer(changed, data, genotype, session.world)
 
-        session.say(session.data.summary())
+        session.say_data(fitted, "longtail")
         if config.dry_run:
             session.say(_describe(make(config)))
             session.say(predict(make, config, session.data, session.world.size))

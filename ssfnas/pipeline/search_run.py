@@ -14,6 +14,7 @@ from ssfnas.objectives import OBJECTIVES
 from ssfnas.pictures import draw_cell, report_html
 from ssfnas.pictures.style import save_figure
 from ssfnas.pipeline.dry_run import predict
+from ssfnas.pipeline.fitting import fit_search
 from ssfnas.pipeline.run import Run
 from ssfnas.pipeline.session import Session, open_session, run_training
 from ssfnas.runs.next_commands import derive_command, retrain_command
@@ -73,7 +74,9 @@ def run_search(config: SearchConfig) -> Run | None:
 
         if config.dataset == "cifar10-lt-mini":
             session.say(SAMPLE_NOTE)
-        session.say(session.data.summary())
+        with found_everywhere():
+            fitted = fit_search(config, session.data, session.world.size)
+        session.say_data(fitted, "ssfnas")
         if session.data.original_size is not None:
             session.say(_resized(*session.data.original_size))
         if session.data.multi_label and strategy.trains_alphas and config.knn:

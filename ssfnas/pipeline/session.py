@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ssfnas.config import DataOptions, RetrainConfig, SearchConfig, check_values
+from ssfnas.config import DataOptions, RetrainConfig, SearchConfig, check_values, origin_of
 from ssfnas.data import ImageData, load_data
 from ssfnas.errors import RequestError, found_everywhere
 from ssfnas.options import check_multi_label, option_values
@@ -68,6 +68,22 @@ class Session:
         else:
             self.said.append(text)
             print(text, flush=True)
+
+    def say_data(self, fitted: Iterable[str], full: str) -> None:
+        """Say what the data are, and what was decided for them that nobody asked for.
+
+        Args:
+            fitted: lines of :mod:`~ssfnas.pipeline.fitting`.
+            full: the preset that could be asked for where a smaller one was taken.
+        """
+        self.say(self.data.summary())
+        if (preset := origin_of(self.config).preset) is not None:
+            self.say(
+                f"preset       {preset}, as images of one's own meet a CPU; the full one, for a "
+                f"GPU or a long time, is --preset {full}"
+            )
+        for line in fitted:
+            self.say(line)
 
     def keep_log(self, log: RunLog) -> None:
         """Say to ``log`` too from now on, and what was said before."""

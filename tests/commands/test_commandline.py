@@ -405,13 +405,15 @@ class TestPresets:
         for command, names in by_command.items():
             for name in names:
                 assert config_of("--preset", name, command=command) is not None
-        assert by_command["search"] == ["darts", "fairdarts", "quick", "ssfnas"]
-        assert by_command["retrain"] == ["darts-retrain", "longtail", "retrain-quick"]
+        assert by_command["search"] == ["darts", "fairdarts", "quick", "small", "ssfnas"]
+        assert by_command["retrain"] == [
+            *("darts-retrain", "longtail", "retrain-quick", "retrain-small")
+        ]
 
     def test_unknown_names_list_the_known(self):
         problem = problem_of("--preset", "dart")
         assert "did you mean darts?" in problem
-        assert "darts, fairdarts, quick, ssfnas" in problem
+        assert "darts, fairdarts, quick, small, ssfnas" in problem
 
     def test_names_are_not_paths(self):
         assert "no such preset" in problem_of("--preset", "../presets/darts")

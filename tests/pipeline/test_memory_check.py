@@ -109,13 +109,13 @@ def limited(monkeypatch, free, total):
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    data = write_npz(tmp_path / "d.npz", (8, 6))
+    data = write_npz(tmp_path / "d.npz", (600, 600))
     needed = footprint(searcher(data), exact=True)
     limited(monkeypatch, needed.fixed + 5 * (needed.expected - needed.fixed), 10 * needed.expected)
     with pytest.raises(RequestError) as refused:
-        run_search(tiny_search(data, tmp_path / "run", batch_size=100_000))
+        run_search(tiny_search(data, tmp_path / "run", batch_size=600))
     message = str(refused.value)
-    assert message.startswith("--batch-size 100000 with images of 8 x 8: a step keeps ")
+    assert message.startswith("--batch-size 600 with images of 8 x 8: a step keeps ")
     assert not (tmp_path / "run").exists()
     batch = int(re.search(r"--batch-size (\d+) would fit", message)[1])
     assert batch == pytest.approx(5 * 8, abs=1)
