@@ -26,18 +26,36 @@ _WARM_UP = {"cpu": 1, "cuda": 4}  # a CUDA graph records the fourth step
 _DECODED = 32
 
 
-def predict(make: MakeTrainer, config: Any, data: ImageData, world_size: int) -> str:
-    """Measure steps of two small batches and scale them to the run's; lines for people.
+@dataclasses.dataclass(frozen=True)
+class StepTime:
+    """What a step takes, as measured on small ones.
+
+    Attributes:
+        seconds: of a step of the run's size, without decoding.
+        decoded: images of a folder that a process takes from their files in a step.
+        measured: in words, the steps that were.
+    """
+
+    seconds: float
+    decoded: float
+    measured: str
+
+
+def time_of_step(
+    make: MakeTrainer, config: Any, data: ImageData, world_size: int, *, long: float = _LONG
+) -> StepTime:
+    """Measure steps of two small batches and scale them to the run's.
 
     A step takes a time of its own and one for each image, which two batches tell apart. How many
     images the larger has depends on how long the smaller took, so that it is done in seconds at any
-    size. Images that are decoded while training are stood in for; decoding is measured by itself.
+    size. Images that are decoded while training are stood in for.
 
     Args:
         make: ``config, data -> Trainer``; among several processes all have to ask.
         config: the run's; ``batch_size`` and, where there is one, ``pretrain_batch_size`` count.
         data: the run's.
         world_size: processes that share a batch.
+        long: seconds that a step of the larger batch may take.
     """
     files = data.train.images
     if isinstance(files, FolderImages):
@@ -47,10 +65,27 @@ def predict(make: MakeTrainer, config: Any, data: ImageData, world_size: int) ->
     seconds, decoded = _step(make, config, data, _FEWEST, world_size, warmed_up=False)
     measured = f"steps of {_FEWEST}"
     if batch > _FEWEST:
-        more = min(batch, _MOST, max(2 * _FEWEST, int(_FEWEST * _LONG / seconds)))
+        more = min(batch, _MOST, max(2 * _FEWEST, int(_FEWEST * long / seconds)))
         longer, _ = _step(make, config, data, more, world_size, warmed_up=seconds > 1)
         seconds += max(0.0, longer - seconds) / (more - _FEWEST) * (batch - _FEWEST)
         measured += f" and {more}"
+    return StepTime(seconds, decoded / _FEWEST * batch, measured)
+
+
+def about(seconds: float) -> str:
+    """A time that is known roughly: ``40 s``, ``12 min``, ``3.5 h``, ``4 days``."""
+    for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= (2 if unit == 86400 else 1) * unit:
+            number = seconds / unit
+            return f"{number:.1f} {name}" if number < 9.95 else f"{number:,.0f} {name}"
+    return f"{max(1.0, seconds):.0f} s"
+
+
+def predict(make: MakeTrainer, config: Any, data: ImageData, world_size: int) -> str:
+    """What the run would need, in lines for people; see :func:`time_of_step` for the arguments."""
+    files = data.train.images
+    step = time_of_step(make, config, data, world_size)
+    seconds = step.seconds
     trainer = make(config, data)
     device = trainer.world.device
     needed, limits = footprint(trainer, exact=True), memory_limits(device)
@@ -66,15 +101,14 @@ def predict(make: MakeTrainer, config: Any, data: ImageData, world_size: int) ->
         if files.fits_memory:
             lines.append(f"{words}, once when the run starts")
         else:
-            decoding = each * decoded / _FEWEST * batch / workers
+            decoding = each * step.decoded / workers
             many = "es" * (workers > 1)
             lines.append(f"{words}, {decoding:.3g} s a step by {workers} process{many}")
             # On CPUs decoding and computing take their time from each other.
             seconds = seconds + decoding if device.type == "cpu" else max(seconds, decoding)
-    hours = trainer.total_steps * seconds / 3600
-    total = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+    total = about(trainer.total_steps * seconds)
     lines.append(
-        f"time         about {seconds:.3g} s a step, {total} in all ({measured} images were "
+        f"time         about {seconds:.3g} s a step, {total} in all ({step.measured} images were "
         "measured; evaluation not counted)"
     )
     return "\n".join(lines)

@@ -12,12 +12,15 @@ from ssfnas.errors import RequestError, found_everywhere
 from ssfnas.layers.operations import check_operations
 from ssfnas.objectives import OBJECTIVES
 from ssfnas.pictures import draw_cell, report_html
+from ssfnas.pictures.series import elapsed
 from ssfnas.pictures.style import save_figure
+from ssfnas.pipeline.advice import following_lines, is_worth_measuring
 from ssfnas.pipeline.dry_run import predict
 from ssfnas.pipeline.fitting import fit_search
 from ssfnas.pipeline.run import Run
 from ssfnas.pipeline.session import Session, open_session, run_training
-from ssfnas.runs.next_commands import derive_command, retrain_command
+from ssfnas.runs.data_card import DataCard
+from ssfnas.runs.next_commands import derive_command
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runs.run_files import RunFiles
 from ssfnas.runtime.distributed import World
@@ -173,9 +176,15 @@ def _finish(
             f"{problem}; the run is kept whole in {directory.path}: derive again with "
             f"{derive_command(trainer.config.plugins, directory.path, 'darts')}"
         )
-    asked = RunFiles(directory.path).data.get("original_size") is None
-    following = retrain_command(trainer.config, directory.path, size_was_asked_for=asked)
-    session.say(f"next         {following}")
+    card, labels = DataCard.of(trainer.data), None
+    files = RunFiles(directory.path)
+    # Of several processes the others are not there to measure with.
+    if session.world.size == 1 and is_worth_measuring(elapsed(files.metrics, files.started)):
+        labels = trainer.data.train.labels
+    for line in following_lines(
+        trainer.config, genotype, directory.path, card, labels, session.world.device
+    ):
+        session.say(line)
 
 
 def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:

@@ -10,22 +10,29 @@ from pathlib import Path
 from ssfnas.config import DataOptions, SearchConfig
 from ssfnas.options import obstacles, option_values
 
+SAMPLE, SMALL, FULL = "retrain-quick", "retrain-small", "longtail"
+"""Presets of a retraining: of the embedded sample, on a CPU, and in full."""
+
+
+def searches_the_sample(config: SearchConfig) -> bool:
+    """Whether a search was of the embedded sample, which is retrained in minutes as well."""
+    return config.dataset == DataOptions().dataset
+
 
 def retrain_command(
-    config: SearchConfig, path: str | Path, *, size_was_asked_for: bool = True
+    config: SearchConfig, path: str | Path, *, preset: str = FULL, size_was_asked_for: bool = True
 ) -> str:
     """The line that retrains what a search found, on the data that it searched on.
 
-    The embedded sample is retrained in minutes, like its search; all else at full size.
-
     Args:
         config: the search's.
-        path: its run directory.
+        path: its run directory, or where else a genotype is.
+        preset: how the network is trained; the embedded sample has one of its own.
         size_was_asked_for: whether the config's image size is the user's. A size that the search
             chose by itself is the search's alone: the network is trained on the images as they are.
     """
-    sample = config.dataset == DataOptions().dataset
-    words = ["--preset", "retrain-quick" if sample else "longtail"]
+    sample = searches_the_sample(config)
+    words = ["--preset", SAMPLE if sample else preset]
     # A data set that is named drops its preset's ratio: what follows is the search's alone.
     words += [] if sample else ["--dataset", config.dataset]
     left_out = {"dataset", *obstacles(config, option_values(type(config)))}
@@ -40,6 +47,15 @@ def retrain_command(
 def derive_command(plugins: Sequence[str], path: str | Path, *rule: str) -> str:
     """The line that derives again, by ``rule``, where no operation passed the threshold."""
     return _line("derive", *_plugins(plugins), "--run", str(path), "--derive", *rule)
+
+
+def use_commands(plugins: Sequence[str], path: str | Path) -> list[str]:
+    """The lines that use a trained network: on images, and out of this package."""
+    run = [*_plugins(plugins), "--run", str(path)]
+    return [
+        _line("predict", *run) + " IMAGES",
+        _line("export", *run, "--format", "onnx"),
+    ]
 
 
 def resume_command(command: str, path: str | Path) -> str:

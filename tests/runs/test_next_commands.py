@@ -72,7 +72,7 @@ def test_deriving_again_and_going_on(tmp_path):
 
 
 def test_a_search_prints_the_line(tmp_path, capsys):
-    data = write_npz(tmp_path / "my data.npz", (8, 6))
+    data = write_npz(tmp_path / "my data.npz", (8, 8))
     run = run_search(tiny_search(data, tmp_path / "my run", steps=1))
     (line,) = [s for s in capsys.readouterr().out.splitlines() if s.startswith("next ")]
     retraining = retraining_of(line.removeprefix("next").strip())
