@@ -180,7 +180,11 @@ class DeriveConfig(DerivationOptions, PluginOptions):
     """``python -m ssfnas.derive``: read another genotype from a finished search."""
 
     run: str = option("", "directory of the search", required=True)
-    out: str | None = option(None, "file to write; absent: genotype.json in the run directory")
+    out: str | None = option(
+        None,
+        "file to write; absent: genotype.json in the run directory where the search left none, "
+        "else derived/<rule>/genotype.json in it",
+    )
     epoch: int | None = option(
         None,
         "use the alphas after this epoch; absent: the last, or where early stopping went back to",

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ssfnas.commandline import main as run_command
 from ssfnas.config import DeriveConfig
+from ssfnas.errors import RequestError, written
 from ssfnas.runtime.imports import first_imports
 
 
 def derive_again(config: DeriveConfig) -> None:
-    """Write the genotype that the rule gives, how, its pictures, and the report anew."""
+    """Write the genotype that the rule gives, how, and its pictures.
+
+    It becomes the run's own where the search left none, and the report is made anew; else it is
+    written to a folder of its own in the run's, and what the search left stays.
+    """
     with first_imports():
         import torch
 
         from ssfnas.declarations.derivations import DERIVATIONS
-        from ssfnas.errors import RequestError
         from ssfnas.pictures import report_html
+        from ssfnas.pictures.series import elapsed
+        from ssfnas.pipeline.advice import following_lines, is_worth_measuring
         from ssfnas.pipeline.run import Run
         from ssfnas.pipeline.search_run import write_derivation, write_genotype
         from ssfnas.plugins import import_plugins
         from ssfnas.runs.finished_runs import require_finished
+        from ssfnas.runs.run_directory import DERIVED_FOLDER, RunDirectory
+        from ssfnas.runtime.threads import computing_threads
         from ssfnas.spaces import DerivedNetwork, Genotype, count_multiply_adds, count_parameters
         from ssfnas.strategies.derivation import derive, limit
 
@@ -71,20 +80,50 @@ def derive_again(config: DeriveConfig) -> None:
     if given := [flag for flag, most in limits.items() if most is not None]:
         genotype = limit(genotype, weights, run.operations, fits, given)
     parameters, flops = size(genotype)
-    if config.out is None:
-        write_genotype(genotype, run.directory)
-        write_derivation(run.directory, config, epoch)
-        run.directory.write_text("report.html", report_html([run.path]))
-        written = run.path / "genotype.json"
+    if config.out is not None:
+        file = named = Path(config.out)
+        genotype.save(file)
     else:
-        written = Path(config.out)
-        genotype.save(written)
+        own = not (run.path / "genotype.json").exists()
+        named = (
+            run.path if own else run.path / DERIVED_FOLDER / _title(config, rule.settings(config))
+        )
+        named.mkdir(parents=True, exist_ok=True)
+        folder = RunDirectory(named, run.command)
+        write_genotype(genotype, folder)
+        write_derivation(folder, config, epoch)
+        if own:
+            run.directory.write_text("report.html", report_html([run.path]))
+        file = named / "genotype.json"
     print(genotype.to_text())
     print(
         f"network      {parameters:,} parameters, {flops / 1e6:.1f} M multiply-adds an image "
         f"({config.channels} channels, {config.layers} cells)"
     )
-    print(f"written      {written}")
+    print(f"written      {file}")
+    labels = None  # of several an image, the sizes of the classes do not say how many images
+    if not card.multi_label and is_worth_measuring(elapsed(run.metrics, run.started)):
+        labels = torch.arange(len(card.class_names)).repeat_interleave(
+            torch.tensor(card.class_counts)
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with computing_threads(None):
+        for line in following_lines(run.config, genotype, named, card, labels, device):
+            print(line)
+
+
+def _title(config: DeriveConfig, settings: Mapping[str, object]) -> str:
+    """A name for what is derived in this way; the same for the same request."""
+    limits = {"max_params": config.max_params, "max_flops": config.max_flops}
+    parts = {**settings, "epoch": config.epoch, **limits}
+    if any(most is not None for most in limits.values()):
+        parts |= {"channels": config.channels, "layers": config.layers}
+    words = [
+        written(value) if name == config.derive else f"{name.replace('_', '-')}-{written(value)}"
+        for name, value in parts.items()
+        if value is not None
+    ]
+    return "-".join([config.derive, *words]).replace("/", "-")
 
 
 def main(argv: list[str] | None = None) -> int:

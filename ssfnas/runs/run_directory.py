@@ -39,6 +39,7 @@ from ssfnas.yaml_files import dump_yaml
 
 LOCK_FILE = ".ssfnas-lock"
 CHECKPOINT_FOLDER = "checkpoints"
+DERIVED_FOLDER = "derived"
 RUN_FILES = (
     METRICS_FILE,
     MESSAGES_FILE,
@@ -63,6 +64,7 @@ RUN_FILES = (
     "export/model*.json",
     "export/model*/config.json",
     "export/model*/model.safetensors",
+    *(f"{DERIVED_FOLDER}/*/{name}" for name in ("genotype*.*", "derivation.json")),
     f".*{PARTIAL_SUFFIX}",
     f"{CHECKPOINT_FOLDER}/.*{PARTIAL_SUFFIX}",
     CONFIG_FILE,

@@ -98,26 +98,55 @@ def test_a_threshold_nobody_passes_keeps_the_run_and_says_how_to_derive_again(sm
     assert load(tmp_path / "run").metrics[-1]["epoch"] == 2
 
 
-def test_the_report_names_the_rule_that_the_genotype_was_derived_by_last(small_npz, tmp_path):
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_deriving_again_leaves_what_the_search_found(small_npz, tmp_path, capsys):
     run = run_search(tiny_search(small_npz, tmp_path / "run"))
+    before = files_of(run.path)
+    words = ["--run", str(run.path), "--derive", "threshold", "--threshold", "0.25"]
+    for limits, name in (
+        ([], "threshold-0.25"),
+        (["--epoch", "1", "--max-params", "9000000"],
+         "threshold-0.25-epoch-1-max-params-9000000-channels-36-layers-20"),
+    ):  # fmt: skip
+        capsys.readouterr()
+        assert derive.main([*words, *limits]) == 0
+        folder = run.path / "derived" / name
+        printed = capsys.readouterr().out
+        assert f"written      {folder / 'genotype.json'}\n" in printed
+        assert re.search(rf"^next .* --genotype {folder}$", printed, re.MULTILINE)
+        assert {"genotype.json", "derivation.json", "genotype_normal.svg"} <= files_of(
+            folder
+        ).keys()
+        assert Genotype.load(str(folder)).to_text() in printed
+    assert files_of(run.path) == before
+    assert derive.main([*words[:2], "--derive", "darts", "--out", str(tmp_path / "o.json")]) == 0
+    assert files_of(run.path) == before
+    run_search(tiny_search(small_npz, tmp_path / "run", overwrite=True))
+    assert not list((run.path / "derived").rglob("*.*"))
+
+
+def test_the_report_names_the_rule_by_which_a_search_without_genotype_got_one(small_npz, tmp_path):
+    run = run_search(tiny_search(small_npz, tmp_path / "run"))
+    for name in ("genotype.json", "derivation.json"):
+        (run.path / name).unlink()
 
     def derivation() -> str:
         page = (run.path / "report.html").read_text()
         return re.search(r"<dt>derivation</dt><dd>(.*?)</dd>", page)[1]
 
-    assert derivation() == "darts"
     words = ["--run", str(run.path), "--derive", "threshold", "--threshold", "0.25"]
     assert derive.main(words) == 0
     assert derivation() == "threshold, 0.25"
     assert set(json.loads((run.path / "genotype.json").read_text())) == {
         "format", "space", "normal", "normal_concat", "reduce", "reduce_concat"
     }  # fmt: skip
+    (run.path / "genotype.json").unlink()
     limits = ["--max-params", "9000000", "--epoch", "1"]
     assert derive.main([*words, *limits]) == 0
     assert derivation() == "threshold, 0.25, after epoch 1, at most 9,000,000 parameters"
-    before = (run.path / "report.html").read_bytes()
-    assert derive.main([*words[:2], "--derive", "darts", "--out", str(tmp_path / "o.json")]) == 0
-    assert (run.path / "report.html").read_bytes() == before
 
 
 @pytest.mark.parametrize(("objective", "order"), [("supervised", 2), ("joint", 1)])
