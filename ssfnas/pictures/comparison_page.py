@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -9,8 +10,9 @@ from markupsafe import Markup
 
 from ssfnas.pictures.cells import draw_cell
 from ssfnas.pictures.curves import CELL_NAMES, Line, class_accuracy, panels_of_lines
+from ssfnas.pictures.data_differences import chance_levels, data_section, same_data
 from ssfnas.pictures.markup import Pictures, joined, table, tag
-from ssfnas.pictures.numbers import all_keys, named, scalars, spread
+from ssfnas.pictures.numbers import all_keys, named, scalars, shown, spread
 from ssfnas.pictures.page_parts import (
     Section,
     config_text,
@@ -41,6 +43,7 @@ def comparison_sections(runs: Sequence[RunFiles], pictures: Pictures) -> list[Se
     groups = grouped_by_seed(runs)
     return [
         _overview(runs),
+        data_section(runs),
         _results(groups),
         _differences(runs),
         _classes(groups, pictures),
@@ -52,6 +55,8 @@ def comparison_sections(runs: Sequence[RunFiles], pictures: Pictures) -> list[Se
 def grouped_by_seed(runs: Sequence[RunFiles]) -> list[list[RunFiles]]:
     """Runs that differ in nothing but their seed stand together, in the order given.
 
+    So they have the same data: what a folder or file held may have changed under its name.
+
     The genotype that a retraining was given counts by its edges, not by the name of its file.
     """
     groups: dict[str, list[RunFiles]] = {}
@@ -61,7 +66,9 @@ def grouped_by_seed(runs: Sequence[RunFiles]) -> list[list[RunFiles]]:
         if run.command == "retrain" and run.genotype is not None:
             values["genotype"] = run.genotype.to_json()
         key = json.dumps([run.command, values], sort_keys=True, default=str)
-        groups.setdefault(key, []).append(run)
+        alike = (f"{key}, data {number}" for number in itertools.count())
+        place = next(k for k in alike if k not in groups or same_data(groups[k][0], run))
+        groups.setdefault(place, []).append(run)
     return list(groups.values())
 
 
@@ -121,6 +128,11 @@ def _results(groups: Sequence[Sequence[RunFiles]]) -> Section | None:
             cells.append(spread(key, values) + few if values else "-")
         rows.append((_named(key), *cells))
     head = ("", *(tag("span", _label(group)) for group in groups))
+    guesses = [chance_levels(group[0]) for group in groups]
+    for key in reversed(all_keys(guesses)):
+        if any(run.get(key) is not None for group in numbers for run in group):
+            shares = (shown(key, guess.get(key)) for guess in guesses)
+            rows.insert(0, (f"{named(key)} of a guess", *shares))
     seeds = ("seeds", *(", ".join(config_text(r.values.get("seed")) for r in g) for g in groups))
     shared = paragraph(
         "Runs that differ in nothing but the seed share a column: mean ± sample standard deviation."

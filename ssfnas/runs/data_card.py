@@ -13,7 +13,7 @@ from ssfnas.data import ImageData
 from ssfnas.errors import RequestError
 
 # Decoders of two versions may differ in the last bits of a pixel, other images in more than that.
-_SAME_PIXELS = 1e-3
+SAME_PIXELS = 1e-3
 # Of values in 0 .. 1; a channel that never varies is given more.
 _LARGEST_STD = 0.5
 
@@ -35,6 +35,9 @@ class DataCard:
         original_size: (height, width) that the images have in their source, where a search took
             them smaller by itself.
         skipped: files that could not be read and were left out.
+        training_images, validation_images, test_images: how many there are; None: it was written
+            before they were noted.
+        test_counts: test images of each class; None: likewise, or there is no test part.
     """
 
     name: str
@@ -48,6 +51,10 @@ class DataCard:
     pixel_range: tuple[float, float] | None = None
     original_size: tuple[int, int] | None = None
     skipped: tuple[str, ...] = ()
+    training_images: int | None = None
+    validation_images: int | None = None
+    test_images: int | None = None
+    test_counts: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, data: ImageData) -> DataCard:
@@ -65,6 +72,12 @@ class DataCard:
             pixel_range=data.pixel_range,
             original_size=data.original_size,
             skipped=data.skipped,
+            training_images=len(data.train),
+            validation_images=0 if data.validation is None else len(data.validation),
+            test_images=0 if data.test is None else len(data.test),
+            test_counts=(
+                None if data.test is None else tuple(data.test.class_counts(data.num_classes))
+            ),
         )
 
     def difference(self, other: DataCard) -> str | None:
@@ -94,7 +107,7 @@ class DataCard:
             if own != others:
                 return f"{what}: {others} in place of {own}"
         pairs = zip((*self.mean, *self.std), (*other.mean, *other.std), strict=True)
-        if not all(math.isclose(a, b, rel_tol=0, abs_tol=_SAME_PIXELS) for a, b in pairs):
+        if not all(math.isclose(a, b, rel_tol=0, abs_tol=SAME_PIXELS) for a, b in pairs):
             return "as many training images, but others: mean and deviation of their pixels differ"
         return None
 
