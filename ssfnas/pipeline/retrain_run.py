@@ -9,6 +9,8 @@ from ssfnas.data import VIEWS, ImageData, usual_cutout
 from ssfnas.errors import RequestError, found_everywhere, written
 from ssfnas.objectives import LOSSES
 from ssfnas.pictures import report_html
+from ssfnas.pictures.numbers import duration
+from ssfnas.pictures.series import elapsed
 from ssfnas.pipeline.dry_run import predict
 from ssfnas.pipeline.evaluation import evaluate_network, write_mistakes
 from ssfnas.pipeline.evaluation_table import choice_lines, measured_line
@@ -17,8 +19,9 @@ from ssfnas.pipeline.run import Run
 from ssfnas.pipeline.search_run import write_genotype
 from ssfnas.pipeline.session import Session, open_session, run_training
 from ssfnas.runs.finished_runs import require_genotype
+from ssfnas.runs.next_commands import use_commands
 from ssfnas.runs.run_directory import RunDirectory
-from ssfnas.runs.run_files import EVALUATION_FILE
+from ssfnas.runs.run_files import EVALUATION_FILE, RunFiles
 from ssfnas.runtime.precision import what_bf16_gains
 from ssfnas.spaces import Genotype, count_multiply_adds, count_parameters
 from ssfnas.training.graphed_step import how_launched, why_not_graphed
@@ -174,3 +177,10 @@ def _finish(
     directory.write_text("report.html", report_html([directory.path]))
     session.say(f"weights      {directory.path / 'model.safetensors'}")
     session.say(f"report       {directory.path / 'report.html'}")
+    files = RunFiles(directory.path)
+    if (trained := elapsed(files.metrics, files.started)) is not None:
+        session.say(f"time         {duration(trained)}")
+    for word, line in zip(
+        ("next", "or"), use_commands(session.config.plugins, directory.path), strict=True
+    ):
+        session.say(f"{word:<12} {line}")

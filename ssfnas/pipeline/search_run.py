@@ -12,6 +12,7 @@ from ssfnas.errors import RequestError, found_everywhere
 from ssfnas.layers.operations import check_operations
 from ssfnas.objectives import OBJECTIVES
 from ssfnas.pictures import draw_cell, report_html
+from ssfnas.pictures.numbers import duration
 from ssfnas.pictures.series import elapsed
 from ssfnas.pictures.style import save_figure
 from ssfnas.pipeline.advice import following_lines, is_worth_measuring
@@ -171,15 +172,17 @@ def _finish(
         session.say(f"genotype     {directory.path / 'genotype.json'}\n{genotype.to_text()}")
     directory.write_text("report.html", report_html([directory.path]))
     session.say(f"report       {directory.path / 'report.html'}")
+    files = RunFiles(directory.path)
+    if (searched := elapsed(files.metrics, files.started)) is not None:
+        session.say(f"time         {duration(searched)}")
     if problem is not None:
         raise RequestError(
             f"{problem}; the run is kept whole in {directory.path}: derive again with "
             f"{derive_command(trainer.config.plugins, directory.path, 'darts')}"
         )
     card, labels = DataCard.of(trainer.data), None
-    files = RunFiles(directory.path)
     # Of several processes the others are not there to measure with.
-    if session.world.size == 1 and is_worth_measuring(elapsed(files.metrics, files.started)):
+    if session.world.size == 1 and is_worth_measuring(searched):
         labels = trainer.data.train.labels
     for line in following_lines(
         trainer.config, genotype, directory.path, card, labels, session.world.device

@@ -12,7 +12,14 @@ from tiny_runs import tiny_search
 from ssfnas.commandline import parse
 from ssfnas.config import DataOptions, DeriveConfig, RetrainConfig, SearchConfig
 from ssfnas.pipeline.search_run import run_search
-from ssfnas.runs.next_commands import derive_command, resume_command, retrain_command
+from ssfnas.runs.next_commands import (
+    FULL,
+    SMALL,
+    derive_command,
+    resume_command,
+    retrain_command,
+    use_commands,
+)
 
 
 def search_of(*words: str) -> SearchConfig:
@@ -69,6 +76,21 @@ def test_deriving_again_and_going_on(tmp_path):
     derived = parse(DeriveConfig, words[3:], "ssfnas.derive", "")
     assert (derived.run, derived.plugins, derived.derive) == ("a b", ["my ops.py"], "darts")
     assert resume_command("search", "a b") == "python -m ssfnas.search --out 'a b' --resume"
+
+
+def test_a_trained_network_is_used_by_these_lines():
+    predict, export = use_commands(["my ops.py"], "a b")
+    assert predict == "python -m ssfnas.predict --plugins 'my ops.py' --run 'a b' IMAGES"
+    assert export == "python -m ssfnas.export --plugins 'my ops.py' --run 'a b' --format onnx"
+
+
+@pytest.mark.parametrize("preset", [SMALL, FULL])
+def test_own_images_are_retrained_by_the_preset_that_is_named(preset):
+    search = search_of(*OWN)
+    retraining = retraining_of(retrain_command(search, "run", preset=preset))
+    assert data_of(retraining) == data_of(search)
+    assert (retraining.channels == 16) == (preset == SMALL)
+    assert "--preset retrain-quick" in retrain_command(search_of(), "run", preset=preset)
 
 
 def test_a_search_prints_the_line(tmp_path, capsys):
