@@ -147,12 +147,17 @@ class SearchConfig(
 
     epochs: int = option(
         50,
-        "passes over the half of the data that trains the weights",
+        "passes over the half of the data that trains the weights; over few images more unless it "
+        "is given",
         minimum=1,
         only_if={"steps": (None,)},
     )
     steps: int | None = option(None, "bilevel steps, in place of --epochs", minimum=1)
-    batch_size: int = option(128, "images a step, over all processes", minimum=1)
+    batch_size: int = option(
+        128,
+        "images a step, over all processes; of few images fewer are taken unless it is given",
+        minimum=1,
+    )
     channels: int = option(16, "channels of the first cell", minimum=1)
     layers: int = option(8, "cells", minimum=1)
     nodes: int = option(4, "intermediate nodes a cell", minimum=1)
@@ -236,7 +241,11 @@ class RetrainConfig(LossOptions, StageOptions, MixupEnd, Launching, DataOptions,
         600, "passes over the training images", minimum=1, only_if={"steps": (None,)}
     )
     steps: int | None = option(None, "training steps, in place of --epochs", minimum=1)
-    batch_size: int = option(96, "images a step, over all processes", minimum=1)
+    batch_size: int = option(
+        96,
+        "images a step, over all processes; of few images fewer are taken unless it is given",
+        minimum=1,
+    )
     lr: float = option(0.025, "first learning rate (SGD, cosine)", above=0)
     lr_min: float = option(0.0, "last learning rate", minimum=0)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up", minimum=0)

@@ -36,7 +36,7 @@ SAMPLE_NOTE = """\
 This is the sample that ships with the package: it shows the pipeline, not an architecture to keep.
 The full thing, on CIFAR10-LT (downloads CIFAR-10, wants a GPU):
     python -m ssfnas.search --preset ssfnas --out runs/ssfnas
-On images of your own: python -m ssfnas.search --preset ssfnas --dataset images.npz
+On images of your own, as the machine allows: python -m ssfnas.search --dataset images.npz
 """
 
 LARGEST_SEARCHED = 80

@@ -79,8 +79,8 @@ class Session:
         self.say(self.data.summary())
         if (preset := origin_of(self.config).preset) is not None:
             self.say(
-                f"preset       {preset}, as images of one's own meet a CPU; the full one, for a "
-                f"GPU or a long time, is --preset {full}"
+                f"preset       {preset}, which suits a CPU; the full one, for a GPU or much time, "
+                f"is --preset {full}"
             )
         for line in fitted:
             self.say(line)
