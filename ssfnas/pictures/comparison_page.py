@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from ssfnas.pictures.cells import draw_cell
-from ssfnas.pictures.curves import CELL_NAMES, Line, class_accuracy, panels_of_lines
+from ssfnas.pictures.class_bars import class_accuracy
+from ssfnas.pictures.curves import CELL_NAMES, Line, panels_of_lines
 from ssfnas.pictures.data_differences import chance_levels, data_section, same_data
 from ssfnas.pictures.markup import Pictures, joined, table, tag
 from ssfnas.pictures.numbers import all_keys, named, scalars, shown, spread
@@ -46,7 +48,7 @@ def comparison_sections(runs: Sequence[RunFiles], pictures: Pictures) -> list[Se
         data_section(runs),
         _results(groups),
         _differences(runs),
-        _classes(groups, pictures),
+        _classes(groups),
         _curves(groups, pictures),
         _cells(runs, pictures),
     ]
@@ -174,15 +176,16 @@ def _differences(runs: Sequence[RunFiles]) -> Section:
     return Section("differences", "Differences in configuration", body)
 
 
-def _classes(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Section | None:
+def _classes(groups: Sequence[Sequence[RunFiles]]) -> Section | None:
     """Accuracy of each class, averaged over seeds, where all runs have the same names of them."""
     means: dict[str, list[float]] = {}
     first: RunFiles | None = None
-    same_counts = True
+    same_counts, quantity = True, "accuracy"
     for group in groups:
         measured = []
         for run in group:
-            values = per_class(run)[1].get("last_epoch")
+            quantity, found = per_class(run)
+            values = found.get("last_epoch")
             if values is None:
                 continue
             first = first or run
@@ -201,9 +204,13 @@ def _classes(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Sectio
     if first is None or len(means) < 2 or len(means) > 8:
         return None
     counts = first.class_counts if same_counts else None
-    figure = class_accuracy(means, first.class_names, counts)
-    caption = "Each class on the test part after the last epoch; means over seeds."
-    return Section("classes", "Classes", pictures.show(figure, caption, wide=True))
+    chance = 50.0 if quantity == "AUC" else 100 / len(first.class_names)
+    bars = class_accuracy(means, first.class_names, counts, chance=chance)
+    text = paragraph(
+        f"{quantity[0].upper()}{quantity[1:]} of each class on the test part after the last epoch, "
+        "in percent; means over seeds."
+    )
+    return Section("classes", "Classes", joined([text, bars]))
 
 
 def _places(run: RunFiles, first: RunFiles) -> list[int] | None:
@@ -235,9 +242,11 @@ def _curves(groups: Sequence[Sequence[RunFiles]], pictures: Pictures) -> Section
     if not panels or len(runs) > 12:
         return None
     xlabel = x_names.pop() if len(x_names) == 1 else "epoch"
-    figure = panels_of_lines(panels, xlabel=xlabel, colors=colors)
+    drawn = panels_of_lines(panels, xlabel=xlabel, colors=colors)
+    names = [(color, name, "line") for name, color in colors.items()]
     caption = "One line a run; seeds of one configuration share a color."
-    return Section("curves", "Over time", pictures.show(figure, caption, wide=True))
+    drawn = [dataclasses.replace(panel, key=()) for panel in drawn]  # the same in each
+    return Section("curves", "Over time", pictures.panels(drawn, caption, key=names))
 
 
 def _cells(runs: Sequence[RunFiles], pictures: Pictures) -> Section | None:
@@ -259,5 +268,5 @@ def _cells(runs: Sequence[RunFiles], pictures: Pictures) -> Section | None:
             )
             for cell, name in CELL_NAMES.items()
         ]
-        parts.append(tag("div", *drawings, class_="beside"))
+        parts.append(tag("div", *drawings, class_="cells"))
     return Section("cells", "Cells", joined(parts))

@@ -71,7 +71,7 @@ def _document(kind: str, title: str, sections: Sequence[Section], note: Markup) 
             tag("h2", section.title),
             section.body,
             id=section.identity,
-            class_="alert" if section.alert else "part",
+            class_=("alert" if section.alert else "part") + (" half" if section.half else ""),
         )
         for section in sections
     ]

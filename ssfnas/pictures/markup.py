@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
@@ -32,7 +33,36 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, class_: s
         tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head))) if head else None,
         tag("tbody", *body),
     ]
-    return tag("div", tag("table", *parts, class_=class_), class_="scroll")
+    return scrolling(tag("table", *parts, class_=class_))
+
+
+def scrolling(content: Markup) -> Markup:
+    """What is wider than the screen scrolls in a box of its own, by keyboard too."""
+    return tag("div", content, class_="scroll", tabindex="0")
+
+
+def legend(entries: Iterable[tuple[str, str, str]]) -> Markup | None:
+    """What colors mean: (color, text, ``"line"``, ``"dashed"`` or ``"box"``); None without any."""
+    shown = [
+        tag("span", tag("i", class_=kind, **({"style": f"color:{color}"} if color else {})), text)
+        for color, text, kind in entries
+    ]
+    return tag("div", *shown, class_="legend") if shown else None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of several small figures.
+
+    Attributes:
+        title: above it.
+        figure: what is drawn.
+        key: see :func:`legend`.
+    """
+
+    title: str
+    figure: Figure
+    key: Sequence[tuple[str, str, str]] = ()
 
 
 class Pictures:
@@ -41,13 +71,44 @@ class Pictures:
     def __init__(self) -> None:
         self._count = 0
 
-    def show(self, figure: Figure, caption: str, *, wide: bool = False) -> Markup:
-        """A figure with its caption."""
-        self._count += 1
-        svg = Markup(inline_svg(figure, f"picture{self._count}", caption))
+    def show(self, figure: Figure, caption: str) -> Markup:
+        """A figure in its own size, which scrolls where the screen is smaller, and its caption."""
+        drawing = tag("div", self._svg(figure, caption), class_="drawing", tabindex="0")
+        return tag("figure", drawing, tag("figcaption", caption))
+
+    def panels(
+        self,
+        panels: Iterable[Panel],
+        caption: str | None = None,
+        *,
+        key: Sequence[tuple[str, str, str]] = (),
+        small: bool = False,
+    ) -> Markup:
+        """Small figures in as many columns as the screen has room for.
+
+        Args:
+            panels: the figures, all of the same size.
+            caption: below all.
+            key: see :func:`legend`; above all.
+            small: whether two columns fit a phone.
+        """
+        drawn = [
+            tag(
+                "div",
+                tag("h4", panel.title),
+                legend(panel.key),
+                self._svg(panel.figure, f"{caption or ''} {panel.title}".strip()),
+                class_="panel",
+            )
+            for panel in panels
+        ]
         return tag(
             "figure",
-            tag("div", svg, class_="drawing"),
-            tag("figcaption", caption),
-            class_="wide" if wide else "",
+            legend(key),
+            tag("div", *drawn, class_="panels small" if small else "panels"),
+            None if caption is None else tag("figcaption", caption),
         )
+
+    def _svg(self, figure: Figure, description: str) -> Markup:
+        self._count += 1
+        return Markup(inline_svg(figure, f"picture{self._count}", description))

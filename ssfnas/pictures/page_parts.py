@@ -9,7 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from ssfnas.pictures.cells import draw_cell
-from ssfnas.pictures.curves import CELL_NAMES, class_sizes, panels_of_lines
+from ssfnas.pictures.class_bars import class_sizes
+from ssfnas.pictures.curves import CELL_NAMES, panels_of_lines
 from ssfnas.pictures.markup import Pictures, joined, table, tag
 from ssfnas.pictures.numbers import all_keys, duration, named, scalars, shown
 from ssfnas.pictures.series import elapsed, lines_over_time
@@ -28,12 +29,14 @@ class Section:
         title: its heading.
         body: what stands below.
         alert: whether it says that something is amiss.
+        half: whether two such may stand beside each other on a wide screen.
     """
 
     identity: str
     title: str
     body: Markup
     alert: bool = False
+    half: bool = False
 
 
 def paragraph(*parts: object) -> Markup:
@@ -126,13 +129,14 @@ def curves_section(
     title: str,
     caption: str,
     wanted: Callable[[str], bool] = lambda key: True,
+    levels: Mapping[str, float] | None = None,
 ) -> Section | None:
-    """Lines over time of what was logged; None where none of it was."""
+    """Lines over time of what was logged, ``levels`` as of chance; None where none of it was."""
     x_name, panels = lines_over_time(run.metrics, wanted)
     if not panels:
         return None
-    figure = panels_of_lines(panels, xlabel=x_name)
-    return Section(identity, title, pictures.show(figure, caption, wide=True))
+    drawn = panels_of_lines(panels, xlabel=x_name, levels=levels)
+    return Section(identity, title, pictures.panels(drawn, caption))
 
 
 def cells_section(run: RunFiles, pictures: Pictures) -> Section | None:
@@ -144,28 +148,27 @@ def cells_section(run: RunFiles, pictures: Pictures) -> Section | None:
             draw_cell(run.genotype, cell),
             f"The {name} cell. Boxes are states; dashed lines lead to what the output "
             "concatenates.",
-            wide=True,
         )
         for cell, name in CELL_NAMES.items()
     ]
     text = tag("pre", run.genotype.to_text())
     parts.append(tag("details", tag("summary", "The genotype as text"), text))
-    return Section("cells", "Cells", joined(parts))
+    return Section("cells", "Cells", joined([tag("div", *parts[:-1], class_="cells"), parts[-1]]))
 
 
-def closing_sections(run: RunFiles, pictures: Pictures) -> list[Section | None]:
+def closing_sections(run: RunFiles) -> list[Section | None]:
     """What every page of one run ends with."""
     environment = table((), list(_flat(run.environment)), class_="values")
     log = tag("pre", "\n".join(run.log[-_LOG_LINES:]))
     return [
-        _data(run, pictures),
+        _data(run),
         _config(run),
-        Section("environment", "Environment", environment) if run.environment else None,
-        Section("log", "Messages", log) if run.log else None,
+        Section("environment", "Environment", environment, half=True) if run.environment else None,
+        Section("log", "Messages", log, half=True) if run.log else None,
     ]
 
 
-def _data(run: RunFiles, pictures: Pictures) -> Section:
+def _data(run: RunFiles) -> Section:
     """The data set and its distribution."""
     data, counts, names = run.data, run.class_counts, run.class_names
     ratio = f"{max(counts) / min(counts):.4g}" if counts and 0 not in counts else None
@@ -181,8 +184,7 @@ def _data(run: RunFiles, pictures: Pictures) -> Section:
     ]
     parts = [tiles(facts)]
     if counts and len(names) == len(counts):
-        figure = class_sizes(counts, names)
-        parts.append(pictures.show(figure, "Training images of each class."))
+        parts += [paragraph("Training images of each class."), class_sizes(counts, names)]
     elif not counts:
         parts.append(paragraph("The run kept no class sizes (data.json is missing)."))
     return Section("data", "Data", joined(parts))

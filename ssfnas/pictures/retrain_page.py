@@ -9,7 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from ssfnas.evaluation.classification_metrics import class_groups, group_of
-from ssfnas.pictures.curves import class_accuracy, panels_of_lines
+from ssfnas.pictures.class_bars import HALF_WIDTH, class_accuracy
+from ssfnas.pictures.curves import panels_of_lines
+from ssfnas.pictures.image_sections import confusions_section, mistakes_section, samples_section
 from ssfnas.pictures.many_classes import MOST_BARS
 from ssfnas.pictures.markup import Pictures, joined, table, tag
 from ssfnas.pictures.numbers import is_number, named, scalars, shown
@@ -26,6 +28,7 @@ from ssfnas.pictures.page_parts import (
     tiles,
     time_of,
 )
+from ssfnas.pictures.verdict import chance_of, retrain_verdict
 from ssfnas.runs.run_files import RunFiles
 
 _LAST = "last_epoch"
@@ -46,10 +49,14 @@ def retrain_sections(run: RunFiles, pictures: Pictures) -> list[Section | None]:
     """The parts of the page about one retraining, in order."""
     return [
         state_section(run),
+        _verdict(run),
         _summary(run),
         _results(run),
         _choices(run),
-        _classes(run, pictures),
+        _classes(run),
+        confusions_section(run),
+        mistakes_section(run),
+        samples_section(run),
         curves_section(
             run,
             pictures,
@@ -57,11 +64,12 @@ def retrain_sections(run: RunFiles, pictures: Pictures) -> list[Section | None]:
             "Learning curves",
             "Means over each epoch, and the validation and test parts where measured."
             + _chosen_epoch_text(run),
+            levels=_levels(run),
         ),
         _sweeps(run, pictures),
         _probes(run),
         cells_section(run, pictures),
-        *closing_sections(run, pictures),
+        *closing_sections(run),
     ]
 
 
@@ -82,6 +90,24 @@ def measurements(run: RunFiles) -> dict[str, Mapping[str, Any]]:
         if tested:
             return {_LAST: tested}
     return {}
+
+
+def _verdict(run: RunFiles) -> Section | None:
+    verdict = retrain_verdict(run, measurements(run).get(_LAST, {}))
+    if verdict is None:
+        return None
+    body = joined(map(paragraph, verdict.sentences))
+    return Section("verdict", "In short", body, alert=verdict.alert)
+
+
+def _levels(run: RunFiles) -> dict[str, float]:
+    """What chance gives, in percent, by the titles of learning curves."""
+    last = measurements(run).get(_LAST, {})
+    levels = {"auc": 0.5}
+    if is_number(last.get("top1")) and len(run.class_names) > 1:
+        chance = chance_of(run, len(run.class_names))
+        levels = {"auc": 0.5, "top1": chance.best, "balanced_accuracy": chance.uniform}
+    return {f"{named(key)} (%)": 100 * value for key, value in levels.items()}
 
 
 def _summary(run: RunFiles) -> Section:
@@ -128,7 +154,7 @@ def _results(run: RunFiles) -> Section | None:
             else "Many: over 100 training images; medium: 20 to 100; few: under 20."
         )
         parts.append(paragraph(rule, " A group without classes is absent."))
-    return Section("results", "Results on the test part", joined(parts))
+    return Section("results", "Results on the test part", joined(parts), half=True)
 
 
 def choices_of(run: RunFiles) -> dict[str, Mapping[str, Any]]:
@@ -260,7 +286,7 @@ def _of_labels(run: RunFiles, number: int) -> dict[str, list[Any]]:
     }
 
 
-def _classes(run: RunFiles, pictures: Pictures) -> Section | None:
+def _classes(run: RunFiles) -> Section | None:
     quantity, measured = per_class(run)
     if not measured:
         return None
@@ -270,9 +296,11 @@ def _classes(run: RunFiles, pictures: Pictures) -> Section | None:
         names = tuple(map(str, range(number)))
     counts = run.class_counts if len(run.class_counts) == number else None
     percent = {named(key): [100 * value for value in values] for key, values in measured.items()}
-    figure = class_accuracy(
-        percent, names, counts, groups=groups_of(run), quantity=f"{quantity} (%)"
-    )
+    single = quantity == "accuracy"
+    bars = class_accuracy(
+        percent, names, counts, groups=groups_of(run),
+        chance=100 / number if single and number > 1 else 50.0,
+    )  # fmt: skip
     columns = {named(key): values for key, values in measured.items()} | _of_labels(run, number)
     rows = [
         (
@@ -284,11 +312,12 @@ def _classes(run: RunFiles, pictures: Pictures) -> Section | None:
     ]
     head = ("class", "training images", *columns)
     listing = tag("details", tag("summary", "As a table"), table(head, rows, class_="numbers"))
-    caption = "Each class on the test part, largest class first where classes are in order of size."
+    text = f"{quantity[0].upper()}{quantity[1:]} of each class on the test part, in percent."
     if number > MOST_BARS:
-        caption = "The classes on the test part, many in a bar."
-    picture = pictures.show(figure, caption, wide=True)
-    return Section("classes", "Classes", joined([picture, listing]))
+        text = f"The {quantity} of classes on the test part, in percent: means, many in a bar."
+    return Section(
+        "classes", "Classes", joined([paragraph(text), bars, listing]), half=number <= HALF_WIDTH
+    )
 
 
 def _sweeps(run: RunFiles, pictures: Pictures) -> Section | None:
@@ -334,8 +363,8 @@ def _sweeps(run: RunFiles, pictures: Pictures) -> Section | None:
             "tables would be chosen on it: report one that was fixed before."
         )
     if panels:
-        figure = panels_of_lines(panels, xlabel="tau")
-        parts.append(pictures.show(figure, "Accuracy (%) by the strength of the correction."))
+        drawn = panels_of_lines(panels, xlabel="tau")
+        parts.append(pictures.panels(drawn, "Accuracy (%) by the strength of the correction."))
     return Section("post-hoc", "Corrections after training", joined([note, *parts]))
 
 
@@ -352,4 +381,4 @@ def _probes(run: RunFiles) -> Section | None:
         "A linear classifier fitted on the frozen features: what the features are worth apart from "
         "the classifier that was trained with them."
     )
-    return Section("probe", "Linear probes", joined([note, measures_table(columns)]))
+    return Section("probe", "Linear probes", joined([note, measures_table(columns)]), half=True)

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from ssfnas.pictures.curves import (
     CELL_NAMES,
     edge_ends,
-    final_weights,
-    state_name,
+    edge_name,
+    weights_key,
     weights_over_time,
 )
+from ssfnas.pictures.heat_maps import final_weights
+from ssfnas.pictures.image_sections import samples_section
 from ssfnas.pictures.markup import Pictures, joined, table, tag
 from ssfnas.pictures.numbers import is_number, named, shown
 from ssfnas.pictures.page_parts import (
@@ -28,6 +30,7 @@ from ssfnas.pictures.page_parts import (
     tiles,
     time_of,
 )
+from ssfnas.pictures.verdict import search_verdict
 from ssfnas.runs.next_commands import derive_command
 from ssfnas.runs.run_files import RunFiles
 
@@ -43,10 +46,12 @@ def search_sections(run: RunFiles, pictures: Pictures) -> list[Section | None]:
     """The parts of the page about one search, in order."""
     return [
         state_section(run),
+        _verdict(run),
         _summary(run),
         _nothing_passed(run),
         cells_section(run, pictures),
-        _outcome(run, pictures),
+        _outcome(run),
+        samples_section(run),
         _weights(run, pictures),
         curves_section(
             run,
@@ -66,7 +71,7 @@ def search_sections(run: RunFiles, pictures: Pictures) -> list[Section | None]:
             "features are worth to a nearest-neighbor classifier.",
             wanted=lambda key: not _is_loss(key),
         ),
-        *closing_sections(run, pictures),
+        *closing_sections(run),
     ]
 
 
@@ -149,22 +154,23 @@ def _largest(
     rows = []
     for place in np.argsort(-weights, axis=None, kind="stable")[:count]:
         edge, number = divmod(int(place), weights.shape[1])
-        start, to = map(state_name, ends[edge])
-        rows.append((operations[number], f"{start} → {to}", f"{float(weights[edge, number]):.3f}"))
+        weight = f"{float(weights[edge, number]):.3f}"
+        rows.append((operations[number], edge_name(*ends[edge]), weight))
     return rows
 
 
-def _outcome(run: RunFiles, pictures: Pictures) -> Section | None:
+def _outcome(run: RunFiles) -> Section | None:
     if not run.weights:
         return None
     last = {cell: values[-1] for cell, values in run.weights.items()}
     kept = {} if run.genotype is None else {c: set(getattr(run.genotype, c)) for c in CELL_NAMES}
-    figure = final_weights(last, run.operations, kept=kept)
-    caption = (
+    tables = final_weights(last, run.operations, kept=kept)
+    text = paragraph(
         "Weight of every operation on every edge after the last epoch. Framed: what the genotype "
         "keeps."
     )
-    return Section("outcome", "Weights at the end", pictures.show(figure, caption, wide=True))
+    body = joined([text, tag("div", tables, class_="beside")])
+    return Section("outcome", "Weights at the end", body)
 
 
 def _weights(run: RunFiles, pictures: Pictures) -> Section | None:
@@ -172,13 +178,28 @@ def _weights(run: RunFiles, pictures: Pictures) -> Section | None:
     threshold = run.derivation.get("threshold") if used else None
     line = float(threshold) if isinstance(threshold, (int, float)) else None
     parts = [
-        pictures.show(
-            weights_over_time(values, run.operations, threshold=line),
-            f"The {CELL_NAMES[cell]} cell: a row for each node, a column for where its edges come "
-            "from; epoch 0 is before the first step.",
-            wide=True,
+        joined(
+            [
+                tag("h3", f"{CELL_NAMES[cell].capitalize()} cell"),
+                pictures.panels(
+                    weights_over_time(values, run.operations, threshold=line),
+                    key=weights_key(run.operations, line),
+                    small=True,
+                ),
+            ]
         )
         for cell, values in run.weights.items()
         if len(values) > 1
     ]
-    return Section("weights", "Weights over time", joined(parts)) if parts else None
+    if not parts:
+        return None
+    text = paragraph("After each epoch, edge by edge; epoch 0 is before the first step.")
+    return Section("weights", "Weights over time", joined([text, *parts]))
+
+
+def _verdict(run: RunFiles) -> Section | None:
+    verdict = search_verdict(run)
+    if verdict is None:
+        return None
+    body = joined(map(paragraph, verdict.sentences))
+    return Section("verdict", "In short", body, alert=verdict.alert)

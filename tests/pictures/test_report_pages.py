@@ -9,8 +9,8 @@ import pytest
 from ssfnas.config import RetrainConfig, SearchConfig
 from ssfnas.errors import RequestError
 from ssfnas.pictures import comparison_page, report_html
+from ssfnas.pictures.class_bars import class_accuracy
 from ssfnas.pictures.comparison_page import grouped_by_seed
-from ssfnas.pictures.curves import class_accuracy
 from ssfnas.runs.run_files import RunFiles
 from ssfnas.spaces import Genotype
 from ssfnas.yaml_files import dump_yaml, parse_yaml
@@ -47,7 +47,8 @@ class Page(HTMLParser):
         for name, value in attrs:
             if name == "id":
                 self.ids.append(value)
-            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
+            inside = ("#", "data:image/")
+            if name in ("src", "href", "xlink:href") and not (value or "").startswith(inside):
                 self.external.append(value)
 
     def handle_startendtag(self, tag, attrs):
@@ -285,7 +286,9 @@ def test_multi_label_results_are_areas(tmp_path):
     (path / "evaluation.json").write_text(json.dumps(evaluation))
     page = page_of(path)
     assert "AUC (macro) 80.00 %" in page.text
-    assert "AUC (%)" in page.text
+    assert "AUC of each class on the test part, in percent." in page.text
+    assert "in 80.00 % of the cases" in page.text
+    assert f"Best: cat, 90.00 %; weakest: {NAMES[2]}, 70.00 %." in page.text
     assert "probabilities 0.25, 0.5, 0.125 F1 of each label all thresholds 50.00 %" in page.text
     assert "43.75 %" in page.text
     assert "mAP 62.50 %" in page.text
