@@ -30,6 +30,7 @@ _NAMES = {
     "score": "loss on held-out images",
     "best_score": "lowest loss on held-out images",
     "val": "validation",
+    "val_best": "validation, best so far",
     "val_ema": "validation, averaged weights",
     "test": "test",
     "test_ema": "test, averaged weights",
@@ -60,7 +61,7 @@ _SHARES = {
 }  # fmt: skip
 # What is measured stands before where: "loss (training)".
 _SIDES = {
-    "alpha", "weight", "pretrain", "train", "crt", "val", "val_ema", "test", "test_ema",
+    "alpha", "weight", "pretrain", "train", "crt", "val", "val_best", "val_ema", "test", "test_ema",
 }  # fmt: skip
 
 
@@ -68,9 +69,12 @@ def named(key: str) -> str:
     """What people call ``key``; each part of ``a/b`` by itself."""
     first, *rest = key.split("/")
     names = [_NAMES.get(part, part.replace("_", " ")) for part in (first, *rest)]
-    if rest and first in _SIDES:
-        return f"{', '.join(names[1:])} ({names[0]})"
-    return ", ".join(names)
+    if not rest or first not in _SIDES:
+        return ", ".join(names)
+    measure = ", ".join(names[1:])
+    if measure.endswith(")"):
+        return f"{measure[:-1]}, {names[0]})"
+    return f"{measure} ({names[0]})"
 
 
 def is_number(value: object) -> bool:

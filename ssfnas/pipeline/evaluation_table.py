@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
+
 from ssfnas.evaluation.measure_names import named, shown, told
 from ssfnas.pipeline.evaluation import BRIEF
 
@@ -103,29 +105,30 @@ def _label_lines(
 ) -> list[str]:
     """A line a label; of very many labels those of the lowest average precision."""
     columns = {
-        "average precision": measured["per_class_average_precision"],
+        "AP": measured["per_class_average_precision"],
         "AUC": measured["per_class_auc"],
         "F1 at 0.5": measured["per_class_f1"],
     }
     if "per_class_f1" in thresholds:
         columns["F1 at its threshold"] = thresholds["per_class_f1"]
-        columns["threshold"] = thresholds["chosen"]["probability"]
-    precisions = columns["average precision"]
+    precisions = columns["AP"]
     places, note = list(range(len(names))), ""
     if len(names) > _MOST_LABELS:
         places = [place for place in places if precisions[place] is not None]
         places = sorted(places, key=lambda place: precisions[place])[:_FEWER_LABELS]
         note = f" (the {len(places)} of {len(names):,} with the lowest average precision)"
-    width = max([len("label"), *(len(names[place]) for place in places)])
+    table = [["label", *columns]]
+    table += [[names[p], *(shown("f1", values[p]) for values in columns.values())] for p in places]
+    if "per_class_f1" in thresholds:
+        table[0].append("threshold")
+        for row, place in zip(table[1:], places, strict=True):
+            row.append(f"{thresholds['chosen']['probability'][place]:.3f}")
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     rows = []
-    for place in places:
-        cells = [
-            shown("probability" if title == "threshold" else "f1", values[place]).rjust(len(title))
-            for title, values in columns.items()
-        ]
-        rows.append("  ".join([f"  {names[place]:<{width}}", *cells]))
-    head = "  ".join([f"  {'label':<{width}}", *columns])
-    return ["", f"labels{note}:", head, *rows]
+    for label, *cells in table:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        rows.append("  ".join([f"  {label}{' ' * (widths[0] - cell_len(label))}", *padded]))
+    return ["", f"labels{note}, with AP the average precision:", *rows]
 
 
 def _sweep_lines(

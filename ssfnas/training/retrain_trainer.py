@@ -196,11 +196,11 @@ class RetrainTrainer(Trainer):
         chooses = choosing_metric(multi_label)
         keys = ("mean_average_precision", chooses) if multi_label else (chooses, "top1")
         measured = [f"{part}/{key}" for key in keys for part in ("val", "test")]
-        return f"{phase.name}/loss", *measured, f"best/{chooses}"
+        return f"{phase.name}/loss", *measured, f"val_best/{chooses}"
 
     def progress_values(self) -> Mapping[str, float]:
         """The phase's losses so far in this epoch, and the best of the validation part."""
-        key = f"best/{choosing_metric(self.data.multi_label)}"
+        key = f"val_best/{choosing_metric(self.data.multi_label)}"
         best = {} if self.best.value is None else {key: self.best.value}
         return {**self.means.values(), **best}
 

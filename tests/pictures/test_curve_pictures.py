@@ -114,6 +114,9 @@ def test_numbers_as_people_read_them():
     assert named("knn_corrected/top1") == (
         "nearest neighbors, prior-corrected votes, top-1 accuracy"
     )
+    assert named("val/top1") == "top-1 accuracy (validation)"
+    assert named("test_ema/auc") == "AUC (macro, test, averaged weights)"
+    assert shown("loss", -0.0) == "0"
     shown_times = [duration(seconds) for seconds in (4.25, 59, 200, 7500)]
     assert shown_times == ["4.2 s", "59 s", "3 min 20 s", "2 h 05 min"]
 

@@ -75,7 +75,7 @@ def test_a_retraining_names_its_phases_and_what_chooses(tmp_path):
         if value is not None:
             assert f"  balanced accuracy (validation) {100 * value:.2f} %" in line
     best = max(value for value in values if value is not None)
-    assert f"epoch chosen on the validation part, balanced accuracy {100 * best:.2f} %" in lines[-1]
+    assert f"  balanced accuracy (validation, best so far) {100 * best:.2f} %" in lines[-1]
     assert not re.search(r"loss \(training\)", lines[-1])  # of a phase that is over
 
 
