@@ -32,21 +32,22 @@ class HeatCell:
 
 
 def heat_map(
-    head: Sequence[object],
-    rows: Iterable[tuple[object, Sequence[HeatCell]]],
-    caption: object = None,
+    head: Sequence[str],
+    rows: Iterable[tuple[str, Sequence[HeatCell]]],
+    caption: str | None = None,
 ) -> Markup:
     """A table of shaded cells whose first column names the rows; titles of columns stand upright.
 
     Args:
-        head: title of the first column, then of the others.
+        head: title of the first column, then of the others; long ones are cut, and shown whole
+            when one points at them.
         rows: name and cells of each.
         caption: above it.
     """
     first, *others = head
-    titles = [tag("th", tag("span", title), scope="col") for title in others]
+    titles = [tag("th", tag("span", title, title=title), scope="col") for title in others]
     body = [
-        tag("tr", tag("th", name, scope="row"), *(_cell(cell) for cell in cells))
+        tag("tr", tag("th", name, scope="row", title=name), *(_cell(cell) for cell in cells))
         for name, cells in rows
     ]
     whole = tag(
