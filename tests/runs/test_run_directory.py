@@ -26,10 +26,10 @@ def finished_run(path) -> None:
     with create(path) as run:
         run.write_config(SearchConfig(seed=3), ENVIRONMENT)
         for pattern in RUN_FILES:
-            if "*" in pattern:
-                (path / pattern.replace("*", "x")).write_text("old")
-            elif pattern != "config.yaml":
-                (path / pattern).write_text("old")
+            if pattern != "config.yaml":
+                file = path / pattern.replace("*", "x")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text("old")
 
 
 def problem_of(path, **options) -> str:
