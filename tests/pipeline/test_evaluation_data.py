@@ -90,7 +90,7 @@ def test_own_data_that_have_changed_are_matched_too_and_warned_of(run, trained, 
 def test_other_classes_are_refused(run, tmp_path, capsys):
     other = write_npz(tmp_path / "o.npz", (3, 3, 3), class_names=np.array(["ant", "bee", "dog"]))
     assert evaluate.main(["--run", str(run.path), "--dataset", str(other)]) == 2
-    assert "class 'dog', of which the network" in capsys.readouterr().err
+    assert "does not know ('dog'), and lacks 1 of its 3 ('cow')" in capsys.readouterr().err
     assert not list(run.path.glob("evaluation-on*"))
 
 
