@@ -96,7 +96,7 @@ class PredictionPage:
         lines = [
             tag("b", text) if number in classes else text
             for number in told
-            for text in [f"{self._names[number]} {100 * values[number]:.1f} %"]
+            for text in [f"{self._names[number]}: {100 * values[number]:.1f} %"]
         ]
         if self._several and not classes:
             lines = ["none of the labels"]

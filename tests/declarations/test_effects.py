@@ -18,8 +18,8 @@ import pytest
 from image_files import write_npz
 from tiny_runs import tiny_retrain, tiny_search
 
-from ssfnas import derive, evaluate
-from ssfnas.config import DeriveConfig, EvaluateConfig
+from ssfnas import derive, evaluate, predict
+from ssfnas.config import DeriveConfig, EvaluateConfig, PredictConfig
 from ssfnas.options import obstacles, option, option_values
 from ssfnas.pipeline import retrain_run, search_run
 
@@ -71,10 +71,12 @@ DERIVATIONS: list[dict[str, Any]] = [
     {"derive": "threshold_edge", "threshold": 0.1},
 ]
 EVALUATIONS: list[dict[str, Any]] = [{}, {"probe": True, "thirds": True, "precision": "bf16"}]
+PREDICTIONS: list[dict[str, Any]] = [{"report": "auto"}]
 ON_MULTI_LABEL_DATA = {
     "search": {"objective": "supervised"},
     "retrain": {"loss": "ce", "drw": 0.5},
     "evaluate": {},
+    "predict": {},
 }
 
 
@@ -178,6 +180,10 @@ def run(command: str, folder: Path, data: Path, changes: dict[str, Any]) -> Any:
     elif command == "derive":
         config = noting(DeriveConfig(run=str(folder / "search"), channels=4, layers=3, **changes))
         derive.derive_again(config)
+    elif command == "predict":
+        images = [str(data)]
+        config = noting(PredictConfig(run=str(folder / "retrain"), images=images, **changes))
+        predict.predict(config)
     else:
         config = noting(EvaluateConfig(run=str(folder / "retrain"), device="cpu", **changes))
         evaluate.evaluate(config)
@@ -198,8 +204,12 @@ def test_retrainings_read_what_is_declared(tmp_path, changes):
 
 @pytest.mark.parametrize(
     ("first", "command", "cases"),
-    [("search", "derive", DERIVATIONS), ("retrain", "evaluate", EVALUATIONS)],
-    ids=["derive", "evaluate"],
+    [
+        ("search", "derive", DERIVATIONS),
+        ("retrain", "evaluate", EVALUATIONS),
+        ("retrain", "predict", PREDICTIONS),
+    ],
+    ids=["derive", "evaluate", "predict"],
 )
 def test_what_is_made_of_a_run_reads_what_is_declared(tmp_path, first, command, cases):
     data = images(tmp_path)
@@ -222,8 +232,9 @@ def test_multi_label_data_are_read_as_declared(tmp_path):
         (partial(tiny_retrain, ""), RETRAININGS),
         (DeriveConfig, DERIVATIONS),
         (EvaluateConfig, EVALUATIONS),
+        (PredictConfig, PREDICTIONS),
     ],
-    ids=["search", "retrain", "derive", "evaluate"],
+    ids=["search", "retrain", "derive", "evaluate", "predict"],
 )
 def test_the_runs_above_cover_all_options_and_components(make, cases):
     configs = [make(**changes) for changes in cases]
