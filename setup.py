@@ -8,10 +8,14 @@ Environment variables:
 - ``SSFNAS_SKIP_CUDA=1`` leaves CUDA out; ``SSFNAS_FORCE_CUDA=1`` makes its absence an error.
 - ``TORCH_CUDA_ARCH_LIST``: what GPUs to compile for (default ``8.0;9.0+PTX``).
 - ``MAX_JOBS``: how many files are compiled at once (default: one a core).
+
+What was built is kept in ``build/native`` and taken from there until something it is made of
+changes; see :func:`build_key`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -27,6 +31,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError
 
 ROOT = Path(__file__).resolve().parent
+KEPT = ROOT / "build" / "native"
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
 # Compiled once for each instruction set; the fastest that the CPU has is taken at run time,
@@ -64,6 +69,11 @@ CUDA_FLAGS = [
     *("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden"),
     "-Werror=all-warnings",
 ]
+
+READ_BY_COMPILERS = (
+    *("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH"),
+    *("GCC_EXEC_PREFIX", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"),
+)
 
 
 class BuildError(BaseError):
@@ -211,6 +221,76 @@ def build_file(output: Path, folder: Path, cxx: str, cuda: Path | None) -> str:
     return "\n".join([*lines, f"build {path(output)}: link {' '.join(objects)}", ""])
 
 
+def build_key(build_file: str, volatile: dict[str, str], compilers: list[str]) -> str:
+    """A digest of all that decides what comes out of a build.
+
+    Sources, this script, every command, compilers and what they read of the environment, Python and
+    pybind11: by what they hold, not by the times of files.
+
+    Args:
+        build_file: the text of build.ninja.
+        volatile: paths in it that differ from build to build -> what stands for them.
+        compilers: commands that tell their version by ``--version``.
+    """
+    import pybind11
+
+    digest = hashlib.sha256()
+
+    def add(part: bytes) -> None:
+        digest.update(len(part).to_bytes(8, "little") + part)
+
+    for path in [Path(__file__), *sorted((ROOT / "csrc").rglob("*"))]:
+        if path.is_file():
+            add(str(path.relative_to(ROOT)).encode())
+            add(path.read_bytes())
+    for found, name in volatile.items():
+        build_file = build_file.replace(found, name)
+    add(build_file.encode())
+    for compiler in compilers:
+        add(subprocess.run([*compiler.split(), "--version"], capture_output=True).stdout)
+    for name in READ_BY_COMPILERS:
+        add(os.environ.get(name, "").encode())
+    add(f"{sys.version} {sysconfig.get_config_var('SOABI')} {pybind11.__version__}".encode())
+    return digest.hexdigest()
+
+
+class KeptModule:
+    """The module of the last build, whole, with the key of what it was made of.
+
+    Args:
+        folder: where it is kept.
+        name: of the module's file.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.module, self.key = folder / name, folder / f"{name}.key"
+
+    def copy(self, key: str, output: Path) -> bool:
+        """Copy it to ``output``, if it is of that key and no byte is lost; whether it was."""
+        try:
+            content = self.module.read_bytes()
+            if self.key.read_text().split() != [key, hashlib.sha256(content).hexdigest()]:
+                return False
+        except (OSError, UnicodeDecodeError):
+            return False
+        # Beside and renamed: a process may have the old file mapped.
+        partial = output.with_name(f".{output.name}.partial")
+        partial.write_bytes(content)
+        partial.chmod(0o755)
+        partial.replace(output)
+        return True
+
+    def keep(self, key: str, output: Path) -> None:
+        """Keep what was built, where this folder can be written."""
+        content = output.read_bytes()
+        try:
+            self.module.parent.mkdir(parents=True, exist_ok=True)
+            self.module.write_bytes(content)
+            self.key.write_text(f"{key} {hashlib.sha256(content).hexdigest()}\n")
+        except OSError as error:
+            print(f"ssfnas: the next install compiles again: {error}")
+
+
 class NinjaBuild(build_ext):
     """``build_ext`` by ninja."""
 
@@ -255,7 +335,13 @@ class NinjaBuild(build_ext):
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(self.build_temp).resolve() / "native"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "build.ninja").write_text(build_file(output, folder, cxx, cuda))
+        text = build_file(output, folder, cxx, cuda)
+        key = build_key(text, *self._told(output, cxx, cuda))
+        kept = KeptModule(KEPT, output.name)
+        if not self.force and kept.copy(key, output):
+            print(f"ssfnas: unchanged since it was built, taken from {KEPT}", flush=True)
+            return
+        (folder / "build.ninja").write_text(text)
         jobs = os.environ.get("MAX_JOBS")
         command = [ninja(), "-C", str(folder), *(["-j", jobs] if jobs else [])]
         if self.force:
@@ -267,6 +353,16 @@ class NinjaBuild(build_ext):
                 "the native code does not compile (see above); SSFNAS_SKIP_CUDA=1 leaves its CUDA "
                 "part out"
             ) from error
+        kept.keep(key, output)
+
+    @staticmethod
+    def _told(output: Path, cxx: str, cuda: Path | None) -> tuple[dict[str, str], list[str]]:
+        """What :func:`build_key` has to know besides the commands."""
+        import pybind11
+
+        compilers = [cxx] if cuda is None else [cxx, str(cuda / "bin" / "nvcc")]
+        # pip builds in a new folder each time, with a pybind11 of that folder's own.
+        return {str(output): "output", pybind11.get_include(): "pybind11"}, compilers
 
 
 if __name__ == "__main__":

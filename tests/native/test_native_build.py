@@ -120,6 +120,104 @@ def test_a_named_compiler_has_to_exist(script, monkeypatch, tmp_path):
     assert script.find_cxx() == f"{compiler} -m64"
 
 
+@pytest.fixture
+def sources(script, monkeypatch, tmp_path):
+    """A folder that the script takes for its own, with two sources."""
+    for name, text in (("a.cpp", "int a;"), ("cpu/b.h", "int b;")):
+        (tmp_path / "csrc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "csrc" / name).write_text(text)
+    (tmp_path / "setup.py").write_text("pass")
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(script, "__file__", str(tmp_path / "setup.py"))
+    return tmp_path
+
+
+def test_a_build_is_known_by_all_that_it_is_made_of(script, monkeypatch, sources):
+    pytest.importorskip("pybind11", reason="needs pybind11")
+    compiler = sources / "c++"
+
+    def version(text: str) -> None:
+        compiler.write_text(f"#!/bin/sh\necho {text}\n")
+        compiler.chmod(0o755)
+
+    def key(folder: str = "/tmp/one", flags: str = "-O3") -> str:
+        text = f"c++ {flags} -isystem{folder} -o {folder}/_C.so"
+        return script.build_key(text, {folder: "folder"}, [f"{compiler} -m64"])
+
+    version("12.1")
+    first = key()
+    # Where pip builds, and when files were written, changes nothing.
+    os.utime(sources / "csrc" / "a.cpp", (1, 1))
+    assert key("/tmp/another") == first
+    seen = {first, key(flags="-O3 -gencode=arch=compute_90,code=sm_90")}
+    version("12.2")
+    seen.add(key())
+    version("12.1")
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-G")
+    seen.add(key())
+    monkeypatch.delenv("NVCC_APPEND_FLAGS")
+    for name in ("csrc/a.cpp", "csrc/cpu/b.h", "setup.py"):
+        before = (sources / name).read_text()
+        (sources / name).write_text(before + " ")
+        seen.add(key())
+        (sources / name).write_text(before)
+    (sources / "csrc" / "a.cpp").rename(sources / "csrc" / "c.cpp")
+    seen.add(key())
+    (sources / "csrc" / "c.cpp").rename(sources / "csrc" / "a.cpp")
+    assert key() == first
+    assert len(seen) == 8
+
+
+def test_a_kept_module_is_taken_whole_or_not_at_all(script, tmp_path):
+    kept = script.KeptModule(tmp_path / "build" / "native", "_C.so")
+    built, output = tmp_path / "built.so", tmp_path / "_C.so"
+    built.write_bytes(b"machine code")
+    assert not kept.copy("key", output)
+    kept.keep("key", built)
+    assert not kept.copy("another key", output)
+    assert not output.exists()
+    assert kept.copy("key", output)
+    assert output.read_bytes() == b"machine code"
+    assert os.access(output, os.X_OK)
+    output.unlink()
+    kept.module.write_bytes(b"machine c0de")
+    assert not kept.copy("key", output)
+    kept.module.write_bytes(b"machine code")
+    kept.key.write_bytes(b"\xff")
+    assert not kept.copy("key", output)
+    assert not output.exists()
+
+
+def test_a_second_build_compiles_nothing_and_a_forced_one_does(
+    command, script, monkeypatch, tmp_path, capsys
+):
+    pytest.importorskip("pybind11", reason="needs pybind11")
+    compiled = []
+
+    def run(words, **_):
+        compiled.append(words)
+        if "clean" not in words:
+            output.write_bytes(b"machine code")
+
+    output = Path(command.get_ext_fullpath("ssfnas._C")).resolve()
+    monkeypatch.setattr(script, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(script, "find_cxx", lambda: "c++")
+    monkeypatch.setattr(script, "build_file", lambda *_: "commands")
+    monkeypatch.setattr(script, "build_key", lambda text, *_: text)
+    monkeypatch.setattr(script, "ninja", lambda: "ninja")
+    monkeypatch.setattr(script.subprocess, "run", run)
+    monkeypatch.setenv("SSFNAS_SKIP_CUDA", "1")
+    for _ in range(2):
+        command.build_extension(command.extensions[0])
+        assert len(compiled) == 1
+        assert output.read_bytes() == b"machine code"
+        output.unlink()
+    assert "unchanged since it was built" in capsys.readouterr().out
+    command.force = True
+    command.build_extension(command.extensions[0])
+    assert len(compiled) == 3
+
+
 @pytest.mark.slow
 def test_the_module_is_built_and_imported_without_torch(script, tmp_path):
     pytest.importorskip("pybind11", reason="needs pybind11")
@@ -130,9 +228,12 @@ def test_the_module_is_built_and_imported_without_torch(script, tmp_path):
     environment = {**os.environ, "SSFNAS_SKIP_CUDA": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     out = [f"--build-lib={tmp_path / 'lib'}", f"--build-temp={tmp_path / 'temp'}"]
+    clone = tmp_path / "clone"  # what it keeps is not to replace what this checkout keeps
+    shutil.copytree(ROOT / "csrc", clone / "csrc")
+    shutil.copy(ROOT / "setup.py", clone)
     built = subprocess.run(
         [sys.executable, "setup.py", "build_ext", *out],
-        cwd=ROOT,
+        cwd=clone,
         env=environment,
         capture_output=True,
         text=True,
