@@ -15,8 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command that the first argument names, with the others; returns its exit code."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        print(_help())
-        return 0
+        return exit_code("ssfnas", lambda: None, lambda _: print(_help(), flush=True))
     if name not in COMMANDS:
         return exit_code("ssfnas", lambda: _unknown(name), lambda _: None)
     code: int = importlib.import_module(f"ssfnas.{name}").main(rest)

@@ -1,5 +1,6 @@
 """``ssfnas COMMAND`` is ``python -m ssfnas.COMMAND``."""
 
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,9 +12,10 @@ from ssfnas import search
 from ssfnas.__main__ import COMMANDS, main
 
 
-def test_the_commands_are_listed_with_a_line_each_and_without_torch():
+@pytest.mark.parametrize("words", [[], ["--help"]], ids=["nothing", "help"])
+def test_the_commands_are_listed_with_a_line_each_and_without_torch(words):
     code = (
-        "import sys; from ssfnas.__main__ import main; main(['--help']); "
+        f"import sys; from ssfnas.__main__ import main; main({words}); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'matplotlib')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -22,6 +24,12 @@ def test_the_commands_are_listed_with_a_line_each_and_without_torch():
     for name in COMMANDS:
         (line,) = [line for line in lines if line.startswith(f"  {name} ")]
         assert line.endswith(".")
+
+
+def test_a_reader_that_goes_away_is_no_fault():
+    command = f"{shlex.quote(sys.executable)} -u -m ssfnas | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_command_gets_the_rest_of_the_words(capsys):
