@@ -6,11 +6,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssfnas.data.file_warnings import about, gathered_warnings
+from ssfnas.data.image_places import given_images
 from ssfnas.data.new_images import ImageForm, ImageName, NewImages, Taken, read_ahead
 from ssfnas.data.views import normalize_, to_float
 from ssfnas.errors import NumericalError, RequestError
@@ -18,6 +20,7 @@ from ssfnas.evaluation.features import MOST_PIXELS, classifier_of
 from ssfnas.evaluation.networks import logits_of
 from ssfnas.objectives.classification import at_least_float32
 from ssfnas.runs.data_card import DataCard
+from ssfnas.runtime.distributed import choose_device
 from ssfnas.runtime.precision import autocast
 
 Correction = Callable[[Tensor, Tensor | None], Tensor]
@@ -192,13 +195,44 @@ class Predictions:
         return [self.class_names[number] for number in self.probabilities.argmax(1).tolist()]
 
 
-def collected(predictor: Predictor, images: Sequence[NewImages], form: ImageForm) -> Predictions:
-    """All that a predictor says of images, in memory."""
-    batches = list(predictor.predict(images))
+def predictions(
+    net: nn.Module,
+    card: DataCard,
+    images: Any,
+    *,
+    background: str,
+    thresholds: Sequence[float] | None,
+    device: str = "auto",
+    batch_size: int = 256,
+    workers: int = 4,
+) -> Predictions:
+    """What a network says of images that a call hands over, all in memory.
+
+    Args:
+        net: in evaluation mode; it is moved to the device.
+        card: of the data that it was trained on.
+        images: see :func:`ssfnas.data.image_places.given_images`.
+        background: what transparent pixels are composed on.
+        thresholds: with several labels an image: the logit of each above which it is decided for;
+            None: 0.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        batch_size: images a pass at most.
+        workers: processes that decode image files, at most one a core.
+
+    Raises:
+        RequestError: images that are not there or cannot be read.
+    """
+    place, form = choose_device(device), image_form(card, background)
+    predictor = Predictor(
+        net.to(place), card, place,
+        thresholds=None if thresholds is None else torch.tensor(thresholds),
+        batch_size=batch_size, workers=workers,
+    )  # fmt: skip
+    batches = list(predictor.predict(given_images(images, form)))
     names = tuple(name for batch in batches for name in batch.names)
     return Predictions(
         names,
-        predictor.card.class_names,
+        card.class_names,
         torch.cat([batch.probabilities for batch in batches]),
         torch.cat([batch.decided for batch in batches]),
         tuple(form.notes(predictor.done, len(names) - predictor.unread)),

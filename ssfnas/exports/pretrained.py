@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
+from ssfnas.evaluation.predictor import Predictions, predictions
 from ssfnas.exports.model_folder import FILES, ModelFolder
 from ssfnas.exports.network_card import NetworkCard
 from ssfnas.runs.data_card import DataCard
@@ -47,6 +49,35 @@ class PretrainedNetwork(
     def network(self) -> nn.Module:
         """The network itself in evaluation mode, as a :class:`~ssfnas.Run` gives it."""
         return self.net.eval()
+
+    def predict(
+        self, images: Any, *, device: str = "auto", batch_size: int = 256, workers: int = 4
+    ) -> Predictions:
+        """What the network says of new images, of any size, gray or colored.
+
+        It is left in evaluation mode, on the device.
+
+        Args:
+            images: paths, images of Pillow, arrays; see :meth:`ssfnas.Run.predict`.
+            device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            batch_size: images a pass at most.
+            workers: processes that decode image files, at most one a core.
+
+        Raises:
+            RequestError: images that are not there or cannot be read.
+        """
+        chosen = self.card.thresholds
+        logits = None if chosen is None else torch.tensor(chosen, dtype=torch.float64).logit()
+        return predictions(
+            self.network(),
+            self.data_card,
+            images,
+            background=self.card.background,
+            thresholds=None if logits is None else logits.tolist(),
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+        )
 
     @property
     def data_card(self) -> DataCard:

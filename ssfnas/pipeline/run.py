@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from ssfnas.data.image_places import given_images
 from ssfnas.errors import RequestError
 from ssfnas.evaluation.networks import build_network
-from ssfnas.evaluation.predictor import Predictions, Predictor, collected, image_form
+from ssfnas.evaluation.predictor import Predictions, predictions
 from ssfnas.evaluation.thresholds import chosen_thresholds
 from ssfnas.exports.model_folder import is_model_folder
 from ssfnas.exports.pretrained import PretrainedNetwork
@@ -22,7 +20,6 @@ from ssfnas.runs.data_card import DataCard
 from ssfnas.runs.next_commands import retrain_command
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runs.run_files import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, RunFiles
-from ssfnas.runtime.distributed import choose_device
 from ssfnas.spaces import Genotype
 
 _LINEAR_BIAS = "auxiliary_head.classifier.bias"
@@ -173,23 +170,23 @@ class Run(RunFiles):
         Raises:
             RequestError: see :meth:`network`; images that are not there or cannot be read.
         """
-        place = choose_device(device)
-        net = self.network(which).to(place)
         card = self.data_card
-        logits = chosen_thresholds(self, which) if card.multi_label else None
-        predictor = Predictor(
-            net, card, place,
-            thresholds=None if logits is None else torch.tensor(logits),
-            batch_size=batch_size, workers=workers,
-        )  # fmt: skip
-        form = image_form(card, self.config.background)
-        return collected(predictor, given_images(images, form), form)
+        return predictions(
+            self.network(which),
+            card,
+            images,
+            background=self.config.background,
+            thresholds=chosen_thresholds(self, which) if card.multi_label else None,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+        )
 
 
 def load(path: str | Path) -> Run | PretrainedNetwork:
     """What a folder holds: a run, or a network that was exported for timm and the Hub.
 
-    Both have ``network()``, ``class_names`` and ``data_card``.
+    Both have ``network()``, ``predict(images)``, ``class_names`` and ``data_card``.
     """
     folder = Path(path)
     if is_model_folder(folder) and not (folder / CONFIG_FILE).is_file():

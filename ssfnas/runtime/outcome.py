@@ -68,7 +68,7 @@ def exit_code(
         complain(str(interrupted), "interrupted")
         return interrupted.exit_code
     except KeyboardInterrupt:
-        complain("stopped before the state could be saved", "interrupted")
+        complain("stopped at once: what was written before is kept", "interrupted")
         return 130
     except BrokenPipeError:
         # The reader of a pipe went away: say no more, not even when Python flushes at its exit.

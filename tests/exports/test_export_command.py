@@ -109,6 +109,19 @@ def test_thresholds_of_labels_go_along(capsys, several_labels, tmp_path):
     torch.testing.assert_close(found, logits.sigmoid(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["run", "several_labels"])
+def test_an_exported_folder_predicts_what_the_run_does(capsys, request, kind, tmp_path):
+    run = request.getfixturevalue(kind)
+    capsys.readouterr()
+    exported(capsys, run, "--format", "timm", "--out", tmp_path / "network")
+    levels = torch.randint(256, (20, 11, 9, 3), dtype=torch.uint8)
+    found, expected = ssfnas.load(tmp_path / "network").predict(levels), run.predict(levels)
+    assert torch.equal(found.probabilities, expected.probabilities)
+    assert torch.equal(found.decided, expected.decided)
+    assert found.class_names == expected.class_names
+    assert found.notes == expected.notes
+
+
 def test_a_folder_for_timm_is_the_pages(capsys, run, tmp_path):
     out = tmp_path / "my-network"
     said = exported(capsys, run, "--format", "timm", "--out", out)
