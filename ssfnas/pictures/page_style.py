@@ -68,6 +68,7 @@ caption { text-align: left; color: var(--muted); padding: 0 0 0.35rem; }
 th, td { padding: 0.28rem 0.9rem 0.28rem 0; text-align: left; vertical-align: top; }
 tbody tr { border-top: 1px solid var(--grid); }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
+thead th { max-width: 12rem; overflow-wrap: break-word; }
 tbody th { font-weight: 500; overflow-wrap: break-word; }
 .scroll tbody th, .scroll thead th:first-child {
   position: sticky; left: 0; z-index: 1; background: var(--back);
@@ -121,11 +122,13 @@ svg text { font-family: system-ui, "Segoe UI", "Noto Sans", sans-serif !importan
 .legend i.box { background: currentColor; }
 .bars { list-style: none; margin: 0 0 0.9rem; padding: 0; font-size: 0.88rem; }
 .bars.many-rows { columns: 22rem; column-gap: 2rem; }
+.bars.many-rows li { grid-template-columns: minmax(3rem, 7rem) minmax(0, 1fr); }
 .bars li {
   display: grid; grid-template-columns: minmax(4.5rem, 11rem) minmax(0, 1fr); gap: 0 0.7rem;
   align-items: center; break-inside: avoid; padding: 0.1rem 0;
 }
 .bars.sized li { grid-template-columns: minmax(4.5rem, 11rem) 4.2rem minmax(0, 1fr); }
+.bars.many-rows.sized li { grid-template-columns: minmax(3rem, 7rem) 3.4rem minmax(0, 1fr); }
 .bars .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .bars .size { text-align: right; color: var(--muted); font-variant-numeric: tabular-nums; }
 .bars .head { color: var(--muted); font-size: 0.82rem; line-height: 1.2; align-items: end; }

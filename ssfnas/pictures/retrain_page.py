@@ -154,7 +154,8 @@ def _results(run: RunFiles) -> Section | None:
             else "Many: over 100 training images; medium: 20 to 100; few: under 20."
         )
         parts.append(paragraph(rule, " A group without classes is absent."))
-    return Section("results", "Results on the test part", joined(parts), half=True)
+    half = 0 < len(run.class_names) <= HALF_WIDTH  # as the classes, which stand beside it
+    return Section("results", "Results on the test part", joined(parts), half=half)
 
 
 def choices_of(run: RunFiles) -> dict[str, Mapping[str, Any]]:

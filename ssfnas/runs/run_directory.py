@@ -71,7 +71,7 @@ RUN_FILES = (
 )
 """Patterns of all that a run writes; ``--overwrite`` removes nothing else."""
 
-_NUMBERS = re.compile(r"\[\n[-+\d.eE,\sul]*\]", re.ASCII)  # null is one of them
+_NUMBERS = re.compile(r"\[\n[-+\d.eE,\snul]*\]", re.ASCII)  # null is one of them
 
 _INVOCATION_FIELDS = ("resume", "overwrite", "dry_run")
 
@@ -193,7 +193,7 @@ class RunDirectory:
         """
         text = json.dumps(value, indent=2, allow_nan=False)
         # A list of numbers, such as a row of a matrix, takes a line: in texts no line ends.
-        text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
+        text = _NUMBERS.sub(lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
         return self.write_text(name, text + "\n")
 
     def write_npz(self, name: str, arrays: Mapping[str, np.ndarray]) -> Path:

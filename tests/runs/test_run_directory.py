@@ -1,6 +1,7 @@
 """Run directories are made, found again, locked, and never swallow anything of the user's."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -209,3 +210,14 @@ def test_nothing_is_pickled(tmp_path):
 def test_json_has_no_nan(tmp_path):
     with create(tmp_path) as run, pytest.raises(ValueError, match="JSON"):
         run.write_json("evaluation.json", {"a": float("nan")})
+
+
+def test_lists_of_numbers_take_a_line_and_texts_stay_as_they_are(tmp_path):
+    value = {
+        "rows": [[1, -2.5e-7], [None, 3]], "none": [], "texts": ["[1,  2]", "a\n[\n  1\n]"],
+        "mixed": [1, "x"], "truth": [True, False],
+    }  # fmt: skip
+    with RunDirectory.create(tmp_path / "run", command="search") as run:
+        text = run.write_json("x.json", value).read_text()
+    assert json.loads(text) == value
+    assert "\n    [1, -2.5e-07],\n    [null, 3]\n" in text
