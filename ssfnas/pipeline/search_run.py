@@ -180,7 +180,8 @@ def _finish(
             f"{problem}; the run is kept whole in {directory.path}: derive again with "
             f"{derive_command(trainer.config.plugins, directory.path, 'darts')}"
         )
-    card, labels = DataCard.of(trainer.data), None
+    # A resumed search finds images at the size that it chose; what they were is in its first card.
+    card, labels = DataCard.from_dict(files.data), None
     # Of several processes the others are not there to measure with.
     if session.world.size == 1 and is_worth_measuring(searched):
         labels = trainer.data.train.labels
