@@ -24,6 +24,8 @@ h1 { font-size: 1.6rem; line-height: 1.25; margin: 0.2rem 0 0.3rem; overflow-wra
 h2 { font-size: 1.15rem; margin: 0 0 0.8rem; }
 h3 { font-size: 0.98rem; margin: 1.2rem 0 0.5rem; overflow-wrap: anywhere; }
 h4 { font-size: 0.88rem; font-weight: 600; margin: 0 0 0.1rem; }
+ul { padding-left: 1.2rem; }
+li, footer { overflow-wrap: anywhere; }
 p { margin: 0.4rem 0 0.8rem; max-width: 52rem; overflow-wrap: anywhere; }
 a { color: var(--accent); }
 header .kind { color: var(--muted); margin: 0; }
