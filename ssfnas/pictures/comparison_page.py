@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from ssfnas.pictures.cells import draw_cell
+from ssfnas.pictures.chance import chance_levels
 from ssfnas.pictures.class_bars import class_accuracy
 from ssfnas.pictures.curves import CELL_NAMES, Line, panels_of_lines
-from ssfnas.pictures.data_differences import chance_levels, data_section, same_data
+from ssfnas.pictures.data_differences import data_section, same_data
 from ssfnas.pictures.markup import Pictures, joined, table, tag
 from ssfnas.pictures.numbers import all_keys, named, scalars, shown, spread
 from ssfnas.pictures.page_parts import (
@@ -134,7 +135,7 @@ def _results(groups: Sequence[Sequence[RunFiles]]) -> Section | None:
     for key in reversed(all_keys(guesses)):
         if any(run.get(key) is not None for group in numbers for run in group):
             shares = (shown(key, guess.get(key)) for guess in guesses)
-            rows.insert(0, (f"{named(key)} of a guess", *shares))
+            rows.insert(0, (f"{named(key)}: chance", *shares))
     seeds = ("seeds", *(", ".join(config_text(r.values.get("seed")) for r in g) for g in groups))
     shared = paragraph(
         "Runs that differ in nothing but the seed share a column: mean ± sample standard deviation."

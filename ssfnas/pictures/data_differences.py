@@ -68,17 +68,6 @@ def same_data(first: RunFiles, second: RunFiles) -> bool:
     return not any(_differ([own[key], others[key]]) for key in own)
 
 
-def chance_levels(run: RunFiles) -> dict[str, float]:
-    """What guessing would give on a run's test part, as shares of 1."""
-    if not (number := len(run.class_names)):
-        return {}
-    if run.data.get("multi_label"):
-        return {"auc": 0.5}
-    counts = run.data.get("test_counts")
-    largest = {"top1": max(counts) / sum(counts)} if counts and sum(counts) else {}
-    return {**largest, "balanced_accuracy": 1 / number}
-
-
 def _data_facts(run: RunFiles) -> dict[str, Fact]:
     data, names = run.data, normalized(run.class_names)
     counts = run.class_counts

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ssfnas.evaluation.classification_metrics import class_groups, group_of
+from ssfnas.pictures.chance import chance_levels
 from ssfnas.pictures.class_bars import HALF_WIDTH, class_accuracy
 from ssfnas.pictures.curves import panels_of_lines
 from ssfnas.pictures.image_sections import confusions_section, mistakes_section, samples_section
@@ -28,7 +29,7 @@ from ssfnas.pictures.page_parts import (
     tiles,
     time_of,
 )
-from ssfnas.pictures.verdict import chance_of, retrain_verdict
+from ssfnas.pictures.verdict import retrain_verdict
 from ssfnas.runs.run_files import RunFiles
 
 _LAST = "last_epoch"
@@ -102,12 +103,7 @@ def _verdict(run: RunFiles) -> Section | None:
 
 def _levels(run: RunFiles) -> dict[str, float]:
     """What chance gives, in percent, by the titles of learning curves."""
-    last = measurements(run).get(_LAST, {})
-    levels = {"auc": 0.5}
-    if is_number(last.get("top1")) and len(run.class_names) > 1:
-        chance = chance_of(run, len(run.class_names))
-        levels = {"auc": 0.5, "top1": chance.best, "balanced_accuracy": chance.uniform}
-    return {f"{named(key)} (%)": 100 * value for key, value in levels.items()}
+    return {f"{named(key)} (%)": 100 * value for key, value in chance_levels(run).items()}
 
 
 def _summary(run: RunFiles) -> Section:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssfnas.evaluation.classification_metrics import GROUPS
+from ssfnas.pictures.chance import chance_of
 from ssfnas.pictures.numbers import is_number, shown
 from ssfnas.runs.run_files import RunFiles
 
@@ -27,44 +28,6 @@ class Verdict:
 
     sentences: Sequence[str]
     alert: bool = False
-
-
-@dataclass(frozen=True)
-class Chance:
-    """What predictions are worth that know nothing of the image.
-
-    Attributes:
-        uniform: share that is right of classes drawn alike, and mean over classes of any guess.
-        largest: share that is right where the largest class is named each time; None: not known.
-    """
-
-    uniform: float
-    largest: float | None
-
-    @property
-    def best(self) -> float:
-        """The better of both."""
-        return max(self.uniform, self.largest or 0.0)
-
-
-def chance_of(run: RunFiles, classes: int) -> Chance:
-    """Chance on the test part of data with one label an image.
-
-    Args:
-        run: a retraining.
-        classes: how many there are.
-    """
-    images, counts = _test_images(run), run.class_counts
-    largest = None
-    if sum(images) and len(images) == len(counts) == classes:
-        largest = images[max(range(classes), key=lambda number: counts[number])] / sum(images)
-    return Chance(1 / classes, largest)
-
-
-def _test_images(run: RunFiles) -> list[int]:
-    confusions = run.evaluation.get("confusions")
-    images = confusions.get("images") if isinstance(confusions, Mapping) else None
-    return images if isinstance(images, list) else []
 
 
 def retrain_verdict(run: RunFiles, last: Mapping[str, Any]) -> Verdict | None:

@@ -10,8 +10,9 @@ import pytest
 from tiny_runs import tiny_retrain
 
 from ssfnas.pictures import report_html
+from ssfnas.pictures.chance import chance_levels
 from ssfnas.pictures.comparison_page import grouped_by_seed
-from ssfnas.pictures.data_differences import chance_levels, data_section
+from ssfnas.pictures.data_differences import data_section
 from ssfnas.runs.run_files import RunFiles
 from ssfnas.yaml_files import dump_yaml
 
@@ -101,9 +102,11 @@ def test_other_groups_of_classes_are_said(tmp_path):
 def test_chance_stands_beside_the_results_of_each(tmp_path):
     runs = [run_on(tmp_path / "a"), run_on(tmp_path / "b", class_names=["cat", "dog", "emu"],
                                            test_counts=[32, 4, 4])]  # fmt: skip
-    assert chance_levels(runs[0]) == {"top1": 0.5, "balanced_accuracy": pytest.approx(1 / 3)}
+    assert chance_levels(runs[0]) == {
+        "top1": 0.5, "balanced_accuracy": pytest.approx(1 / 3), "auc": 0.5,
+    }  # fmt: skip
     several = run_on(tmp_path / "c", multi_label=True, test_counts=[9, 9, 9])
     assert chance_levels(several) == {"auc": 0.5}
     text = re.sub(r"<[^>]*>|\s+", " ", report_html([run.path for run in runs]))
-    assert re.search(r"top-1 accuracy of a guess\s+50\.00 %\s+80\.00 %", text)
-    assert re.search(r"balanced accuracy of a guess\s+33\.33 %\s+33\.33 %", text)
+    assert re.search(r"top-1 accuracy: chance\s+50\.00 %\s+80\.00 %", text)
+    assert re.search(r"balanced accuracy: chance\s+33\.33 %\s+33\.33 %", text)

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from ssfnas.pictures.verdict import Chance, chance_of, retrain_verdict, search_verdict
+from ssfnas.pictures.chance import Chance, chance_of
+from ssfnas.pictures.verdict import retrain_verdict, search_verdict
 from ssfnas.runs.run_files import RunFiles
 from ssfnas.spaces import Genotype
 from ssfnas.yaml_files import dump_yaml
