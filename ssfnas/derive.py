@@ -108,7 +108,8 @@ def derive_again(config: DeriveConfig) -> None:
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with computing_threads(None):
-        for line in following_lines(run.config, genotype, named, card, labels, device):
+        name = f"{run.path}-{named.name}" if config.out is None else None
+        for line in following_lines(run.config, genotype, named, card, labels, device, name=name):
             print(line)
 
 

@@ -244,8 +244,8 @@ def _opened(path: Path) -> Iterator[Any]:
         # Decoders raise whatever their format's parser ran into (struct.error, SyntaxError, ...).
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RequestError(
-            f"{path}: cannot be decoded as an image ({reason}): repair or remove it, or let "
-            "--skip-corrupt leave it out"
+            f"{path}: cannot be decoded as an image ({reason}): repair or remove it, or leave out "
+            "at most N such files by --skip-corrupt N"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
 
@@ -25,6 +26,7 @@ _LONG = 1.0
 _WORTH_MEASURING = 20.0
 # A training of this many seconds is not waited for without another offer.
 _PATIENCE = 1800.0
+_OUT = {FULL: "full-network"}
 
 
 def is_worth_measuring(searched: float | None) -> bool:
@@ -39,6 +41,8 @@ def following_lines(
     card: DataCard,
     labels: Tensor | None,
     device: torch.device,
+    *,
+    name: str | Path | None = None,
 ) -> list[str]:
     """The trainings that may follow, the one that suits the device first, with their times.
 
@@ -49,10 +53,15 @@ def following_lines(
         card: of the search's data.
         labels: of its training images; None: not known, and so no time is.
         device: where it is computed.
+        name: what the directory of the training's run begins with; None: the lines name none.
     """
     lines = {
         preset: retrain_command(
-            config, where, preset=preset, size_was_asked_for=card.original_size is None
+            config,
+            where,
+            preset=preset,
+            size_was_asked_for=card.original_size is None,
+            out=None if name is None else _free(f"{name}-{_OUT.get(preset, 'network')}"),
         )
         for preset in ((SAMPLE,) if searches_the_sample(config) else (SMALL, FULL))
     }
@@ -69,6 +78,12 @@ def following_lines(
     for other in () if patient else others:
         said += [f"or           {lines[other]}", *_note(other, times[other], device)]
     return said
+
+
+def _free(name: str) -> str:
+    """A directory that is not there yet."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(path for path in itertools.chain([name], numbered) if not Path(path).exists())
 
 
 def _note(preset: str, seconds: float | None, device: torch.device) -> list[str]:

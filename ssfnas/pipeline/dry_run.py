@@ -84,8 +84,6 @@ def about(seconds: float) -> str:
 def predict(make: MakeTrainer, config: Any, data: ImageData, world_size: int) -> str:
     """What the run would need, in lines for people; see :func:`time_of_step` for the arguments."""
     files = data.train.images
-    step = time_of_step(make, config, data, world_size)
-    seconds = step.seconds
     trainer = make(config, data)
     device = trainer.world.device
     needed, limits = footprint(trainer, exact=True), memory_limits(device)
@@ -94,6 +92,10 @@ def predict(make: MakeTrainer, config: Any, data: ImageData, world_size: int) ->
         f"memory       about {gibibytes(needed.expected)} a process; {gibibytes(limits.free)} of "
         f"{limits.owner} are free",
     ]
+    if needed.of_images(_FEWEST) > limits.free:
+        return "\n".join([*lines, f"time         not measured: {_FEWEST} images do not fit"])
+    step = time_of_step(make, config, data, world_size)
+    seconds = step.seconds
     if isinstance(files, FolderImages):
         workers = max(1, min(config.workers, os.cpu_count() or 1))
         each = _seconds_to_decode(files)
@@ -109,9 +111,15 @@ def predict(make: MakeTrainer, config: Any, data: ImageData, world_size: int) ->
     total = about(trainer.total_steps * seconds)
     lines.append(
         f"time         about {seconds:.3g} s a step, {total} in all ({step.measured} images were "
-        "measured; evaluation not counted)"
+        f"measured{_busy()}; evaluation not counted)"
     )
     return "\n".join(lines)
+
+
+def _busy() -> str:
+    """Says that others compute at the moment, which makes measured times longer."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    return f" while the machine was busy, at a load of {load:.1f}" if load > 1.5 * cores else ""
 
 
 class _StandIn(FolderImages):

@@ -50,11 +50,7 @@ def export_network(run: Run, config: ExportConfig) -> Lines:
         RequestError: the run has no network, a package is missing, or the place is taken.
         NumericalError: what was made does not compute what the network does.
     """
-    if run.command != "retrain":
-        raise RequestError(
-            f"--run {run.path} is a search, which has no trained network: python -m ssfnas.retrain "
-            f"--genotype {run.path} trains one"
-        )
+    run.require_network(config.which)
     if config.format == "onnx":
         check_packages()
     out = _place(run, config)

@@ -21,6 +21,9 @@ _BACKWARD = 1.1
 # A parameter, its gradient, and what optimizers keep of it.
 _STATE = 4
 _UNLIMITED = 2**62
+# Pixels of a side from which on what an image keeps is measured on a smaller one, and scaled by the
+# area: two large images alone may be more than a machine has.
+_LARGEST_TRIED = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,10 @@ class Footprint:
         stream = self.passes.stream
         views = self.views * stream.batch_size / stream.world_size
         return self.fixed + views + _BACKWARD * self.least
+
+    def of_images(self, images: int) -> float:
+        """What a step of so many images a process will take about."""
+        return self.fixed + images * (self.views + _BACKWARD * self.kept * self.passes.count)
 
     def fitting_batch(self, free: float) -> int:
         """The largest batch, over all processes, whose step takes about ``free`` bytes in each."""
@@ -88,7 +95,10 @@ def _kept(trainer: Trainer, images: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    shape = images, data.in_channels, *data.image_size
+    height, width = data.image_size
+    shrunk = -(-max(height, width) // _LARGEST_TRIED)
+    size = max(1, height // shrunk), max(1, width // shrunk)
+    shape = images, data.in_channels, *size
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=draws, dtype=trainer.dtype).to(device)
     with (
@@ -100,7 +110,7 @@ def _kept(trainer: Trainer, images: int) -> int:
         own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
         output = net(x)
     del output
-    return sum(kept.values())
+    return round(sum(kept.values()) * (height * width) / (size[0] * size[1]))
 
 
 def check_memory(trainer: Trainer, say: Callable[[str], None]) -> None:

@@ -28,19 +28,21 @@ class PredictionTable:
             for each of its labels.
         images: how many there were, those that could not be read included.
         none: with several labels: how many images have none.
+        unread: how many could not be read.
     """
 
     def __init__(self, class_names: tuple[str, ...], top_k: int, multi_label: bool) -> None:
         self._names, self._top_k, self._several = class_names, top_k, multi_label
         self._rows: list[list[str]] = []
         self.counts: Counter[int] = Counter()
-        self.images = self.none = 0
+        self.images = self.none = self.unread = 0
 
     def add(self, batch: PredictedBatch) -> None:
         """Count a batch, and keep the first of all images to list them."""
         self.counts += Counter(dict(enumerate(batch.decided.sum(0).tolist())))
         self.images += len(batch.names)
         read = [not problem for problem in batch.problems]
+        self.unread += read.count(False)
         self.none += sum(
             there and not some
             for there, some in zip(read, batch.decided.any(1).tolist(), strict=True)
@@ -94,6 +96,7 @@ class PredictionTable:
             if len(told) > _CLASSES:
                 told = [*told[:_CLASSES], f"and {len(told) - _CLASSES:,} classes more"]
             told += [f"none of them: {self.none:,}"] if self._several and self.none else []
+            told += [f"could not be read: {self.unread:,}"] if self.unread else []
             lines += ["", f"{self.images:,} images, by class: {', '.join(told)}"]
         return lines
 

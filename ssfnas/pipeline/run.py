@@ -17,7 +17,8 @@ from ssfnas.evaluation.thresholds import chosen_thresholds
 from ssfnas.exports.model_folder import is_model_folder
 from ssfnas.exports.pretrained import PretrainedNetwork
 from ssfnas.runs.data_card import DataCard
-from ssfnas.runs.next_commands import retrain_command
+from ssfnas.runs.finished_runs import require_finished
+from ssfnas.runs.next_commands import SMALL, retrain_command
 from ssfnas.runs.run_directory import RunDirectory
 from ssfnas.runs.run_files import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, RunFiles
 from ssfnas.spaces import Genotype
@@ -100,21 +101,7 @@ class Run(RunFiles):
         Raises:
             RequestError: the run is a search, is not finished, or kept no such weights.
         """
-        if self.command != "retrain":
-            raise RequestError(
-                f"{self.path} is a search: only a retraining has a trained network: train what it "
-                f"found with {self._retrain_command()}"
-            )
-        file = self.weights_file(which)
-        if not file.is_file():
-            reasons = {
-                "best": ", as one without a validation part",
-                "ema": ", as one without --ema",
-            }
-            raise RequestError(
-                f"{file} is missing: the run is not finished, or keeps no {which} weights"
-                + reasons.get(which, "")
-            )
+        file = self.require_network(which)
         card = self.data_card
         net = build_network(
             self.config,
@@ -137,11 +124,32 @@ class Run(RunFiles):
             raise RequestError(f"{file} is damaged, or another network's: {first}") from None
         return net.eval()
 
+    def require_network(self, which: str = "last") -> Path:
+        """The file of the weights that :meth:`network` reads.
+
+        Raises:
+            RequestError: the run is a search, is not finished, or kept no such weights; says what
+                to do.
+        """
+        if self.command != "retrain":
+            raise RequestError(
+                f"{self.path} is a search: only a retraining has a trained network: train what it "
+                f"found with {self._retrain_command()}"
+            )
+        file = self.weights_file(which)
+        if file.is_file():
+            return file
+        require_finished(self.path, f"--run {self.path}")
+        reasons = {"best": ", as one without a validation part", "ema": ", as one without --ema"}
+        raise RequestError(
+            f"{file} is missing: the run keeps no {which} weights{reasons.get(which, '')}"
+        )
+
     def _retrain_command(self) -> str:
         # A search that has only begun may not have described its images.
         card = self.data_card if (self.path / "data.json").is_file() else None
         asked = card is None or card.original_size is None
-        return retrain_command(self.config, self.path, size_was_asked_for=asked)
+        return retrain_command(self.config, self.path, preset=SMALL, size_was_asked_for=asked)
 
     def predict(
         self,

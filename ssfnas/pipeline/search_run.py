@@ -36,7 +36,8 @@ SAMPLE_NOTE = """\
 This is the sample that ships with the package: it shows the pipeline, not an architecture to keep.
 The full thing, on CIFAR10-LT (downloads CIFAR-10, wants a GPU):
     python -m ssfnas.search --preset ssfnas --out runs/ssfnas
-On images of your own, as the machine allows: python -m ssfnas.search --dataset images.npz
+On images of your own, folders that are named as their classes, in minutes to half an hour on a CPU:
+    python -m ssfnas.search --dataset FOLDER --image-size 64 --out runs/mine
 """
 
 LARGEST_SEARCHED = 80
@@ -186,7 +187,13 @@ def _finish(
     if session.world.size == 1 and is_worth_measuring(searched):
         labels = trainer.data.train.labels
     for line in following_lines(
-        trainer.config, genotype, directory.path, card, labels, session.world.device
+        trainer.config,
+        genotype,
+        directory.path,
+        card,
+        labels,
+        session.world.device,
+        name=directory.path,
     ):
         session.say(line)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -30,7 +31,7 @@ from ssfnas.runtime.determinism import (
 )
 from ssfnas.runtime.distributed import World, number_of_processes, start_world
 from ssfnas.runtime.environment import environment
-from ssfnas.runtime.interruption import Interruption
+from ssfnas.runtime.interruption import Interrupted, Interruption
 from ssfnas.runtime.memory import kept_memory
 from ssfnas.runtime.threads import computing_threads
 from ssfnas.training.loop import resume, train
@@ -245,6 +246,12 @@ def run_training(
             checkpoint_minutes=config.checkpoint_minutes,
             title=command,
         )
+    except KeyboardInterrupt:
+        # The second Ctrl-C: a step was in the way.
+        if not (saved := store.files()):
+            raise
+        message = f"stopped at once; the last state is that of step {saved[0][0]:,}; go on with: "
+        raise Interrupted(signal.SIGINT, message + resume_command(command, path)) from None
     finally:
         trainer.close()
         if log is not None:

@@ -20,7 +20,12 @@ def searches_the_sample(config: SearchConfig) -> bool:
 
 
 def retrain_command(
-    config: SearchConfig, path: str | Path, *, preset: str = FULL, size_was_asked_for: bool = True
+    config: SearchConfig,
+    path: str | Path,
+    *,
+    preset: str = FULL,
+    size_was_asked_for: bool = True,
+    out: str | None = None,
 ) -> str:
     """The line that retrains what a search found, on the data that it searched on.
 
@@ -30,6 +35,7 @@ def retrain_command(
         preset: how the network is trained; the embedded sample has one of its own.
         size_was_asked_for: whether the config's image size is the user's. A size that the search
             chose by itself is the search's alone: the network is trained on the images as they are.
+        out: the run directory of the training; None: the line names none.
     """
     sample = searches_the_sample(config)
     words = ["--preset", SAMPLE if sample else preset]
@@ -41,7 +47,8 @@ def retrain_command(
         value = getattr(config, entry.name)
         if entry.name not in left_out and value != entry.default:
             words += [f"--{entry.name.replace('_', '-')}", _written(value)]
-    return _line("retrain", *_plugins(config.plugins), *words, "--genotype", str(path))
+    words += ["--genotype", str(path), *([] if out is None else ["--out", out])]
+    return _line("retrain", *_plugins(config.plugins), *words)
 
 
 def derive_command(plugins: Sequence[str], path: str | Path, *rule: str) -> str:

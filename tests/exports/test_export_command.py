@@ -195,7 +195,7 @@ def test_bad_requests(capsys, run, tmp_path):
     search.mkdir()
     (search / "config.yaml").write_text("command: search\nenvironment: {}\n")
     said = refused(capsys, "--run", search, "--format", "timm")
-    assert f"python -m ssfnas.retrain --genotype {search}" in said
+    assert f"--genotype {search}" in said
     assert not (search / "export").exists()
     assert "keeps no best weights" in refused(
         capsys, "--run", run.path, "--format", "timm", "--which", "best"

@@ -58,6 +58,17 @@ def test_on_a_cpu_the_small_training_comes_first_and_both_say_their_time(few, mo
     assert [config.batch_size for config, _ in seen] == [8, 8]
 
 
+def test_the_lines_name_directories_that_are_not_there_yet(few, tmp_path):
+    card = DataCard.of(load_data(SearchConfig(dataset=str(few))))
+    for name in ("run-network", "run-network-2"):
+        (tmp_path / name).mkdir()
+    found = Genotype.load("DARTS_V2")
+    config, name = SearchConfig(dataset=str(few)), tmp_path / "run"
+    first, _, other, _ = following_lines(config, found, "run", card, None, CPU, name=name)
+    assert first.endswith(f" --genotype run --out {name}-network-3")
+    assert other.endswith(f" --genotype run --out {name}-full-network")
+
+
 @pytest.mark.parametrize(("seconds", "lines"), [(0.01, 2), (60.0, 4)])
 def test_on_a_gpu_the_full_training_comes_first_and_alone_where_it_is_short(
     few, monkeypatch, seconds, lines

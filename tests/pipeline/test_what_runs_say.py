@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from ssfnas.pipeline.retrain_run import run_retrain
 from ssfnas.pipeline.search_run import run_search
 from ssfnas.runtime.interruption import AFTER_THE_LOOP, IN_THE_LOOP, Interrupted
 from ssfnas.training.retrain_trainer import RetrainTrainer
+from ssfnas.training.search_trainer import SearchTrainer
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +112,20 @@ def test_a_signal_after_the_last_step_is_told_that_nothing_is_lost(
     run = run_retrain(tiny_retrain(small_npz, tmp_path / "run", steps=1))
     assert (run.path / "report.html").exists()
     assert AFTER_THE_LOOP in capfd.readouterr().err
+
+
+def test_a_second_interruption_says_which_state_there_is(small_npz, tmp_path, monkeypatch):
+    """It comes in the middle of a step: what was saved before is gone on with."""
+    run_step = SearchTrainer.run_step
+
+    def stopped_in_the_third(trainer):
+        if trainer.step == 2:
+            raise KeyboardInterrupt
+        run_step(trainer)
+
+    monkeypatch.setattr(SearchTrainer, "run_step", stopped_in_the_third)
+    config = tiny_search(small_npz, tmp_path / "run", knn=False)
+    with pytest.raises(Interrupted, match=r"last state is that of step 0; go on with: .* --resume"):
+        run_search(config)
+    monkeypatch.undo()
+    assert run_search(dataclasses.replace(config, resume=True)).finished
