@@ -88,7 +88,7 @@ def predict_images(run: Run, config: PredictConfig, device: torch.device) -> Pre
         **how,
     }
     with _file(config, names, settings) as file:
-        with Progress(total, title="predict", enabled=total > _LONG) as progress:
+        with Progress(total, title="predict", unit="image", enabled=total > _LONG) as progress:
             for batch in predictor.predict(sources):
                 table.add(batch)
                 for other in (file, page):

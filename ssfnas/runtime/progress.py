@@ -40,6 +40,7 @@ class Progress:
     Args:
         total: the steps there are.
         title: what stands first.
+        unit: what a step is called.
         start: steps done already.
         enabled: False shows nothing.
         interval: seconds between plain lines, where the stream is no terminal.
@@ -52,13 +53,14 @@ class Progress:
         total: int,
         *,
         title: str = "",
+        unit: str = "step",
         start: int = 0,
         enabled: bool = True,
         interval: float = 30.0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.title, self.step = total, title, start
+        self.total, self.title, self.unit, self.step = total, title, unit, start
         self.enabled = enabled
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
@@ -138,13 +140,14 @@ class Progress:
         )
         pace = ""
         if rate is not None:
-            pace = f"{rate:.3g} steps/s" if rate >= 1 else f"{1 / rate:.3g} s a step"
+            each = f"{'an' if self.unit[0] in 'aeiou' else 'a'} {self.unit}"
+            pace = f"{rate:.3g} {self.unit}s/s" if rate >= 1 else f"{1 / rate:.3g} s {each}"
         # Rounded down: 100 % is said of a loop that is through.
         percent = 100 * self.step // self.total if self.total else 100
         return {
             "title": self.title,
             "place": self._place,
-            "steps": f"step {self.step:,} of {self.total:,}",
+            "steps": f"{self.unit} {self.step:,} of {self.total:,}",
             "percent": f"{percent} %",
             "elapsed": f"{_duration(self._clock() - self._began)} elapsed",
             "left": left,

@@ -116,7 +116,9 @@ def test_deriving_again_leaves_what_the_search_found(small_npz, tmp_path, capsys
         folder = run.path / "derived" / name
         printed = capsys.readouterr().out
         assert f"written      {folder / 'genotype.json'}\n" in printed
-        assert re.search(rf"^next .* --genotype {folder} --out {run.path}-{name}-network$", printed, re.MULTILINE)
+        assert re.search(
+            rf"^next .* --genotype {folder} --out {run.path}-{name}-network$", printed, re.MULTILINE
+        )
         assert {"genotype.json", "derivation.json", "genotype_normal.svg"} <= files_of(
             folder
         ).keys()

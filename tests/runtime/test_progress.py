@@ -183,3 +183,13 @@ def test_a_dumb_terminal_gets_lines(monkeypatch):
         clock.now += 1
         bar.update(2)
     assert stream.getvalue() == "search  step 2 of 2  100 %  0:00:01 elapsed  2 steps/s\n"
+
+
+@pytest.mark.parametrize(("seconds", "pace"), [(0.25, "4 images/s"), (2.0, "2 s an image")])
+def test_steps_are_called_what_they_are(seconds, pace):
+    clock, stream = Clock(), io.StringIO()
+    with Progress(10, unit="image", stream=stream, clock=clock, interval=0) as bar:
+        clock.now += seconds
+        bar.update(1)
+    assert "image 1 of 10" in stream.getvalue()
+    assert pace in stream.getvalue()
