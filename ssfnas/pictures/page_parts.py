@@ -131,8 +131,14 @@ def curves_section(
     wanted: Callable[[str], bool] = lambda key: True,
     levels: Mapping[str, float] | None = None,
 ) -> Section | None:
-    """Lines over time of what was logged, ``levels`` as of chance; None where none of it was."""
+    """Lines over time of what was logged, ``levels`` as of chance.
+
+    What was measured once makes no line; None where nothing was measured more often.
+    """
     x_name, panels = lines_over_time(run.metrics, wanted)
+    panels = {
+        name: lines for name, lines in panels.items() if any(len(x) > 1 for x, _ in lines.values())
+    }
     if not panels:
         return None
     drawn = panels_of_lines(panels, xlabel=x_name, levels=levels)

@@ -354,6 +354,14 @@ def test_a_run_of_one_epoch_has_a_time(tmp_path):
     assert "time 1 min 12 s" in page_of(path).text
 
 
+def test_what_was_measured_once_has_no_curve(tmp_path):
+    run = write_retrain(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert "curves" in page_of(run).ids
+    (run / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    assert "curves" not in page_of(run).ids
+
+
 def test_epochs_that_steps_stand_in_place_of_are_not_compared(tmp_path):
     runs = [
         write_retrain(tmp_path / "long"),
