@@ -144,6 +144,8 @@ def read_yaml(path: str | Path) -> FileValues:
     except UnicodeDecodeError as error:
         problem = f"{path} is not text in UTF-8 (byte {error.start}): expected a YAML file"
         raise RequestError(problem) from None
+    except ValueError as error:  # a name that no file can have
+        raise RequestError(f"cannot read {str(path)!a}: {error}") from None
     return parse_yaml(text, str(path))
 
 

@@ -140,10 +140,12 @@ class Run(RunFiles):
         if file.is_file():
             return file
         require_finished(self.path, f"--run {self.path}")
-        reasons = {"best": ", as one without a validation part", "ema": ", as one without --ema"}
-        raise RequestError(
-            f"{file} is missing: the run keeps no {which} weights{reasons.get(which, '')}"
-        )
+        reasons = {
+            "last": "though the run has finished: it was removed",
+            "best": "the run keeps no best weights, as one without a validation part",
+            "ema": "the run keeps no average of its weights, as one without --ema",
+        }
+        raise RequestError(f"{file} is missing: {reasons.get(which, 'no such weights')}")
 
     def _retrain_command(self) -> str:
         # A search that has only begun may not have described its images.

@@ -245,7 +245,7 @@ def test_a_damaged_or_foreign_weight_file_is_refused(small_npz, tmp_path):
     with pytest.raises(RequestError, match=r"model\.safetensors"):
         load(run.path).network()
     file.unlink()
-    with pytest.raises(RequestError, match="not finished"):
+    with pytest.raises(RequestError, match="is missing: though the run has finished"):
         load(run.path).network()
 
 
