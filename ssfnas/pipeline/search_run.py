@@ -36,8 +36,8 @@ SAMPLE_NOTE = """\
 This is the sample that ships with the package: it shows the pipeline, not an architecture to keep.
 The full thing, on CIFAR10-LT (downloads CIFAR-10, wants a GPU):
     python -m ssfnas.search --preset ssfnas --out runs/ssfnas
-On images of your own, folders that are named as their classes, in minutes to half an hour on a CPU:
-    python -m ssfnas.search --dataset FOLDER --image-size 64 --out runs/mine
+On images of your own, in folders named as their classes, a quarter to half an hour on a CPU:
+    python -m ssfnas.search --dataset FOLDER --image-size 80 --out runs/mine
 """
 
 LARGEST_SEARCHED = 80
