@@ -289,10 +289,34 @@ class RetrainConfig(LossOptions, StageOptions, MixupEnd, Launching, DataOptions,
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(PluginOptions):
-    """``python -m ssfnas.evaluate``: measure a trained network."""
+class TrainedOptions(PluginOptions):
+    """Whose network."""
 
     run: str = option("", "directory of the retraining", required=True)
+
+
+@dataclass(kw_only=True)
+class InferenceOptions(TrainedOptions):
+    """How a trained network computes."""
+
+    batch_size: int = option(
+        256, "images a batch at most; of more than 90 pixels a side fewer are taken", minimum=1
+    )
+    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    threads: int | None = option(
+        None,
+        "threads that compute; absent: as many as the process may use CPUs (python -m ssfnas.env)",
+        minimum=1,
+    )
+    precision: str = option(
+        "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16")
+    )
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(InferenceOptions):
+    """``python -m ssfnas.evaluate``: measure a trained network."""
+
     which: str = option(
         "last",
         "weights to measure: the last, those of the epoch that the validation part chose, or the "
@@ -306,18 +330,6 @@ class EvaluateConfig(PluginOptions):
     )
     data_dir: str | None = option(
         None, "folder that torchvision's data sets are downloaded to; absent: the run's"
-    )
-    batch_size: int = option(
-        256, "images a batch at most; of more than 90 pixels a side fewer are taken", minimum=1
-    )
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    threads: int | None = option(
-        None,
-        "threads that compute; absent: as many as the process may use CPUs (python -m ssfnas.env)",
-        minimum=1,
-    )
-    precision: str = option(
-        "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16")
     )
     thirds: bool = option(
         False, "group classes in thirds instead of many / medium / few", single_label=True
@@ -333,10 +345,9 @@ _GRAPH: dict[str, tuple[Any, ...]] = {"format": ("onnx", "torch-export")}
 
 
 @dataclass(kw_only=True)
-class ExportConfig(PluginOptions):
+class ExportConfig(TrainedOptions):
     """``python -m ssfnas.export``: a trained network in a form that others load."""
 
-    run: str = option("", "directory of the retraining", required=True)
     format: str = option(
         "onnx",
         "onnx: one file for onnxruntime and its like; torch-export: one .pt2 file for torch alone; "
@@ -375,7 +386,7 @@ class ExportConfig(PluginOptions):
 
 
 @dataclass(kw_only=True)
-class PredictConfig(PluginOptions):
+class PredictConfig(InferenceOptions):
     """``python -m ssfnas.predict``: use a trained network on new images."""
 
     images: list[str] = option(
@@ -385,7 +396,6 @@ class PredictConfig(PluginOptions):
         required=True,
         positional=True,
     )
-    run: str = option("", "directory of the retraining", required=True)
     out: str | None = option(
         None,
         "file to write all predictions to, in the format that its ending says; absent: none",
@@ -428,18 +438,6 @@ class PredictConfig(PluginOptions):
         0,
         "go on where at most so many image files cannot be read, and list them without a class",
         minimum=0,
-    )
-    batch_size: int = option(
-        256, "images a batch at most; of more than 90 pixels a side fewer are taken", minimum=1
-    )
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    threads: int | None = option(
-        None,
-        "threads that compute; absent: as many as the process may use CPUs (python -m ssfnas.env)",
-        minimum=1,
-    )
-    precision: str = option(
-        "fp32", "arithmetic of the forward pass", choices=("fp32", "bf16", "fp16")
     )
     workers: int = option(4, "processes that decode image files, at most one a core", minimum=0)
 

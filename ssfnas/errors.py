@@ -46,6 +46,11 @@ def shown(value: Any) -> str:
     return text if plain or not isinstance(value, str) else ascii(text)
 
 
+def printable(text: str) -> str:
+    """A text on one line that any terminal and any page shows; the rest as Python escapes it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def written(value: Any) -> str:
     """A value as one would type it."""
     if isinstance(value, list):

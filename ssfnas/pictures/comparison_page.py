@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from ssfnas.evaluation.measure_names import named, shown
 from ssfnas.pictures.cells import draw_cell
 from ssfnas.pictures.chance import chance_levels
 from ssfnas.pictures.class_bars import class_accuracy
 from ssfnas.pictures.curves import CELL_NAMES, Line, panels_of_lines
 from ssfnas.pictures.data_differences import data_section, same_data
 from ssfnas.pictures.markup import Pictures, joined, table, tag
-from ssfnas.pictures.numbers import all_keys, named, scalars, shown, spread
+from ssfnas.pictures.numbers import all_keys, scalars, spread
 from ssfnas.pictures.page_parts import (
     Section,
     config_text,

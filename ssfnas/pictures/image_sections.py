@@ -9,11 +9,12 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from ssfnas.evaluation.measure_names import shown
 from ssfnas.pictures.class_bars import HALF_WIDTH
 from ssfnas.pictures.gallery import Picture, gallery
 from ssfnas.pictures.heat_maps import confusion_matrix
 from ssfnas.pictures.markup import joined, table, tag
-from ssfnas.pictures.numbers import shown
+from ssfnas.pictures.numbers import tenths
 from ssfnas.pictures.page_parts import Section, paragraph
 from ssfnas.runs.run_files import RunFiles
 
@@ -132,15 +133,11 @@ def _wrong_classes(run: RunFiles, mistakes: Arrays) -> list[Markup]:
 def _mistake(run: RunFiles, mistakes: Arrays, row: int) -> Picture:
     true, taken = (_name(run, int(mistakes[key][row])) for key in ("labels", "predicted"))
     lines = [
-        tag("b", f"{taken} {_percent(mistakes['scores'][row])}"),
-        f"is {true} {_percent(mistakes['label_scores'][row])}",
+        tag("b", f"{taken} {tenths(mistakes['scores'][row])}"),
+        f"is {true} {tenths(mistakes['label_scores'][row])}",
         tag("small", f"image {int(mistakes['positions'][row]):,}"),
     ]
     return Picture([mistakes["images"][row]], lines, f"{true}, taken for {taken}")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _never_right(run: RunFiles) -> list[int]:
@@ -169,7 +166,7 @@ def _wrong_labels(run: RunFiles, mistakes: Arrays) -> list[Markup]:
         lines: list[object] = [tag("b", _labels(run, mistakes["labels"][row]))]
         for number in order[:_LABELS]:
             kind = "not found" if present[row][number] else "wrongly found"
-            lines.append(f"{kind}: {_name(run, number)} {_percent(scores[row][number])}")
+            lines.append(f"{kind}: {_name(run, number)} {tenths(scores[row][number])}")
         if len(order) > _LABELS:
             lines.append(f"and {len(order) - _LABELS} more")
         lines.append(tag("small", f"image {int(mistakes['positions'][row]):,}"))

@@ -1,4 +1,4 @@
-"""Measurements as reports show them: names for people, shares in percent, means with spreads."""
+"""Measurements as reports show them: shares in percent, means with spreads, durations."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ssfnas.evaluation.measure_names import is_number as is_number
-from ssfnas.evaluation.measure_names import is_share as is_share
-from ssfnas.evaluation.measure_names import named as named
-from ssfnas.evaluation.measure_names import shown as shown
+from ssfnas.evaluation.measure_names import is_number, is_share, shown
 
 
 def whole(value: float) -> str:
     """The nearest whole number, halves up, as everybody rounds; empty where there is none."""
     # What is a half in decimals need not be one in binary: 100 * 0.285 is a little less than 28.5.
     return str(math.floor(round(value, 6) + 0.5)) if math.isfinite(value) else ""
+
+
+def tenths(share: float) -> str:
+    """A share in percent as captions have it, which never end in the middle of it."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def spread(key: str, values: Sequence[float]) -> str:

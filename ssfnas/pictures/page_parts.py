@@ -8,11 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ssfnas.evaluation.measure_names import named, shown
 from ssfnas.pictures.cells import draw_cell
 from ssfnas.pictures.class_bars import class_sizes
 from ssfnas.pictures.curves import CELL_NAMES, panels_of_lines
 from ssfnas.pictures.markup import Pictures, joined, table, tag
-from ssfnas.pictures.numbers import all_keys, duration, named, scalars, shown
+from ssfnas.pictures.numbers import all_keys, duration, scalars
 from ssfnas.pictures.series import elapsed, lines_over_time
 from ssfnas.runs.next_commands import resume_command
 from ssfnas.runs.run_files import RunFiles

@@ -11,10 +11,12 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from ssfnas.errors import printable
 from ssfnas.evaluation.predictor import PredictedBatch
 from ssfnas.pictures.gallery import Picture, gallery, reduced
 from ssfnas.pictures.html import predictions_html
 from ssfnas.pictures.markup import joined, table, tag
+from ssfnas.pictures.numbers import tenths
 from ssfnas.pictures.page_parts import Section, paragraph, tiles
 
 _EXTREMES = 12
@@ -91,17 +93,17 @@ class PredictionPage:
     ) -> Picture:
         name = batch.names[row]
         place = "" if name.index is None else f"[{name.index}]"
-        file = _shown(PurePath(name.file).name) + place
+        file = printable(PurePath(name.file).name) + place
         told = classes if self._several else np.argsort(-values, kind="stable")[:_NAMED].tolist()
         lines = [
             tag("b", text) if number in classes else text
             for number in told
-            for text in [f"{self._names[number]}: {100 * values[number]:.1f} %"]
+            for text in [f"{self._names[number]}: {tenths(values[number])}"]
         ]
         if self._several and not classes:
             lines = ["none of the labels"]
         pixels = reduced(batch.pixels[row].numpy()).copy()
-        return Picture([pixels], [*lines, tag("small", file)], _shown(name.file) + place)
+        return Picture([pixels], [*lines, tag("small", file)], printable(name.file) + place)
 
     def html(self, title: str, run: str, weights: str, notes: Sequence[str]) -> str:
         """The page.
@@ -195,10 +197,5 @@ class PredictionPage:
             return None
         rest = self._unread_count - len(self._unread)
         more = [f"and {rest:,} more"] if rest else []
-        lines = [tag("li", _shown(text)) for text in [*self._unread, *more]]
+        lines = [tag("li", printable(text)) for text in [*self._unread, *more]]
         return Section("unread", "Could not be read", tag("ul", *lines), alert=True)
-
-
-def _shown(text: str) -> str:
-    """A file's name as HTML can hold it."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -9,13 +9,14 @@ from typing import Any
 from markupsafe import Markup
 
 from ssfnas.evaluation.classification_metrics import class_groups, group_of
+from ssfnas.evaluation.measure_names import is_number, named, shown
 from ssfnas.pictures.chance import chance_levels
 from ssfnas.pictures.class_bars import HALF_WIDTH, class_accuracy
 from ssfnas.pictures.curves import panels_of_lines
 from ssfnas.pictures.image_sections import confusions_section, mistakes_section, samples_section
 from ssfnas.pictures.many_classes import MOST_BARS
 from ssfnas.pictures.markup import Pictures, joined, table, tag
-from ssfnas.pictures.numbers import is_number, named, scalars, shown
+from ssfnas.pictures.numbers import scalars
 from ssfnas.pictures.page_parts import (
     Section,
     cells_section,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from ssfnas.evaluation.measure_names import is_number, named, shown
 from ssfnas.pictures.curves import (
     CELL_NAMES,
     edge_ends,
@@ -17,7 +18,6 @@ from ssfnas.pictures.curves import (
 from ssfnas.pictures.heat_maps import final_weights
 from ssfnas.pictures.image_sections import samples_section
 from ssfnas.pictures.markup import Pictures, joined, table, tag
-from ssfnas.pictures.numbers import is_number, named, shown
 from ssfnas.pictures.page_parts import (
     Section,
     cells_section,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from ssfnas.evaluation.measure_names import is_number, is_share, named
 from ssfnas.pictures.curves import Line
-from ssfnas.pictures.numbers import all_keys, is_number, is_share, named
+from ssfnas.pictures.numbers import all_keys
 
 _NOT_SHOWN = {"step", "epoch", "wall_time", "sample", "crt_lr"}
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssfnas.evaluation.classification_metrics import GROUPS
+from ssfnas.evaluation.measure_names import is_number, shown
 from ssfnas.pictures.chance import chance_of
-from ssfnas.pictures.numbers import is_number, shown
 from ssfnas.runs.run_files import RunFiles
 
 _MOST_NAMES = 3

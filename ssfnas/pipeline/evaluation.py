@@ -58,7 +58,8 @@ def evaluate_network(
         device: where to compute.
 
     Returns:
-        What was measured, for JSON, and the worst mistakes, see :func:`~.mistakes.mistake_arrays`.
+        What was measured, for JSON, and of the last weights on the run's own data, which the report
+        shows, the worst mistakes; see :func:`~.mistakes.mistake_arrays`.
 
         Of the first, ``last_epoch`` holds the metrics of the weights asked for, ``ema`` and
         ``best`` beside the last weights those of the others that the run keeps. ``confusions`` are
@@ -77,7 +78,8 @@ def evaluate_network(
         check_multi_label(config, option_values(type(config)))
     evaluation = _Evaluation(run, data, config, device)
     result = evaluation.result()
-    return result, evaluation.mistakes(result)
+    shown = config.which == "last" and config.dataset is None
+    return result, evaluation.mistakes(result) if shown else {}
 
 
 @dataclasses.dataclass(frozen=True)

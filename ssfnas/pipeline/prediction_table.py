@@ -6,6 +6,8 @@ from collections import Counter
 
 from rich.cells import cell_len, set_cell_size
 
+from ssfnas.errors import printable
+from ssfnas.evaluation.measure_names import shown
 from ssfnas.evaluation.predictor import PredictedBatch
 from ssfnas.pipeline.prediction_files import ranked
 
@@ -59,7 +61,7 @@ class PredictionTable:
 
     def _classes(self, batch: PredictedBatch) -> list[list[str]]:
         return [
-            [text for name, value in pairs for text in (printable(name), percent(value))]
+            [text for name, value in pairs for text in (printable(name), _percent(value))]
             for pairs in ranked(batch, self._names, self._top_k)
         ]
 
@@ -68,7 +70,7 @@ class PredictionTable:
         return [
             [
                 ", ".join(
-                    f"{printable(name)} {percent(value)}"
+                    f"{printable(name)} {shown('probability', value)}"
                     for name, there, value in zip(self._names, decided, values, strict=True)
                     if there
                 )
@@ -101,6 +103,10 @@ class PredictionTable:
         return lines
 
 
+def _percent(probability: float) -> str:
+    return shown("probability", probability)
+
+
 def _aligned(rows: list[list[str]]) -> list[str]:
     """Rows as lines, in columns of their own width."""
     count = max(map(len, rows))
@@ -109,16 +115,6 @@ def _aligned(rows: list[list[str]]) -> list[str]:
         for place in range(count - 1)
     ]
     return ["  ".join([*map(_fitting, row[:-1], widths), row[-1]]).rstrip() for row in rows if row]
-
-
-def percent(share: float) -> str:
-    """A share as people read it."""
-    return f"{100 * share:.2f} %"
-
-
-def printable(text: str) -> str:
-    """A text on one line that any terminal shows."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _fitting(text: str, width: int) -> str:

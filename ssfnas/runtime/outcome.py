@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import TextIO, TypeVar
 
-from ssfnas.errors import NumericalError, RequestError, found_everywhere
+from ssfnas.errors import NumericalError, RequestError, found_everywhere, printable
 from ssfnas.runtime.interruption import Interrupted
 
 Request = TypeVar("Request")
@@ -88,5 +88,4 @@ def exit_code(
 
 
 def _one_line(message: str) -> str:
-    text = " ".join(message.split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable(" ".join(message.split()))

@@ -140,7 +140,7 @@ def test_a_build_is_known_by_all_that_it_is_made_of(script, monkeypatch, sources
         compiler.write_text(f"#!/bin/sh\necho {text}\n")
         compiler.chmod(0o755)
 
-    def key(folder: str = "/tmp/one", flags: str = "-O3") -> str:
+    def key(folder: str = "/pip/one", flags: str = "-O3") -> str:
         text = f"c++ {flags} -isystem{folder} -o {folder}/_C.so"
         return script.build_key(text, {folder: "folder"}, [f"{compiler} -m64"])
 
@@ -148,7 +148,7 @@ def test_a_build_is_known_by_all_that_it_is_made_of(script, monkeypatch, sources
     first = key()
     # Where pip builds, and when files were written, changes nothing.
     os.utime(sources / "csrc" / "a.cpp", (1, 1))
-    assert key("/tmp/another") == first
+    assert key("/pip/another") == first
     seen = {first, key(flags="-O3 -gencode=arch=compute_90,code=sm_90")}
     version("12.2")
     seen.add(key())

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from ssfnas.evaluation.measure_names import named, shown
 from ssfnas.pictures.curves import (
     edge_ends,
     edge_name,
@@ -10,7 +11,7 @@ from ssfnas.pictures.curves import (
     weights_key,
     weights_over_time,
 )
-from ssfnas.pictures.numbers import duration, named, shown, spread
+from ssfnas.pictures.numbers import duration, spread
 from ssfnas.pictures.series import elapsed, lines_over_time
 
 OPERATIONS = ("skip_connect", "sep_conv_3x3", "mine_$1$")

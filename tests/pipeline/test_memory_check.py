@@ -14,7 +14,7 @@ from torch import nn
 
 from ssfnas.data import load_data
 from ssfnas.errors import RequestError
-from ssfnas.pipeline import memory_check
+from ssfnas.pipeline import dry_run, memory_check
 from ssfnas.pipeline.memory_check import check_memory, footprint
 from ssfnas.pipeline.search_run import run_search
 from ssfnas.runtime.distributed import World
@@ -176,3 +176,26 @@ def test_accumulated_views_count(small_npz):
     assert small.views == views
     assert added == pytest.approx(8 * views + 1.1 * (large.least - small.least))
     assert dataclasses.replace(small, kept=0.0).fitting_batch(small.fixed + 10 * views) == 10
+
+
+def test_what_large_images_keep_is_measured_on_smaller_ones(small_npz, monkeypatch):
+    """Two of them may be more than there is; what is kept goes by the area."""
+    trainer = searcher(small_npz, image_size=96)
+    whole = footprint(trainer, exact=True).kept
+    monkeypatch.setattr(memory_check, "_LARGEST_TRIED", 48)
+    tried = []
+    hook = trainer.net.register_forward_pre_hook(lambda _, given: tried.append(given[0].shape))
+    assert footprint(trainer, exact=True).kept == pytest.approx(whole, rel=0.05)
+    hook.remove()
+    assert {tuple(shape[2:]) for shape in tried} == {(48, 48)}
+
+
+def test_a_dry_run_tells_memory_and_tries_no_step_that_does_not_fit(small_npz, monkeypatch):
+    limits = MemoryLimits(free=1000, total=2000, owner="this machine")
+    monkeypatch.setattr(dry_run, "memory_limits", lambda device: limits)
+    monkeypatch.setattr(dry_run, "time_of_step", lambda *_, **__: pytest.fail("a step was tried"))
+    config = tiny_search(small_npz)
+    data = load_data(config)
+    said = dry_run.predict(lambda c, d: SearchTrainer(c, d, ALONE), config, data, 1)
+    assert "memory       about" in said
+    assert said.endswith("time         not measured: 2 images do not fit")

@@ -358,3 +358,9 @@ class TestRequests:
         assert predict.main(words(run, data, "--out", tmp_path / "o.csv")) == 1
         assert "no finite numbers" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
+
+
+def test_an_unfinished_training_says_how_it_goes_on(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("command: retrain\nenvironment: {}\n")
+    line = refused(capsys, "--run", tmp_path, tmp_path)
+    assert f"python -m ssfnas.retrain --out {tmp_path} --resume" in line
