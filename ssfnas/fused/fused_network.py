@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -15,18 +15,38 @@ from ssfnas.fused.cell_statistics import Call, Update
 from ssfnas.fused.fused_cell import FusedCell
 from ssfnas.layers.normalization import BatchNorm2d
 
+# Choices of operations whose fused cells are kept: those of both steps, and of what measures.
+KEPT_CHOICES = 4
+
 
 class FusedNetwork:
     """Fused cells, made anew where a module was exchanged or hooked since.
 
     Args:
         cells: of the network.
-        fuse: makes a fused cell of one, or None where it cannot be.
+        fuse: makes a fused cell of one and a choice of its operations, or None where it cannot be.
     """
 
-    def __init__(self, cells: nn.ModuleList, fuse: Callable[[nn.Module], FusedCell | None]) -> None:
+    def __init__(
+        self, cells: nn.ModuleList, fuse: Callable[[nn.Module, Hashable], FusedCell | None]
+    ) -> None:
         self._cells, self._watched = cells, _Watched(cells)
-        self._fused = [fuse(cell) for cell in cells]
+        self._fuse = fuse
+        self._fused: list[dict[Hashable, FusedCell | None]] = [{} for _ in cells]
+
+    def fused(self, number: int, chosen: Hashable = None) -> FusedCell | None:
+        """The fused form of a cell with some of its operations alone; None: it has none.
+
+        Args:
+            number: of the cell.
+            chosen: which operations, as ``fuse`` takes them; None: all.
+        """
+        known = self._fused[number]
+        if chosen not in known:
+            if len(known) == KEPT_CHOICES:
+                del known[next(iter(known))]
+            known[chosen] = self._fuse(self._cells[number], chosen)
+        return known[chosen]
 
     def is_of(self, cells: nn.ModuleList) -> bool:
         """Whether it was made of these, and of the modules and hooks that they have now.
@@ -37,7 +57,7 @@ class FusedNetwork:
 
     def start(self) -> FusedPass:
         """A forward pass through all cells."""
-        return FusedPass(self._cells, self._fused)
+        return FusedPass(self._cells, self)
 
 
 class FusedForm(nn.Module):
@@ -48,8 +68,13 @@ class FusedForm(nn.Module):
 
     @staticmethod
     @abstractmethod
-    def _fuse(cell: nn.Module) -> FusedCell | None:
-        """A cell as one step of autograd; None where its modules have to be called."""
+    def _fuse(cell: nn.Module, chosen: Any = None) -> FusedCell | None:
+        """A cell as one step of autograd; None where its modules have to be called.
+
+        Args:
+            cell: one of the network's.
+            chosen: which of its operations are computed, hashable; None: all.
+        """
 
     def _fused_cells(self) -> FusedNetwork:
         if self._fused is None or not self._fused.is_of(self.cells):
@@ -64,8 +89,8 @@ class FusedForm(nn.Module):
 class FusedPass:
     """One forward pass: cells in turn, then :meth:`finish`."""
 
-    def __init__(self, cells: nn.ModuleList, fused: Sequence[FusedCell | None]) -> None:
-        self._cells, self._fused = cells, fused
+    def __init__(self, cells: nn.ModuleList, network: FusedNetwork) -> None:
+        self._cells, self._network = cells, network
         self._updates: list[Update] = []
 
     @torch.compiler.disable
@@ -75,6 +100,9 @@ class FusedPass:
         s0: Sequence[Tensor],
         s1: Sequence[Tensor],
         weights: Tensor | None = None,
+        edges: Tensor | None = None,
+        chosen: Any = None,
+        *,
         factors: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The inputs of the next cell: ``s1`` and the cell's output, see :class:`FusedCell`.
@@ -82,11 +110,11 @@ class FusedPass:
         Its own modules compute it where a part of it is hooked, where its BatchNorms are not all in
         one state, where there are no images, and while a transform or a tracer follows the network.
         """
-        fused = self._fused[number]
+        fused = self._network.fused(number, chosen)
         state = None if fused is None else _state(fused.layout.rows.norms)
         if fused is None or state is None or _is_followed() or s0[0].numel() == 0:
-            given = weights if factors is None else factors
-            return list(s1), [self._cells[number](side_by_side(s0), side_by_side(s1), given)]
+            given = (factors,) if weights is None else (weights, edges, chosen)
+            return list(s1), [self._cells[number](side_by_side(s0), side_by_side(s1), *given)]
         call = Call(*state)
         output, s1 = fused(call, s0, s1, weights, factors)
         self._updates += call.updates

@@ -99,10 +99,14 @@ class MixedEdge(nn.Module):
             make_operation(name, channels, stride, searching=True) for name in names
         )
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """[N, C, H, W] and weights [O] -> [N, C, ceil(H / stride), ceil(W / stride)]."""
+    def forward(self, x: Tensor, weights: Tensor, open: Sequence[bool] | None = None) -> Tensor:
+        """[N, C, H, W] and weights [O] -> [N, C, ceil(H / stride), ceil(W / stride)].
+
+        Where ``open`` is given, the sum of those operations alone, of which there is one.
+        """
         pairs = zip(weights.unbind(), self.operations, strict=True)
-        return total([weight * operation(x) for weight, operation in pairs])
+        wanted = [pair for place, pair in enumerate(pairs) if open is None or open[place]]
+        return total([weight * operation(x) for weight, operation in wanted])
 
 
 class SearchCell(nn.Module):
@@ -127,14 +131,37 @@ class SearchCell(nn.Module):
             for start, _ in cell_edges(nodes)
         )
 
-    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:
-        """Both inputs [N, c, h, w] and weights [E, O] -> [N, nodes * channels, h', w']."""
+    def forward(
+        self,
+        s0: Tensor,
+        s1: Tensor,
+        weights: Tensor,
+        edges: Tensor | None = None,
+        open: Sequence[Sequence[bool]] | None = None,
+    ) -> Tensor:
+        """Both inputs -> [N, nodes * channels, h', w'].
+
+        Args:
+            s0, s1: [N, c, h, w].
+            weights: of the operations, [E, O].
+            edges: factors of what passes an edge by.
+            open: [E][O], the operations that are computed, of each node at least one; None: all.
+        """
         states = [self.preprocess0(s0), self.preprocess1(s1)]
-        edges = zip(self.edges, weights, strict=True)
+        wanted = [None] * len(self.edges) if open is None else open
+        mixed = zip(self.edges, weights, wanted, strict=True)
         for _ in range(self.nodes):
             # Takes the next edge for each state that there is: the order of cell_edges.
-            arriving = zip(states, edges, strict=False)
-            states.append(total([edge(state, weight) for state, (edge, weight) in arriving]))
+            arriving = zip(states, mixed, strict=False)
+            states.append(
+                total(
+                    [
+                        edge(state, weight, which)
+                        for state, (edge, weight, which) in arriving
+                        if which is None or any(which)
+                    ]
+                )
+            )
         return torch.cat(states[2:], dim=1)
 
 

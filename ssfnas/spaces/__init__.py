@@ -14,6 +14,7 @@ from ssfnas.registry import Registry
 from ssfnas.spaces.counting import count_multiply_adds, count_parameters
 from ssfnas.spaces.derived import DerivedNetwork
 from ssfnas.spaces.genotype import PUBLISHED, Genotype
+from ssfnas.spaces.mixing import Mix, Mixing
 from ssfnas.spaces.reference import ReferenceSupernet
 from ssfnas.spaces.reference_derived import ReferenceDerivedNetwork
 from ssfnas.spaces.relaxations import RELAXATIONS
@@ -39,6 +40,8 @@ __all__ = [
     "BatchNorm2d",
     "DerivedNetwork",
     "Genotype",
+    "Mix",
+    "Mixing",
     "ReferenceDerivedNetwork",
     "ReferenceSupernet",
     "Supernet",

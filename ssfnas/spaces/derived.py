@@ -39,7 +39,7 @@ class DerivedNetwork(FusedForm, ReferenceDerivedNetwork):
         return side_by_side(s1), logits
 
     @staticmethod
-    def _fuse(cell: nn.Module) -> FusedCell | None:
+    def _fuse(cell: nn.Module, chosen: object = None) -> FusedCell | None:
         if type(cell) is not DerivedCell or is_hooked(cell) or "forward" in vars(cell):
             return None
         candidates = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from ssfnas.layers.cells import SearchCell, edge_count, plan_cells
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.layers.operations import check_operations
 from ssfnas.spaces.cell_network import CellNetwork, check_sizes, longer_side, make_stem
-from ssfnas.spaces.relaxations import RELAXATIONS, Relaxation
+from ssfnas.spaces.mixing import Mix, Mixing, Relaxed
 
 
 class ReferenceSupernet(CellNetwork):
@@ -28,14 +29,16 @@ class ReferenceSupernet(CellNetwork):
         layers: cells.
         nodes: intermediate nodes a cell.
         operations: names of the candidates, in the order of alpha's columns.
-        relaxation: a name of :data:`~ssfnas.spaces.relaxations.RELAXATIONS`.
+        relaxation: a name of :data:`~ssfnas.spaces.relaxations.RELAXATIONS`, which makes the
+            weights of alphas.
+        mixing: makes them in place of a relaxation.
         image_size: pixels of the longer side; above 64 the stem has a stride, as a derived
             network's (:func:`~ssfnas.spaces.cell_network.make_stem`).
         generator: where all initial draws come from; without one, PyTorch's global generator.
 
     Attributes:
         alphas_normal, alphas_reduce: architecture parameters [edges, operations], edges in the
-            order of :func:`~ssfnas.layers.cells.cell_edges`.
+            order of :func:`~ssfnas.layers.cells.cell_edges`; a mixing may have others.
         num_features: channels of :meth:`forward_features`.
 
     Raises:
@@ -52,6 +55,7 @@ class ReferenceSupernet(CellNetwork):
         nodes: int = 4,
         operations: Sequence[str] = FAIRDARTS_OPERATIONS,
         relaxation: str = "sigmoid",
+        mixing: Mixing | None = None,
         image_size: int | tuple[int, int] = 32,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -68,11 +72,13 @@ class ReferenceSupernet(CellNetwork):
         )
         self.operations = tuple(operations)
         check_operations(self.operations)
-        self.relaxation: Relaxation = RELAXATIONS.get(relaxation)()
+        self.mixing: Mixing = Relaxed(relaxation) if mixing is None else mixing
         self.channels, self.layers, self.nodes = channels, layers, nodes
-        shape = edge_count(nodes), len(self.operations)
-        self.alphas_normal = nn.Parameter(self.relaxation.init(*shape, generator))
-        self.alphas_reduce = nn.Parameter(self.relaxation.init(*shape, generator))
+        parameters = self.mixing.parameters_of(edge_count(nodes), len(self.operations), generator)
+        for name, value in parameters.items():
+            self.register_parameter(name, nn.Parameter(value))
+        self._architecture = tuple(parameters)
+        self._fixed: dict[str, Mix] | None = None
         with initial_draws(generator):
             width = 3 * channels
             self.stem = make_stem(in_channels, width, longest)
@@ -84,29 +90,45 @@ class ReferenceSupernet(CellNetwork):
             self.num_features = inputs[1]
             self.classifier = nn.Linear(self.num_features, num_classes)
 
+    def architecture(self) -> dict[str, nn.Parameter]:
+        """Architecture parameters by name."""
+        return {name: self.get_parameter(name) for name in self._architecture}
+
     def alphas(self) -> list[nn.Parameter]:
         """Architecture parameters; with :meth:`weights` they are all parameters, none twice."""
-        return [self.alphas_normal, self.alphas_reduce]
+        return list(self.architecture().values())
 
     def weights(self) -> list[nn.Parameter]:
         """Parameters of the operations, the stem and the classifier."""
         alphas = {id(alpha) for alpha in self.alphas()}
         return [parameter for parameter in self.parameters() if id(parameter) not in alphas]
 
+    def mixes(self) -> dict[str, Mix]:
+        """How the cells of each type, ``"normal"`` and ``"reduce"``, mix their operations now."""
+        return self.mixing.mixes(self.architecture()) if self._fixed is None else self._fixed
+
     def edge_weights(self) -> dict[str, Tensor]:
-        """``{"normal": [E, O], "reduce": [E, O]}``, the weight of each operation on each edge."""
-        return {
-            "normal": self.relaxation.weights(self.alphas_normal),
-            "reduce": self.relaxation.weights(self.alphas_reduce),
-        }
+        """``{"normal": [E, O], "reduce": [E, O]}``, what each operation is multiplied by."""
+        return {cell: mix.table for cell, mix in self.mixes().items()}
+
+    @contextmanager
+    def fixed(self, mixes: Mapping[str, Mix]) -> Iterator[None]:
+        """Mix so inside, whatever the architecture parameters say."""
+        before, self._fixed = self._fixed, dict(mixes)
+        try:
+            yield
+        finally:
+            self._fixed = before
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] -> the last cell's output [N, num_features, h, w]."""
-        weights = self.edge_weights()
+        mixes = self.mixes()
+        tables = {cell: mix.table for cell, mix in mixes.items()}
         s0 = s1 = self.stem(x)
         for cell in self.cells:
             assert isinstance(cell, SearchCell)
-            s0, s1 = s1, cell(s0, s1, weights[cell.kind])
+            mix = mixes[cell.kind]
+            s0, s1 = s1, cell(s0, s1, tables[cell.kind], mix.edges, mix.open)
         return s1
 
     def forward(self, x: Tensor) -> Tensor:

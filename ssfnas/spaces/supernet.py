@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -37,16 +39,20 @@ class Supernet(FusedForm, ReferenceSupernet):
         """Images [N, in_channels, H, W] -> the last cell's output [N, num_features, h, w]."""
         if wants_reference():
             return super().forward_features(x)
-        weights = self.edge_weights()
+        mixes = self.mixes()
+        tables = {cell: mix.table for cell, mix in mixes.items()}
         fused = self._fused_cells().start()
         s0 = s1 = [self.stem(x.contiguous(memory_format=torch.channels_last))]
         for number, cell in enumerate(self.cells):
-            s0, s1 = fused.cell(number, s0, s1, weights[cell.kind])  # type: ignore[index]
+            assert isinstance(cell, SearchCell)
+            mix = mixes[cell.kind]
+            s0, s1 = fused.cell(number, s0, s1, tables[cell.kind], mix.edges, mix.open)
         fused.finish()
         return side_by_side(s1)
 
     @staticmethod
-    def _fuse(cell: nn.Module) -> FusedCell | None:
+    def _fuse(cell: nn.Module, chosen: Any = None) -> FusedCell | None:
+        """See :class:`~ssfnas.fused.fused_network.FusedForm`; ``chosen`` are open operations."""
         if type(cell) is not SearchCell or is_hooked(cell) or "forward" in vars(cell):
             return None
         candidates = [
@@ -54,12 +60,17 @@ class Supernet(FusedForm, ReferenceSupernet):
             Candidate(1, INPUTS + 1, cell.preprocess1),
         ]
         weights = 0
-        for edge, (start, to) in zip(cell.edges, cell_edges(cell.nodes), strict=True):
+        for number, (edge, (start, to)) in enumerate(
+            zip(cell.edges, cell_edges(cell.nodes), strict=True)
+        ):
             if type(edge) is not MixedEdge or "forward" in vars(edge):
                 return None
             stride = 2 if cell.kind == "reduce" and start < PREPROCESSED else 1
-            for module in edge.operations:
-                candidates.append(Candidate(start + INPUTS, to + INPUTS, module, stride, weights))
+            for place, module in enumerate(edge.operations):
+                if chosen is None or chosen[number][place]:
+                    candidates.append(
+                        Candidate(start + INPUTS, to + INPUTS, module, stride, weights)
+                    )
                 weights += 1
         first = INPUTS + PREPROCESSED
         layout = CellLayout(candidates, range(first, first + cell.nodes))

@@ -21,7 +21,8 @@ from ssfnas.spaces import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS, DerivedNetwork
 
 
 def fused_cells(net):
-    return net._fused_cells()._fused
+    fused = net._fused_cells()
+    return [fused.fused(number) for number in range(len(net.cells))]
 
 
 NETWORKS = {

@@ -67,7 +67,7 @@ class Counted(TorchDispatchMode):
 def first_cell(net, *more):
     """The function of a network's first cell, and what it takes."""
     x = torch.randn(2, 12, 6, 6).contiguous(memory_format=torch.channels_last)
-    fused = net._fused_cells().start()._fused[0]
+    fused = net._fused_cells().fused(0)
     return fused, [[x.clone().requires_grad_()] for _ in range(2)], *more
 
 
@@ -133,7 +133,7 @@ def test_a_derived_cell_computes_its_edges_alone(monkeypatch):
 def test_the_reduces_of_a_state_are_one_call_that_leaves_no_gradients_between(monkeypatch):
     net = Supernet(channels=4, layers=3, num_classes=2)
     weights = torch.rand(14, len(FAIRDARTS_OPERATIONS)).requires_grad_()
-    fused = net._fused_cells().start()._fused[1]
+    fused = net._fused_cells().fused(1)
     states = [
         [
             torch.randn(2, channels, 6, 6).contiguous(memory_format=torch.channels_last)
