@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ssfnas.declarations.closing import CLOSING, ClosingOptions
 from ssfnas.declarations.derivations import Derivation
 from ssfnas.declarations.early_stopping import EarlyStopping
 from ssfnas.declarations.launching import Launching
@@ -40,6 +41,20 @@ class Bilevel(Launching):
     alpha_warmup_epochs: int = option(
         0, "first epochs in which the weights alone are trained and alpha stays", minimum=0
     )
+    partial_channels: int | None = option(
+        None,
+        "K: operations see a K-th of the channels while searching, the others pass by (PC-DARTS); "
+        "absent: 4 with pcdarts, else 1, all of them",
+        minimum=1,
+    )
+    close_below: float = option(
+        0.0,
+        "operations whose weight stays below leave the search for good and cost nothing any more; "
+        "0: none",
+        minimum=0,
+        below=1,
+        turns_on=CLOSING,
+    )
 
 
 @dataclass(frozen=True)
@@ -47,18 +62,22 @@ class Strategy(Component):
     """A way to search.
 
     Attributes:
-        build: (alphas, config) -> () -> scalar terms, ``"loss"`` among them, which is added to the
-            loss of the alphas; None: nothing is added.
-        relaxation: name of what makes weights of alphas.
+        build: (config, space) -> :class:`~ssfnas.strategies.strategy.SearchStrategy`; None where no
+            alphas are trained.
         operations: candidates where the request names none.
         trains_alphas: whether alphas are trained on a supernet, and a genotype is derived from
             them; else genotypes are drawn.
+        partial_channels: K where the request names none.
+        not_recorded: why its steps cannot be recorded in a CUDA graph; empty where they can.
+        first_order: why it is of first order alone; empty where it is not.
     """
 
     build: Callable[..., Any] | str | None  # type: ignore[assignment]
-    relaxation: str = "sigmoid"
     operations: tuple[str, ...] = FAIRDARTS_OPERATIONS
     trains_alphas: bool = True
+    partial_channels: int = 1
+    not_recorded: str = ""
+    first_order: str = ""
 
     @property
     def reads(self) -> tuple[type, ...]:
@@ -66,9 +85,9 @@ class Strategy(Component):
         implied = (Bilevel, Derivation, EarlyStopping, Monitoring) if self.trains_alphas else ()
         return (*self.options, *implied)
 
-    def make_regularizer(self, alphas: Any, config: Any) -> Any:
-        """What is added to the loss of the alphas; see ``build``."""
-        return None if self.build is None else self(alphas, config)
+    def partial_channels_of(self, config: Any) -> int:
+        """K of a search with this strategy."""
+        return config.partial_channels or self.partial_channels
 
 
 STRATEGIES = Components("strategy", Strategy)
@@ -89,15 +108,19 @@ class Sampling:
     samples: int = option(8, "genotypes that the random strategy tries", minimum=1)
 
 
-STRATEGIES.add("darts", Strategy(None, relaxation="softmax", operations=DARTS_OPERATIONS))
+_ROOM = "ssfnas.strategies"
+
+STRATEGIES.add("darts", Strategy(f"{_ROOM}.strategy:SearchStrategy", operations=DARTS_OPERATIONS))
+STRATEGIES.add("fairdarts", Strategy(f"{_ROOM}.fairdarts:FairDarts", (ZeroOne,)))
 STRATEGIES.add(
-    "fairdarts", Strategy("ssfnas.strategies.regularizers:zero_one_regularizer", (ZeroOne,))
+    "pcdarts",
+    Strategy(f"{_ROOM}.pcdarts:PCDarts", operations=DARTS_OPERATIONS, partial_channels=4),
 )
 STRATEGIES.add("random", Strategy(None, (Sampling,), trains_alphas=False))
 
 
 @dataclass(kw_only=True)
-class StrategyOptions(Bilevel, ZeroOne, Sampling, Monitoring):
+class StrategyOptions(Bilevel, ClosingOptions, ZeroOne, Sampling, Monitoring):
     """How to search."""
 
     strategy: str = option("fairdarts", "how to search", names=STRATEGIES)

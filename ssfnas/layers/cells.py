@@ -30,6 +30,11 @@ def edge_count(nodes: int) -> int:
     return nodes * (nodes + 3) // 2
 
 
+def edges_of_nodes(nodes: int) -> list[int]:
+    """How many edges enter each node; they stand together in the order of :func:`cell_edges`."""
+    return list(range(2, nodes + 2))
+
+
 def nodes_of(edges: int) -> int:
     """The number of intermediate nodes of a cell with so many edges.
 

@@ -126,6 +126,10 @@ def _check(config: SearchConfig) -> None:
         DERIVATIONS.get(config.derive)
         if config.early_stop != "none":
             STOPPERS.get(config.early_stop)
+        if config.order == 2 and strategy.first_order:
+            raise RequestError(
+                f"--order 2 with --strategy {config.strategy}: {strategy.first_order}; leave it at 1"
+            )
     check_operations(tuple(config.operations or strategy.operations))
     if not objective.compares_images:
         return
@@ -167,7 +171,7 @@ def _finish(
     else:
         write_genotype(genotype, directory)
         if isinstance(trainer, SearchTrainer):
-            last = len(trainer.alpha_history) - 1
+            last = len(trainer.history) - 1
             epoch = last if trainer.use_epoch is None else trainer.use_epoch
             write_derivation(directory, trainer.config, epoch)
         session.say(f"genotype     {directory.path / 'genotype.json'}\n{genotype.to_text()}")
@@ -230,12 +234,8 @@ def write_derivation(
 def alpha_arrays(trainer: SearchTrainer) -> dict[str, Any]:
     """What ``alphas.npz`` holds: alphas and weights after each epoch, row 0 before the first."""
     arrays: dict[str, Any] = {"operations": np.array(trainer.operations)}
-    last = len(trainer.alpha_history) - 1
+    last = len(trainer.history) - 1
     arrays["use_epoch"] = np.array(last if trainer.use_epoch is None else trainer.use_epoch)
-    epochs = range(len(trainer.alpha_history))
-    for cell in ("normal", "reduce"):
-        arrays[cell] = np.stack([trainer.alpha_history[e][cell].numpy() for e in epochs])
-        arrays[f"weights_{cell}"] = np.stack(
-            [trainer.edge_weights(e)[cell].numpy() for e in epochs]
-        )
+    for name in trainer.history[0]:
+        arrays[name] = np.stack([record[name].numpy() for record in trainer.history])
     return arrays

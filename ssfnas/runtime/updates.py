@@ -34,6 +34,9 @@ class Updater:
             a term is not finite, a ``fused`` optimizer leaves the update out on the device; the
             caller finds out from the terms, and must not keep what any other optimizer made of it.
 
+    Attributes:
+        frozen: parameters that stay as they are, by decay and momentum too.
+
     Raises:
         ValueError: capturable with losses that are scaled.
     """
@@ -56,6 +59,7 @@ class Updater:
         self.clip = clip
         self.decays_unused = decays_unused
         self.capturable = capturable
+        self.frozen: frozenset[nn.Parameter] = frozenset()
         if capturable and self.scaler is not None:
             raise ValueError("scaled losses look at numbers on the host, which no graph can hold")
 
@@ -96,7 +100,9 @@ class Updater:
         gradients = [next(found) if parameter.requires_grad else None for parameter in parameters]
         if self.decays_unused:
             gradients = [
-                torch.zeros_like(parameter) if gradient is None else gradient
+                torch.zeros_like(parameter)
+                if gradient is None and parameter not in self.frozen
+                else gradient
                 for parameter, gradient in zip(parameters, gradients, strict=True)
             ]
         # A parameter without a gradient has none on any process: all run the same graph.
@@ -112,6 +118,8 @@ class Updater:
         """
         taken: set[int] = set()
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if parameter in self.frozen:
+                continue
             # Fused optimizers go through memory, in which both have to lie alike; and one tensor
             # may be the gradient of two parameters, which are clipped in place.
             if gradient is not None and (

@@ -56,6 +56,7 @@ class ReferenceSupernet(CellNetwork):
         operations: Sequence[str] = FAIRDARTS_OPERATIONS,
         relaxation: str = "sigmoid",
         mixing: Mixing | None = None,
+        partial_channels: int = 1,
         image_size: int | tuple[int, int] = 32,
         generator: torch.Generator | None = None,
     ) -> None:

@@ -11,7 +11,14 @@ from ssfnas.registry import Registry
 
 
 class Relaxation(Protocol):
-    """Three pure functions; tables are [edges, operations]."""
+    """Three pure functions; tables are [edges, operations].
+
+    Attributes:
+        shares: whether the operations of an edge share a weight, so that it says nothing of the
+            edge.
+    """
+
+    shares: bool = False
 
     def init(self, edges: int, operations: int, generator: torch.Generator | None) -> Tensor:
         """The first alpha of a cell type, fp32 [edges, operations]."""
@@ -34,6 +41,8 @@ def _wide(values: Tensor) -> Tensor:
 class Softmax:
     """Operations of an edge share a weight of 1 (DARTS, arXiv 1806.09055)."""
 
+    shares = True
+
     def init(self, edges: int, operations: int, generator: torch.Generator | None) -> Tensor:
         """1e-3 times standard normal draws."""
         device = None if generator is None else generator.device
@@ -52,6 +61,8 @@ class Softmax:
 @RELAXATIONS.register("sigmoid")
 class Sigmoid:
     """Every operation has a weight of its own (FairDARTS, arXiv 1911.12126)."""
+
+    shares = False
 
     def init(self, edges: int, operations: int, generator: torch.Generator | None) -> Tensor:
         """Zeros: every weight starts at one half."""

@@ -6,9 +6,10 @@ from ssfnas.declarations.strategies import STRATEGIES, Strategy
 from ssfnas.strategies.bilevel import BilevelOptimizer
 from ssfnas.strategies.derivation import derive
 from ssfnas.strategies.early_stopping import StopDecision
+from ssfnas.strategies.fairdarts import zero_one_loss
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
 from ssfnas.strategies.random_search import sample_genotype
-from ssfnas.strategies.regularizers import zero_one_loss
+from ssfnas.strategies.strategy import Moment, SearchStrategy, Space
 
 __all__ = [
     "DERIVATIONS",
@@ -16,6 +17,9 @@ __all__ = [
     "STRATEGIES",
     "BilevelOptimizer",
     "EarlyStop",
+    "Moment",
+    "SearchStrategy",
+    "Space",
     "StopDecision",
     "Strategy",
     "derive",

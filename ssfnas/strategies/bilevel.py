@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,27 @@ def _without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter, needed in zip(parameters, before, strict=True):
             parameter.requires_grad_(needed)
+
+
+class Hooks(Protocol):
+    """What a search strategy does about a bilevel step.
+
+    Attributes:
+        weights_first: whether the weights are updated before the alphas.
+        wants_weight_gradients: whether an update of the alphas finds the weights' gradients too.
+    """
+
+    weights_first: bool
+    wants_weight_gradients: bool
+
+    def in_phase(self, phase: str) -> AbstractContextManager[None]:
+        """What losses are computed in: of the ``"alpha"`` or of the ``"weight"`` step."""
+
+    def after_alpha_step(self, gradients: Sequence[Tensor | None]) -> None:
+        """After an update of the alphas; see ``wants_weight_gradients``."""
+
+    def after_weight_step(self, gradients: Sequence[Tensor | None]) -> None:
+        """With the gradients of the weights, before they are updated."""
 
 
 def _detached(terms: Terms) -> Terms:
@@ -48,6 +69,8 @@ class BilevelOptimizer:
             are ``capturable``, and then fused.
         loss: batch -> scalar terms; ``"loss"`` is what is minimized.
         regularizer: () -> scalar terms; its ``"loss"`` is added for the alphas only.
+        hooks: of a search strategy: the phase of each loss, the order of the updates, and what
+            comes after them; None: there are none.
         order: 1 or 2.
         frozen: context in which forward passes leave running statistics alone.
     """
@@ -59,6 +82,7 @@ class BilevelOptimizer:
         *,
         loss: Callable[[Any], Terms],
         regularizer: Callable[[], Terms] | None = None,
+        hooks: Hooks | None = None,
         order: int = 1,
         frozen: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
@@ -77,7 +101,7 @@ class BilevelOptimizer:
             raise ValueError("a parameter is both a weight and an alpha")
         self.weights, self.alphas = weights, alphas
         self.loss, self.regularizer = loss, regularizer
-        self.order, self.frozen = order, frozen
+        self.hooks, self.order, self.frozen = hooks, order, frozen
 
     def step(self, alpha_batch: Any | None, weight_batch: Any) -> Terms:
         """Update the alphas on ``alpha_batch``, then the weights on ``weight_batch``.
@@ -91,32 +115,55 @@ class BilevelOptimizer:
             NumericalError: a term is NaN or infinite; names it. That update was not done. Not
                 raised by a capturable step, which does not do that update either.
         """
+        weights_first = self.hooks is not None and self.hooks.weights_first
+        weight_terms = self.weight_step(weight_batch) if weights_first else {}
         alpha_terms = {} if alpha_batch is None else self.alpha_step(alpha_batch, weight_batch)
-        weight_terms = self.weight_step(weight_batch)
+        if not weights_first:
+            weight_terms = self.weight_step(weight_batch)
         return {
             **{f"alpha/{name}": value for name, value in alpha_terms.items()},
             **{f"weight/{name}": value for name, value in weight_terms.items()},
         }
 
     def alpha_step(self, alpha_batch: Any, weight_batch: Any = None) -> Terms:
-        """One update of the alphas; no gradient of a weight is computed in first order."""
+        """One update of the alphas.
+
+        No gradient of a weight is computed in first order unless the hooks want them.
+        """
         gradients: Sequence[Tensor | None]
+        of_weights: Sequence[Tensor | None] = ()
         if self.order == 2:
             terms, gradients = self._unrolled(alpha_batch, weight_batch)
+        elif self.hooks is not None and self.hooks.wants_weight_gradients:
+            terms, total = self._alpha_loss(self._loss(alpha_batch, "alpha"))
+            both = [*self.alphas.parameters, *self.weights.parameters]
+            found = self.alphas.gradients(total, both)
+            count = len(self.alphas.parameters)
+            gradients, of_weights = found[:count], found[count:]
         else:
             with _without_gradients(self.weights.parameters):
-                terms, total = self._alpha_loss(self.loss(alpha_batch))
+                terms, total = self._alpha_loss(self._loss(alpha_batch, "alpha"))
                 gradients = self.alphas.gradients(total)
         self.alphas.apply(gradients, terms)
+        if self.hooks is not None:
+            self.hooks.after_alpha_step(of_weights)
         return terms
 
     def weight_step(self, batch: Any) -> Terms:
         """One update of the weights; no gradient of an alpha is computed."""
         with _without_gradients(self.alphas.parameters):
-            losses = self.loss(batch)
+            losses = self._loss(batch, "weight")
             terms = _detached(losses)
-            self.weights.update(losses["loss"], terms, "weight")
+            self.weights.check(terms, "weight")
+            gradients = self.weights.gradients(losses["loss"])
+        if self.hooks is not None:
+            self.hooks.after_weight_step(gradients)
+        self.weights.apply(gradients, terms)
         return terms
+
+    def _loss(self, batch: Any, phase: str) -> Terms:
+        with nullcontext() if self.hooks is None else self.hooks.in_phase(phase):
+            return self.loss(batch)
 
     def _alpha_loss(self, terms: Terms) -> tuple[Terms, Tensor]:
         """Terms to report, and the task loss with the regularizer's added."""
@@ -143,7 +190,7 @@ class BilevelOptimizer:
         try:
             with self.frozen():
                 with _without_gradients(alphas):
-                    inner = self.weights.gradients(self.loss(weight_batch)["loss"])
+                    inner = self.weights.gradients(self._loss(weight_batch, "weight")["loss"])
                 with torch.no_grad():
                     for weight, gradient in zip(weights, inner, strict=True):
                         direction = gradient + decay * weight
@@ -151,7 +198,7 @@ class BilevelOptimizer:
                         if buffer is not None:
                             direction = direction + momentum * buffer
                         weight.sub_(eta * direction)
-                terms, total = self._alpha_loss(self.loss(alpha_batch))
+                terms, total = self._alpha_loss(self._loss(alpha_batch, "alpha"))
                 outer = cast(list[Tensor], self.alphas.gradients(total, [*alphas, *weights]))
                 direct, v = outer[: len(alphas)], outer[len(alphas) :]
                 norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in v]))
@@ -164,7 +211,7 @@ class BilevelOptimizer:
                         for weight, start, part in zip(weights, saved, v, strict=True):
                             weight.copy_(start + sign * radius * part)
                     with _without_gradients(weights):
-                        loss = self.loss(weight_batch)["loss"]
+                        loss = self._loss(weight_batch, "weight")["loss"]
                         shifted.append(cast(list[Tensor], self.alphas.gradients(loss)))
         finally:
             # Adding the step back would not give the same bits.

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssfnas.training.trainer import Resumable
+from ssfnas.runtime.resumable import Resumable
 
 
 class ChosenWeights(Resumable):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssfnas.config import RetrainConfig, SearchConfig
 from ssfnas.data import Batch
+from ssfnas.declarations.strategies import STRATEGIES
 from ssfnas.errors import RequestError
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.updates import Terms, Updater
@@ -220,6 +221,8 @@ def why_not_graphed(config: SearchConfig | RetrainConfig, world: World) -> str |
         reason = f"{world.size} processes exchange gradients within a step"
     elif isinstance(config, SearchConfig) and config.order == 2:
         reason = "order 2 looks at numbers on the host within a step"
+    elif isinstance(config, SearchConfig) and STRATEGIES.get(config.strategy).not_recorded:
+        reason = STRATEGIES.get(config.strategy).not_recorded
     elif config.precision == "fp16":
         reason = "fp16 scales losses by what the host finds"
     if config.cuda_graph == "on" and reason is not None:

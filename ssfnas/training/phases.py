@@ -28,12 +28,13 @@ from ssfnas.objectives.class_prior import deferred_reweighting
 from ssfnas.objectives.classification import at_least_float32
 from ssfnas.ops import barlow_twins_loss
 from ssfnas.runtime.precision import autocast
+from ssfnas.runtime.resumable import Resumable
 from ssfnas.runtime.updates import Terms, Updater, learning_rate, sgd_updater
 from ssfnas.seeding import derive_seed, generator
 from ssfnas.spaces import ReferenceDerivedNetwork
 from ssfnas.training.graphed_step import GraphedStep, Recorder
 from ssfnas.training.schedules import cosine, set_learning_rate
-from ssfnas.training.trainer import ForwardPasses, Resumable, Trainer
+from ssfnas.training.trainer import ForwardPasses, Trainer
 from ssfnas.training.weight_average import WeightAverage, warmed_up_decay
 
 

@@ -14,6 +14,7 @@ from ssfnas.data import ImageData
 from ssfnas.declarations.early_stopping import TOP_EIGENVALUE
 from ssfnas.errors import RequestError
 from ssfnas.evaluation.monitor import FeatureMonitor
+from ssfnas.layers.cells import CELL_TYPES
 from ssfnas.ops import backend
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.updates import Updater, sgd_updater
@@ -25,7 +26,17 @@ from ssfnas.spaces import (
     frozen_statistics,
     synchronize_batchnorm,
 )
-from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES, BilevelOptimizer, derive
+from ssfnas.strategies import (
+    DERIVATIONS,
+    STOPPERS,
+    STRATEGIES,
+    BilevelOptimizer,
+    Moment,
+    SearchStrategy,
+    Space,
+    derive,
+)
+from ssfnas.strategies.closing import Closing
 from ssfnas.strategies.early_stopping import Stopper
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
 from ssfnas.training.genotype_search import GenotypeSearch
@@ -47,8 +58,8 @@ class SearchTrainer(GenotypeSearch):
     """
 
     kept = (
-        *("step", "net", "objective", "bilevel", "weight_stream", "alpha_stream", "alpha_history"),
-        *("means", "stopper", "stopped_because", "use_epoch"),
+        *("step", "net", "objective", "bilevel", "weight_stream", "alpha_stream", "history"),
+        *("strategy", "closing", "means", "stopper", "stopped_because", "use_epoch"),
     )
     net: ReferenceSupernet
 
@@ -62,8 +73,12 @@ class SearchTrainer(GenotypeSearch):
     ) -> None:
         recorder = recorder or recorder_for(config, world)
         super().__init__(config, data, world, dtype)
-        strategy = STRATEGIES.get(config.strategy)
-        self.operations = tuple(config.operations or strategy.operations)
+        declared = STRATEGIES.get(config.strategy)
+        self.operations = tuple(config.operations or declared.operations)
+        share = declared.partial_channels_of(config)
+        self.strategy: SearchStrategy = declared(
+            config, Space(config.nodes, self.operations, share, world.device, dtype)
+        )
         self.net = SUPERNETS.get(config.supernet)(
             data.num_classes,
             in_channels=data.in_channels,
@@ -71,11 +86,13 @@ class SearchTrainer(GenotypeSearch):
             layers=config.layers,
             nodes=config.nodes,
             operations=self.operations,
-            relaxation=strategy.relaxation,
+            mixing=self.strategy,
+            partial_channels=share,
             image_size=data.image_size,
             generator=generator(config.seed, "supernet"),
         )
         self._place_on_device("projector")
+        self.strategy.attach(self.net)
         # Once, not a step: over the thousands of modules of a supernet it takes milliseconds, and
         # whatever measures the network puts its mode back.
         self.net.train()
@@ -127,7 +144,8 @@ class SearchTrainer(GenotypeSearch):
                 capturable=capturable,
             ),
             loss=self._terms,
-            regularizer=strategy.make_regularizer(self.net.alphas(), config),
+            regularizer=self.strategy.penalty,
+            hooks=self.strategy,
             order=config.order,
             frozen=lambda: frozen_statistics(self.net, self.objective),
         )
@@ -143,7 +161,11 @@ class SearchTrainer(GenotypeSearch):
         )
         self.stopped_because: str | None = None
         self.use_epoch: int | None = None
-        self.alpha_history = [self._alphas()]
+        self.closing = (
+            Closing(config, shared=self.strategy.relaxed.shares) if config.close_below else None
+        )
+        self.graph_key: object = None
+        self.history = [self._record()]
         self.monitor = (
             FeatureMonitor(data, self.halves, seed=config.seed, device=world.device, dtype=dtype)
             if config.knn and not data.multi_label
@@ -164,11 +186,14 @@ class SearchTrainer(GenotypeSearch):
             )
         return rule(config)
 
-    def _alphas(self) -> dict[str, Tensor]:
-        return {
-            "normal": self.net.alphas_normal.detach().cpu().clone(),
-            "reduce": self.net.alphas_reduce.detach().cpu().clone(),
+    def _record(self) -> dict[str, Tensor]:
+        """Parameters, weights and what is left of the operations, by the names of ``alphas.npz``."""
+        record = {
+            name.removeprefix("alphas_"): parameter.detach().cpu().clone()
+            for name, parameter in self.net.architecture().items()
         }
+        record |= {f"weights_{cell}": table for cell, table in self.strategy.tables().items()}
+        return record | {f"open_{cell}": left for cell, left in self.strategy.open.items()}
 
     @property
     def finished(self) -> bool:
@@ -193,27 +218,42 @@ class SearchTrainer(GenotypeSearch):
             for stream in (self.alpha_stream, self.weight_stream)
         ]
 
+    @property
+    def _moment(self) -> Moment:
+        epochs = -(-self.total_steps // self.steps_per_epoch)
+        return Moment(self.step, self.total_steps, self.step // self.steps_per_epoch, epochs)
+
     def _run_step(self) -> None:
         """One update of alpha after the warm-up, one of the weights."""
         config = self.config
         rate = cosine(self.step, self.total_steps, config.weight_lr, config.weight_lr_min)
         set_learning_rate(self.weight_optimizer, rate)
         alpha_batch = self.alpha_stream.next() if self.step >= self.alphas_from else None
-        if self.graphed is not None and self.step == self.alphas_from:
-            self.graphed.reset()  # with an update of alpha it is another step
+        self.strategy.begin_step(self._moment)
+        if self.graphed is not None:
+            key = alpha_batch is None, self.strategy.graph_key
+            if key != self.graph_key:
+                self.graphed.reset()  # it is another step
+            self.graph_key = key
         step = self.bilevel.step if self.graphed is None else self.graphed
         terms = step(alpha_batch, self.weight_stream.next())
         self.count_step(terms, looked=self.graphed is None)
 
     def _end_epoch(self) -> dict[str, Any]:
         """Record the alphas, every so often measure the features, ask the stopping criterion."""
-        self.alpha_history.append(self._alphas())
         values: dict[str, Any] = self.means.pop(self.world)
         values["lr"] = float(self.weight_optimizer.param_groups[0]["lr"])
-        weights = self.edge_weights()
-        for cell, table in weights.items():
-            values[f"entropy/{cell}"] = float(self.net.relaxation.entropy(table))
+        if self.step > self.alphas_from:
+            self._leave_undecided()
+        self.history.append(self._record())
+        with torch.no_grad():
+            mixes = self.net.mixes()
+        for cell, mix in mixes.items():
+            values[f"entropy/{cell}"] = float(self.strategy.relaxed.entropy(mix.weights))
             values[f"skips/{cell}"] = self.skip_count(cell)
+            if self.closing is not None:
+                values[f"open/{cell}"] = int(self.strategy.open[cell].sum())
+        values |= {f"strategy/{name}": value for name, value in self.strategy.told.items()}
         stopper = self.stopper if self.step > self.alphas_from else None
         wanted = "" if stopper is None else STOPPERS.get(self.config.early_stop).measures
         if wanted.startswith("knn"):
@@ -230,6 +270,19 @@ class SearchTrainer(GenotypeSearch):
             values.update(self._neighbors())
         return values
 
+    def _leave_undecided(self) -> None:
+        """Let the strategy end an epoch, and close operations that are decided against."""
+        self.strategy.end_epoch(self._moment)
+        if self.closing is not None:
+            with torch.no_grad():
+                weights = {cell: mix.weights.cpu() for cell, mix in self.net.mixes().items()}
+            trained = self.epoch - self.config.alpha_warmup_epochs
+            self.strategy.close(self.closing.update(trained, weights, self.strategy.open))
+        self._freeze()
+
+    def _freeze(self) -> None:
+        self.bilevel.weights.frozen = frozenset(self.strategy.frozen())
+
     def _neighbors(self) -> dict[str, Any]:
         """Nearest-neighbor accuracy of the features."""
         assert self.monitor is not None
@@ -238,8 +291,9 @@ class SearchTrainer(GenotypeSearch):
 
     def edge_weights(self, epoch: int | None = None) -> dict[str, Tensor]:
         """Weights by cell type, [E, O] on the CPU, of now or as they were after ``epoch``."""
-        alphas = self._alphas() if epoch is None else self.alpha_history[epoch]
-        return {cell: self.net.relaxation.weights(alpha) for cell, alpha in alphas.items()}
+        if epoch is None:
+            return self.strategy.tables()
+        return {cell: self.history[epoch][f"weights_{cell}"] for cell in CELL_TYPES}
 
     def skip_count(self, cell: str) -> int:
         """Skip connections among the two best operations of each node of ``cell``."""
@@ -295,6 +349,7 @@ class SearchTrainer(GenotypeSearch):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken."""
         super().load_state_dict(state)
+        self._freeze()
         if self.graphed is not None:
             self.graphed.reset()
 

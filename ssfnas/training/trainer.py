@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,39 +15,13 @@ from torch import Tensor
 from ssfnas.data import ImageData, ImageStream, make_views
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.runtime.distributed import World
+from ssfnas.runtime.resumable import Resumable
 from ssfnas.runtime.updates import Terms
 from ssfnas.seeding import derive_seed, seeded_draws
 from ssfnas.training.averages import RunningMeans
 
 # Steps between two looks at whether all terms were finite, where no step waits for that.
 LOOK_EVERY = 20
-
-
-class Resumable:
-    """Something that goes on exactly where its state was taken.
-
-    Attributes:
-        kept: the attributes that the future depends on: plain values, or what has a state itself.
-    """
-
-    kept: ClassVar[tuple[str, ...]]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the future depends on."""
-        parts = {name: getattr(self, name) for name in self.kept}
-        return {
-            name: part.state_dict() if hasattr(part, "state_dict") else copy.copy(part)
-            for name, part in parts.items()
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where :meth:`state_dict` was taken."""
-        for name in self.kept:
-            part = getattr(self, name)
-            if hasattr(part, "load_state_dict"):
-                part.load_state_dict(state[name])
-            else:
-                setattr(self, name, copy.copy(state[name]))
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ OF_SOME_DATA = {
 SEARCHES: list[dict[str, Any]] = [
     {"strategy": "fairdarts", "objective": "ssl", "imbalance_ratio": 2.0},
     {"strategy": "darts", "objective": "supervised", "steps": 2, "order": 2},
+    {"strategy": "darts", "objective": "supervised", "close_below": 0.1},
     {"strategy": "random", "objective": "joint", "samples": 2, "early_stop": "skip"},
     {"early_stop": "skip", "derive": "threshold", "threshold": 0.1, "objective": "joint"},
     {

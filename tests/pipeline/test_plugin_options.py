@@ -32,7 +32,7 @@ MY_SEARCH = """
 from dataclasses import dataclass
 
 from ssfnas.options import option
-from ssfnas.strategies import DERIVATIONS, STRATEGIES
+from ssfnas.strategies import DERIVATIONS, STRATEGIES, SearchStrategy
 
 
 @dataclass(kw_only=True)
@@ -42,12 +42,13 @@ class Pull:
 
 
 @STRATEGIES.register("pulled", options=(Pull,))
-def pulled(alphas, config):
-    def terms():
-        value = sum(alpha[:, config.toward].square().mean() for alpha in alphas)
-        return {"loss": config.pull * value, "pulled": value}
+class Pulled(SearchStrategy):
+    relaxation = "sigmoid"
 
-    return terms
+    def penalty(self):
+        alphas = self.net.alphas()
+        value = sum(alpha[:, self.config.toward].square().mean() for alpha in alphas)
+        return {"loss": self.config.pull * value, "pulled": value}
 
 
 @dataclass(kw_only=True)

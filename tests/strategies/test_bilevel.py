@@ -14,7 +14,7 @@ from ssfnas.runtime.distributed import World
 from ssfnas.runtime.updates import Updater
 from ssfnas.spaces import ReferenceSupernet, frozen_statistics
 from ssfnas.strategies.bilevel import BilevelOptimizer
-from ssfnas.strategies.regularizers import zero_one_loss
+from ssfnas.strategies.fairdarts import zero_one_loss
 
 ALONE = World(0, 1, torch.device("cpu"))
 

@@ -78,7 +78,7 @@ def test_alphas_stay_in_the_warm_up_and_move_after_it(dataset):
     assert not any(name.startswith("alpha/") for name in first)
     assert all("weight/loss" in entry for entry in (first, *rest))
     assert all("alpha/loss" in entry for entry in rest)
-    rows = [row["normal"] for row in trainer.alpha_history]
+    rows = [row["normal"] for row in trainer.history]
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[1], rows[2])
     assert len(rows) == 4

@@ -1,15 +1,26 @@
-"""Terms that are added to the loss of the alphas alone."""
+"""FairDARTS: each operation has a weight of its own, which the zero-one loss decides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ssfnas.config import SearchConfig
+from ssfnas.strategies.strategy import SearchStrategy
 
 FORMS = ("l1", "l2")
+
+
+class FairDarts(SearchStrategy):
+    """Sigmoid weights, and w01 times the zero-one loss (arXiv 1911.12126)."""
+
+    relaxation = "sigmoid"
+
+    def penalty(self) -> dict[str, Tensor]:
+        """The zero-one loss of all open operations; ``zero_one`` is without the factor."""
+        value = zero_one_loss(self.alphas(), self.config.zero_one)
+        return {"loss": self.config.w01 * value, "zero_one": value}
 
 
 def zero_one_loss(alphas: Sequence[Tensor], form: str = "l2") -> Tensor:
@@ -31,15 +42,3 @@ def zero_one_loss(alphas: Sequence[Tensor], form: str = "l2") -> Tensor:
         raise ValueError(f"form is {form!r}: it is one of {', '.join(FORMS)}")
     distance = torch.cat([alpha.reshape(-1) for alpha in alphas]).sigmoid() - 0.5
     return -(distance.square() if form == "l2" else distance.abs()).mean()
-
-
-def zero_one_regularizer(
-    alphas: Sequence[Tensor], config: SearchConfig
-) -> Callable[[], dict[str, Tensor]]:
-    """w01 times the zero-one loss; logged without the factor as ``zero_one``."""
-
-    def terms() -> dict[str, Tensor]:
-        value = zero_one_loss(alphas, config.zero_one)
-        return {"loss": config.w01 * value, "zero_one": value}
-
-    return terms

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssfnas.strategies.regularizers import zero_one_loss
+from ssfnas.strategies.fairdarts import zero_one_loss
 
 
 def tables():
