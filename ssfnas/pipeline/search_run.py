@@ -127,9 +127,8 @@ def _check(config: SearchConfig) -> None:
         if config.early_stop != "none":
             STOPPERS.get(config.early_stop)
         if config.order == 2 and strategy.first_order:
-            raise RequestError(
-                f"--order 2 with --strategy {config.strategy}: {strategy.first_order}; leave it at 1"
-            )
+            asked = f"--order 2 with --strategy {config.strategy}"
+            raise RequestError(f"{asked}: {strategy.first_order}; leave it at 1")
     check_operations(tuple(config.operations or strategy.operations))
     if not objective.compares_images:
         return

@@ -187,7 +187,7 @@ class SearchTrainer(GenotypeSearch):
         return rule(config)
 
     def _record(self) -> dict[str, Tensor]:
-        """Parameters, weights and what is left of the operations, by the names of ``alphas.npz``."""
+        """Parameters, weights and the operations that are left, as ``alphas.npz`` names them."""
         record = {
             name.removeprefix("alphas_"): parameter.detach().cpu().clone()
             for name, parameter in self.net.architecture().items()
