@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ssfnas.errors import RequestError
 from ssfnas.layers.operations import FactorizedReduce, ReLUConvBN, make_operation
+from ssfnas.layers.partial_channels import bypass, shuffle_channels
 
 CELL_TYPES = ("normal", "reduce")
 
@@ -92,26 +93,54 @@ def preprocessing(plan: CellPlan, channels: tuple[int, int], *, affine: bool) ->
 class MixedEdge(nn.Module):
     """All candidate operations on one edge: sum over o of w_o * o(x).
 
+    With a ``share`` K above 1 they see the first C / K channels alone, and the others pass by
+    (PC-DARTS, arXiv 1907.05737, section 3.2; with b its edge normalization, section 3.3):
+
+        shuffle_K(cat(sum over o of w_o * o(x[:, :C / K]), b * bypass(x[:, C / K:])))
+
+    where w has the edge's factor in it already.
+
     Args:
         names: the operations.
         channels: of input and output.
         stride: 1 or 2.
+        share: K, which divides the channels.
     """
 
-    def __init__(self, names: tuple[str, ...], channels: int, stride: int) -> None:
+    def __init__(self, names: tuple[str, ...], channels: int, stride: int, share: int = 1) -> None:
         super().__init__()
+        self.stride, self.share = stride, share
         self.operations = nn.ModuleList(
-            make_operation(name, channels, stride, searching=True) for name in names
+            make_operation(name, channels // share, stride, searching=True) for name in names
         )
 
-    def forward(self, x: Tensor, weights: Tensor, open: Sequence[bool] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        weights: Tensor,
+        edge: Tensor | None = None,
+        open: Sequence[bool] | None = None,
+    ) -> Tensor:
         """[N, C, H, W] and weights [O] -> [N, C, ceil(H / stride), ceil(W / stride)].
 
-        Where ``open`` is given, the sum of those operations alone, of which there is one.
+        Args:
+            x: the state.
+            weights: of the operations.
+            edge: b, a scalar; None: 1. Without partial channels nothing is multiplied by it.
+            open: the operations that are computed; without partial channels at least one. None:
+                all.
         """
         pairs = zip(weights.unbind(), self.operations, strict=True)
         wanted = [pair for place, pair in enumerate(pairs) if open is None or open[place]]
-        return total([weight * operation(x) for weight, operation in wanted])
+        if self.share == 1:
+            return total([weight * operation(x) for weight, operation in wanted])
+        first = x.shape[1] // self.share
+        head = x[:, :first]
+        rest = bypass(x[:, first:], self.stride)
+        nothing = rest.new_zeros(len(rest), first, *rest.shape[2:])
+        mixed = total([nothing, *(weight * operation(head) for weight, operation in wanted)])
+        rest = rest if edge is None else edge * rest
+        return shuffle_channels(torch.cat([mixed, rest], dim=1), self.share)
 
 
 class SearchCell(nn.Module):
@@ -122,17 +151,23 @@ class SearchCell(nn.Module):
         channels: of its two inputs.
         nodes: intermediate nodes.
         names: candidate operations.
+        share: K, where they see one K-th of the channels (:class:`MixedEdge`).
     """
 
     def __init__(
-        self, plan: CellPlan, channels: tuple[int, int], nodes: int, names: tuple[str, ...]
+        self,
+        plan: CellPlan,
+        channels: tuple[int, int],
+        nodes: int,
+        names: tuple[str, ...],
+        share: int = 1,
     ) -> None:
         super().__init__()
         self.kind = plan.kind
-        self.nodes = nodes
+        self.nodes, self.share = nodes, share
         self.preprocess0, self.preprocess1 = preprocessing(plan, channels, affine=False)
         self.edges = nn.ModuleList(
-            MixedEdge(names, plan.channels, 2 if plan.reduction and start < 2 else 1)
+            MixedEdge(names, plan.channels, 2 if plan.reduction and start < 2 else 1, share)
             for start, _ in cell_edges(nodes)
         )
 
@@ -144,29 +179,27 @@ class SearchCell(nn.Module):
         edges: Tensor | None = None,
         open: Sequence[Sequence[bool]] | None = None,
     ) -> Tensor:
-        """Both inputs -> [N, nodes * channels, h', w'].
+        """Both inputs [N, c, h, w] and weights [E, O] -> [N, nodes * channels, h', w'].
 
         Args:
-            s0, s1: [N, c, h, w].
-            weights: of the operations, [E, O].
-            edges: factors of what passes an edge by.
+            s0, s1: the inputs.
+            weights: of each operation on each edge.
+            edges: of what passes by on each edge, [E]; None: ones.
             open: [E][O], the operations that are computed, of each node at least one; None: all.
         """
         states = [self.preprocess0(s0), self.preprocess1(s1)]
-        wanted = [None] * len(self.edges) if open is None else open
-        mixed = zip(self.edges, weights, wanted, strict=True)
+        factors = [None] * len(self.edges) if edges is None else edges.unbind()
+        chosen = [None] * len(self.edges) if open is None else open
+        given = zip(self.edges, weights, factors, chosen, strict=True)
         for _ in range(self.nodes):
             # Takes the next edge for each state that there is: the order of cell_edges.
-            arriving = zip(states, mixed, strict=False)
-            states.append(
-                total(
-                    [
-                        edge(state, weight, which)
-                        for state, (edge, weight, which) in arriving
-                        if which is None or any(which)
-                    ]
-                )
-            )
+            arriving = zip(states, given, strict=False)
+            parts = [
+                edge(state, w, b, which)
+                for state, (edge, w, b, which) in arriving
+                if self.share > 1 or which is None or any(which)
+            ]
+            states.append(total(parts))
         return torch.cat(states[2:], dim=1)
 
 

@@ -12,6 +12,7 @@ from ssfnas.declarations.strategies import FAIRDARTS_OPERATIONS
 from ssfnas.layers.cells import SearchCell, edge_count, plan_cells
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.layers.operations import check_operations
+from ssfnas.layers.partial_channels import check_partial_channels
 from ssfnas.spaces.cell_network import CellNetwork, check_sizes, longer_side, make_stem
 from ssfnas.spaces.mixing import Mix, Mixing, Relaxed
 
@@ -34,6 +35,8 @@ class ReferenceSupernet(CellNetwork):
         mixing: makes them in place of a relaxation.
         image_size: pixels of the longer side; above 64 the stem has a stride, as a derived
             network's (:func:`~ssfnas.spaces.cell_network.make_stem`).
+        partial_channels: K of PC-DARTS (arXiv 1907.05737, section 3.2): operations see one K-th of
+            a state's channels, the others pass by (:class:`~ssfnas.layers.cells.MixedEdge`).
         generator: where all initial draws come from; without one, PyTorch's global generator.
 
     Attributes:
@@ -42,7 +45,8 @@ class ReferenceSupernet(CellNetwork):
         num_features: channels of :meth:`forward_features`.
 
     Raises:
-        RequestError: a number below 1, or operations or a relaxation that are not known.
+        RequestError: a number below 1, channels that cannot be divided by ``partial_channels``, or
+            operations or a relaxation that are not known.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class ReferenceSupernet(CellNetwork):
         mixing: Mixing | None = None,
         partial_channels: int = 1,
         image_size: int | tuple[int, int] = 32,
+        partial_channels: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -70,7 +75,9 @@ class ReferenceSupernet(CellNetwork):
             layers=layers,
             nodes=nodes,
             image_size=longest,
+            partial_channels=partial_channels,
         )
+        check_partial_channels(partial_channels, channels)
         self.operations = tuple(operations)
         check_operations(self.operations)
         self.mixing: Mixing = Relaxed(relaxation) if mixing is None else mixing
@@ -86,7 +93,9 @@ class ReferenceSupernet(CellNetwork):
             inputs = (width, width)
             self.cells = nn.ModuleList()
             for plan in plan_cells(channels, layers):
-                self.cells.append(SearchCell(plan, inputs, nodes, self.operations))
+                self.cells.append(
+                    SearchCell(plan, inputs, nodes, self.operations, partial_channels)
+                )
                 inputs = (inputs[1], nodes * plan.channels)
             self.num_features = inputs[1]
             self.classifier = nn.Linear(self.num_features, num_classes)

@@ -55,6 +55,8 @@ class Supernet(FusedForm, ReferenceSupernet):
         """See :class:`~ssfnas.fused.fused_network.FusedForm`; ``chosen`` are open operations."""
         if type(cell) is not SearchCell or is_hooked(cell) or "forward" in vars(cell):
             return None
+        if cell.share > 1:
+            return None
         candidates = [
             Candidate(0, INPUTS, cell.preprocess0),
             Candidate(1, INPUTS + 1, cell.preprocess1),

@@ -157,6 +157,21 @@ def test_papers_numbers():
     assert net.num_features == 4 * 64
 
 
+def test_operations_see_a_share_of_the_channels():
+    """A weight of theirs is there once for K^2, or K for depthwise ones; entries keep theirs."""
+    nets = [ReferenceSupernet(partial_channels=k, generator=seeded(0)) for k in (1, 4)]
+    assert nets[1].num_features == nets[0].num_features
+    names = [[name for name, _ in net.named_parameters()] for net in nets]
+    assert names[0] == names[1]
+    for name, whole in nets[0].named_parameters():
+        part = nets[1].get_parameter(name)
+        if ".operations." not in name:
+            assert part.shape == whole.shape, name
+        else:
+            depthwise = whole.shape[1] == 1
+            assert part.numel() * (4 if depthwise else 16) == whole.numel(), name
+
+
 def test_weights_and_alphas_partition_the_parameters():
     net = ReferenceSupernet(channels=4, layers=2, nodes=2, generator=seeded(0))
     weights, alphas = {*map(id, net.weights())}, {*map(id, net.alphas())}
@@ -259,6 +274,8 @@ def test_edges_in_darts_order():
         ({"nodes": 0}, "nodes is 0"),
         ({"in_channels": 0}, "in_channels is 0"),
         ({"image_size": (0, 0)}, "image_size is 0"),
+        ({"partial_channels": 0}, "partial_channels is 0"),
+        ({"partial_channels": 3}, "partial_channels is 3: channels 16 cannot be divided by it"),
         ({"num_classes": 0}, "num_classes is 0"),
         ({"operations": ()}, "no operations"),
         ({"operations": ("warp",)}, "unknown operation 'warp'"),
