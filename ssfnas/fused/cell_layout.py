@@ -1,7 +1,9 @@
 """What a cell is made of, sorted by the state that each candidate starts from.
 
 States are the two inputs as they come, both as the cell's preprocessing leaves them, and the nodes.
-Every state but the inputs is a sum of what arrives: a preprocessed input is a sum of one.
+Every state but the inputs is a sum of what arrives: a preprocessed input is a sum of one. With
+partial channels candidates see a part of a state's channels, and so their tables are narrower than
+those of the preprocessing (:mod:`ssfnas.fused.partial_channels`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from torch import nn
 
 from ssfnas.fused.cell_tables import PLAIN, Rows
 from ssfnas.fused.families import FAMILIES, OF_PARTS, Family, Modules
+from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import Zero
 
 INPUTS = 2
@@ -38,6 +41,22 @@ class Candidate:
     stride: int = 1
     weight: int | None = None
     path: int | None = None
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """What passes by on an edge of partial channels, beside its candidates.
+
+    Attributes:
+        start, to: states, as those of a :class:`Candidate`.
+        stride: of the edge.
+        edge: place of its factor among those of the cell's edges.
+    """
+
+    start: int
+    to: int
+    stride: int
+    edge: int
 
 
 @dataclass(frozen=True)
@@ -72,19 +91,28 @@ class CellLayout:
     Args:
         candidates: all modules of the cell.
         output: the states that the output is made of, in order.
+        share: K, where candidates see one K-th of a preprocessed input's or a node's channels.
+        bypasses: of every edge, where K is above 1.
 
     Attributes:
         families: in the order of the states that they start from.
         sources: for each state, the slots of the families that leave it.
         terms: for each state, its summands; none for the inputs.
         uses: for each family, its candidates' (state, place among its summands), by number.
-        output: as given.
+        output, share, bypasses: as given.
         rows: of both tables.
+        entry_rows: of both tables of the preprocessing; ``rows`` itself where K is 1.
     """
 
-    def __init__(self, candidates: Sequence[Candidate], output: Sequence[int]) -> None:
-        self.output = tuple(output)
-        states = 1 + max(candidate.to for candidate in candidates)
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        output: Sequence[int],
+        share: int = 1,
+        bypasses: Sequence[Bypass] = (),
+    ) -> None:
+        self.output, self.share, self.bypasses = tuple(output), share, tuple(bypasses)
+        states = 1 + max([c.to for c in candidates] + [bypass.to for bypass in self.bypasses])
         self.families: list[Family] = []
         self.sources: list[list[int]] = [[] for _ in range(states)]
         self.terms: list[list[Term]] = [[] for _ in range(states)]
@@ -96,8 +124,10 @@ class CellLayout:
         for terms in self.terms:
             terms.sort(key=lambda term: order[id(term.candidate)])
         self.rows = Rows()
-        for family in self.families:
-            family.take_rows(self.rows)
+        self.entry_rows = self.rows if share == 1 else Rows()
+        for state, slots in enumerate(self.sources):
+            for slot in slots:
+                self.families[slot].take_rows(self.entry_rows if state < INPUTS else self.rows)
         self.uses: list[list[tuple[int, int]]] = [[] for _ in self.families]
         found = [
             (term.slot, term.number, (state, place))
@@ -106,6 +136,19 @@ class CellLayout:
         ]
         for slot, _, use in sorted(found):
             self.uses[slot].append(use)
+
+    @property
+    def norms(self) -> list[list[BatchNorm2d]]:
+        """All BatchNorms, row by row of the statistics."""
+        if self.entry_rows is self.rows:
+            return self.rows.norms
+        return [*self.entry_rows.norms, *self.rows.norms]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there are BatchNorms to begin with, and every state is a sum of something."""
+        summed = self.terms[INPUTS:] if self.share == 1 else self.terms[INPUTS:][:PREPROCESSED]
+        return bool(self.entry_rows.norms) and all(summed)
 
     def _add_source(self, state: int, leaving: Sequence[Candidate]) -> None:
         if not leaving:

@@ -73,10 +73,14 @@ class Tables:
 
     Args:
         rows: that are taken in all.
+        channels: of what is normalized.
+
+    Attributes:
+        rows: as given.
     """
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+    def __init__(self, rows: Rows, channels: int) -> None:
+        self.rows = rows
         # BatchNorms with weights have a row of their own (see the families).
         self.affine = [
             (row, norms[0])
@@ -84,7 +88,7 @@ class Tables:
             if norms and norms[0].weight is not None
         ]
         self._all_affine = len(self.affine) == len(rows.norms)
-        self._channels = rows.norms[0][0].num_features if rows.norms else 0
+        self._channels = channels
         self._indices: dict[torch.device, Tensor] = {}
         self._templates: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
@@ -103,7 +107,7 @@ class Tables:
         if not self.affine:
             return None
         values = torch.stack(list(parameters)).to(like.dtype).unflatten(0, (2, -1))
-        rows = 1 + len(self._rows.norms)
+        rows = 1 + len(self.rows.norms)
         table = values.new_zeros(2, rows, values.shape[2])
         table[0] = 1
         if self._all_affine:
@@ -123,7 +127,7 @@ class Tables:
 
     def statistics(self, like: Tensor) -> Tensor:
         """A table [5, 1 + R, C] in dtype and device of ``like``; only row 0 is set."""
-        table = like.new_empty(5, 1 + len(self._rows.norms), self._channels)
+        table = like.new_empty(5, 1 + len(self.rows.norms), self._channels)
         table[:, PLAIN] = self._template(like)[0]
         return table
 
@@ -136,7 +140,7 @@ class Tables:
         if key not in self._templates:
             plain = like.new_zeros(5, 1)
             plain[[RSTD, SCALE]] = 1
-            gradients = like.new_zeros(self._rows.gradients, self._channels)
-            gradients[self._rows.ones] = 1
+            gradients = like.new_zeros(self.rows.gradients, self._channels)
+            gradients[self.rows.ones] = 1
             self._templates[key] = plain, gradients
         return self._templates[key]

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ssfnas.fused.cell_layout import INPUTS, CellLayout
+from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, CellLayout
 from ssfnas.fused.cell_statistics import Call, Coefficients, Statistics
 from ssfnas.fused.cell_tables import Tables
 from ssfnas.fused.families import Backward, Modules, Parts, Use
+from ssfnas.fused.partial_channels import Bypasses, BypassGradients, Passing
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.differentiable_once import differentiable_once
@@ -35,6 +36,7 @@ from ssfnas.ops.primitives import node_coefficients, norm_sum_forward, norm_sum_
 
 NHWC = torch.channels_last
 _A = 2  # of a sum's mean, rstd and a
+_ENTRIES, _CANDIDATES = 0, -1  # of groups of tables, of which there may be one
 
 
 class _Rows(NamedTuple):
@@ -68,11 +70,20 @@ class FusedCell:
 
     Attributes:
         summed: for each state, the places of the summands whose sums over its gradient are needed.
+        tables: of the candidates.
+        groups: all tables: with partial channels first those of the preprocessing, which are wider.
+        bypasses: with partial channels.
     """
 
     def __init__(self, layout: CellLayout, weights: int = 0, paths: int = 0) -> None:
         self.layout, self.weights, self.paths = layout, weights, paths
-        self.tables = Tables(layout.rows)
+        channels = layout.entry_rows.norms[0][0].num_features
+        self.tables = Tables(layout.rows, channels // layout.share)
+        self.groups = [self.tables]
+        self.bypasses: Bypasses | None = None
+        if layout.share > 1:
+            self.groups.insert(0, Tables(layout.entry_rows, channels))
+            self.bypasses = Bypasses(layout, channels)
         self.summed = [
             [
                 place
@@ -94,6 +105,7 @@ class FusedCell:
         s1: Sequence[Tensor],
         weights: Tensor | None = None,
         factors: Tensor | None = None,
+        edges: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Both inputs -> the states of the output, channels_last, and the second input again.
 
@@ -102,6 +114,7 @@ class FusedCell:
             s0, s1: tensors [N, c, h, w] side by side.
             weights: of the candidates, in any shape.
             factors: of the paths for each image, [paths, N].
+            edges: with partial channels of what passes by on each edge, [E]; None: ones.
 
         Returns:
             [N, C, h', w'] each: the output is what they are side by side; and ``s1`` as whoever
@@ -110,21 +123,43 @@ class FusedCell:
         call.keeps_graphs = torch.is_grad_enabled()
         hands_on = call.keeps_graphs and all(x.requires_grad for x in s1)
         found: tuple[Tensor, ...] = _CellFunction.apply(
-            self, call, len(s0), len(s1), hands_on, weights, factors, *s0, *s1, *self.parameters()
+            self,
+            call,
+            len(s0),
+            len(s1),
+            hands_on,
+            weights,
+            factors,
+            edges,
+            *s0,
+            *s1,
+            *self.parameters(),
         )
         nodes = len(self.layout.output)
         return list(found[:nodes]), list(found[nodes:] if hands_on else s1)
 
     def parameters(self) -> list[Tensor]:
-        """Those of each family, then the BatchNorms' weights and biases."""
+        """Those of each family, then the BatchNorms' weights and biases, group by group."""
         of_families = (p for family in self.layout.families for p in family.parameters())
-        return [*of_families, *self.tables.affine_parameters()]
+        of_norms = (p for tables in self.groups for p in tables.affine_parameters())
+        return [*of_families, *of_norms]
 
-    def split(self, parameters: Sequence[Tensor]) -> list[list[Tensor]]:
-        """The parameters of each family, and behind them those of the BatchNorms."""
+    def split(self, parameters: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """The parameters of each family, and those of each group's BatchNorms."""
         remaining = iter(parameters)
-        own = [list(itertools.islice(remaining, count)) for count in self._counts]
-        return [*own, list(remaining)]
+        of_families = [list(itertools.islice(remaining, count)) for count in self._counts]
+        counts = [2 * len(tables.affine) for tables in self.groups]
+        return of_families, [list(itertools.islice(remaining, count)) for count in counts]
+
+    @staticmethod
+    def group_of_sum(state: int) -> int:
+        """The place of the tables, among :attr:`groups`, of what a state is a sum of."""
+        return _ENTRIES if state < INPUTS + PREPROCESSED else _CANDIDATES
+
+    @staticmethod
+    def group_of_source(state: int) -> int:
+        """Of the tables of what leaves a state."""
+        return _ENTRIES if state < INPUTS else _CANDIDATES
 
     def has_weights(self, state: int) -> bool:
         """Whether any of a state's summands has one."""
@@ -142,7 +177,7 @@ class FusedCell:
         Args:
             state: which.
             places: of the summands; None: all.
-            states: those that may be summands themselves.
+            states: as candidates read them; they may be summands themselves.
             results: of the families.
         """
         terms = self.layout.terms[state]
@@ -210,16 +245,18 @@ class _Kept(NamedTuple):
         states: all but those of the output.
         results: of each family, but for modules.
         sums: of each state but the inputs.
-        statistics: [5, 1 + R, C].
-        affine: weights and biases of the BatchNorms, [2, 1 + R, C], or None.
+        statistics: [5, 1 + R, C], of each group of tables.
+        affine: weights and biases of the BatchNorms, [2, 1 + R, C], or None, likewise.
+        passing: with partial channels.
     """
 
     weights: Tensor
     states: dict[int, Parts]
     results: list[Any]
     sums: list[_Sum]
-    statistics: Tensor
-    affine: Tensor | None
+    statistics: list[Tensor]
+    affine: list[Tensor | None]
+    passing: Passing | None
 
 
 class _Needs(NamedTuple):
@@ -227,14 +264,15 @@ class _Needs(NamedTuple):
 
     inputs: tuple[bool, bool]
     weights: bool
+    edges: bool
     parameters: bool
 
 
 class _CellFunction(torch.autograd.Function):
     """A cell, differentiable.
 
-    (cell, call, numbers of parts, whether the second input is handed on, weights, factors, *parts,
-    *parameters) -> nodes, and the parts of the second input where they are handed on.
+    (cell, call, numbers of parts, whether the second input is handed on, weights, factors, edges,
+    *parts, *parameters) -> nodes, and the parts of the second input where they are handed on.
     """
 
     @staticmethod
@@ -247,34 +285,54 @@ class _CellFunction(torch.autograd.Function):
         hands_on: bool,
         weights: Tensor | None,
         factors: Tensor | None,
+        edges: Tensor | None,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         inputs = [x.contiguous(memory_format=NHWC) for x in tensors[: first + second]]
         parameters, s0 = tensors[first + second :], inputs[0]
         states: dict[int, Parts] = {0: inputs[:first], 1: inputs[first:]}
         layout = cell.layout
-        *of_families, of_norms = cell.split(parameters)
+        of_families, of_norms = cell.split(parameters)
         with without_autocast(s0):
             one = torch.ones(1, dtype=accumulator(s0.dtype), device=s0.device)
             flat = one if weights is None else torch.cat([weights.flatten().to(one), one])
             if factors is not None:
                 factors = torch.cat([factors.to(one), one.expand(1, s0.shape[0])])
-            affine = cell.tables.affine_rows(of_norms, flat)
-            statistics = Statistics(call, layout.rows, cell.tables.statistics(flat), affine)
+            affine = [
+                tables.affine_rows(own, flat)
+                for tables, own in zip(cell.groups, of_norms, strict=True)
+            ]
+            statistics = [
+                Statistics(call, tables.rows, tables.statistics(flat), own)
+                for tables, own in zip(cell.groups, affine, strict=True)
+            ]
+            passing = None
+            if cell.bypasses is not None:
+                ones = one.expand(cell.bypasses.edges)
+                passing = Passing(ones if edges is None else edges.to(one), {}, {})
         results: list[Any] = []
         sums: list[_Sum] = []
+        read = states if passing is None else dict(states)  # what candidates see of each
         for state, slots in enumerate(layout.sources):
             if state >= INPUTS:
-                zs = cell.summands(state, None, states, results)
+                zs = cell.summands(state, None, read, results)
                 with without_autocast(s0):
-                    sums.append(_sum_of(cell, state, statistics.table, flat, factors))
-                    states[state] = [sums[-1].of(zs)]
+                    table = statistics[cell.group_of_sum(state)].table
+                    sums.append(_sum_of(cell, state, table, flat, factors))
+                    total = sums[-1].of(zs) if zs else None
+                    if cell.bypasses is not None and passing is not None:
+                        x, head = cell.bypasses.forward(passing, state, total, states)
+                        states[state], read[state] = [x], [head]
+                    elif total is not None:
+                        states[state] = [total]
+            of_source = statistics[cell.group_of_source(state)]
             for slot in slots:
                 family = layout.families[slot]
                 # Modules do as autocast wants.
                 with nullcontext() if isinstance(family, Modules) else without_autocast(s0):
-                    results.append(family.forward(states[state], of_families[slot], statistics))
-        statistics.finish()
+                    results.append(family.forward(read[state], of_families[slot], of_source))
+        for own_statistics in statistics:
+            own_statistics.finish()
         outputs = [states[state][0] for state in layout.output]
         pairs = list(zip(layout.families, results, strict=True))
         kept = _Kept(
@@ -282,14 +340,15 @@ class _CellFunction(torch.autograd.Function):
             {state: parts for state, parts in states.items() if state not in layout.output},
             [None if isinstance(f, Modules) else f.kept(result) for f, result in pairs],
             sums,
-            statistics.table,
+            [own.table for own in statistics],
             affine,
+            passing,
         )
         saved, ctx.spec = tree_flatten(kept)
         ctx.save_for_backward(*outputs, *parameters, *saved)
         # Modules have graphs, which autograd must not see.
         ctx.modules = [result if isinstance(f, Modules) else None for f, result in pairs]
-        ctx.cell, ctx.call, ctx.counts = cell, call, statistics.counts
+        ctx.cell, ctx.call, ctx.counts = cell, call, [own.counts for own in statistics]
         ctx.shape = None if weights is None else weights.shape
         ctx.parts = first, second
         ctx.set_materialize_grads(False)
@@ -301,7 +360,7 @@ class _CellFunction(torch.autograd.Function):
         known = next((grad for grad in grads if grad is not None), None)
         if known is None:  # of a cell that nothing reads
             return (None,) * len(ctx.needs_input_grad)
-        _, _, _, _, _, needs_weights, _, *needs = ctx.needs_input_grad
+        _, _, _, _, _, needs_weights, _, needs_edges, *needs = ctx.needs_input_grad
         first, second = ctx.parts
         needs_inputs = any(needs[:first]), any(needs[first : first + second])
         needs = needs[first + second :]
@@ -313,14 +372,14 @@ class _CellFunction(torch.autograd.Function):
         of_modules = zip(kept.results, ctx.modules, strict=True)
         kept = kept._replace(results=[own if of is None else of for own, of in of_modules])
         with without_autocast(known):
-            gradients = ctx.cell.tables.gradients(kept.statistics)
+            groups = zip(ctx.cell.groups, kept.statistics, ctx.counts, strict=True)
             backward = _CellBackward(
                 ctx.cell,
                 ctx.call,
                 kept,
                 outputs,
-                Coefficients(ctx.call, gradients, ctx.counts),
-                _Needs(needs_inputs, needs_weights, any(needs)),
+                [Coefficients(ctx.call, t.gradients(own), counts) for t, own, counts in groups],
+                _Needs(needs_inputs, needs_weights, needs_edges, any(needs)),
             )
             outside = {
                 state: [grad]
@@ -337,13 +396,21 @@ class _CellFunction(torch.autograd.Function):
         of_inputs: list[Tensor | None] = []
         for count, gradients in zip(ctx.parts, backward.of_inputs, strict=True):
             of_inputs += [None] * count if gradients is None else gradients
-        return None, None, None, None, None, of_weights, None, *of_inputs, *wanted
+        of_edges = backward.bypasses.of_factors if backward.bypasses and needs_edges else None
+        return None, None, None, None, None, of_weights, None, of_edges, *of_inputs, *wanted
 
 
 def _sum_of(
     cell: FusedCell, state: int, statistics: Tensor, weights: Tensor, factors: Tensor | None
 ) -> _Sum:
-    """How a state is made, once the statistics of its summands are there."""
+    """How a state is made, once the statistics of its summands are there.
+
+    Nothing arrives at a node of partial channels whose candidates are all closed, but what passes
+    by them.
+    """
+    if not cell.layout.terms[state]:
+        channels = statistics.shape[2]
+        return _Sum(statistics.new_zeros(3, 0, channels), statistics.new_zeros(channels), None)
     rows = cell.rows(statistics.device)[state]
     own = None
     if factors is not None and rows.paths is not None:
@@ -360,7 +427,7 @@ class _CellBackward:
     Args:
         cell, call: of the forward pass.
         kept, outputs: what it left.
-        coefficients: to be filled.
+        coefficients: of each group of tables, to be filled.
         needs: which gradients are wanted.
 
     Attributes:
@@ -373,17 +440,22 @@ class _CellBackward:
         call: Call,
         kept: _Kept,
         outputs: Sequence[Tensor],
-        coefficients: Coefficients,
+        coefficients: list[Coefficients],
         needs: _Needs,
     ) -> None:
         self.cell, self.layout, self.call, self.needs = cell, cell.layout, call, needs
         self.kept, self.coefficients = kept, coefficients
         of_output = zip(self.layout.output, outputs, strict=True)
         self.states = kept.states | {state: [output] for state, output in of_output}
+        self.read = self.states  # as candidates see them
+        self.bypasses: BypassGradients | None = None
+        if kept.passing is not None and cell.bypasses is not None:
+            self.read = self.states | {s: [head] for s, head in kept.passing.heads.items()}
+            self.bypasses = BypassGradients(cell.bypasses, kept.passing, self.states, needs.edges)
         self.grads: dict[int, Tensor] = {}
         self.of_inputs: list[Parts | None] = [None] * INPUTS
         self.of_weights = kept.weights.new_zeros(len(kept.weights))
-        self.of_affine = None if kept.affine is None else torch.zeros_like(kept.affine)
+        self.of_affine = [None if own is None else torch.zeros_like(own) for own in kept.affine]
 
     def run(
         self, outside: Mapping[int, Sequence[Tensor | None]], parameters: Sequence[Tensor]
@@ -396,10 +468,13 @@ class _CellBackward:
             parameters: of the cell.
         """
         layout = self.layout
-        *of_families, _ = self.cell.split(parameters)
+        of_families, _ = self.cell.split(parameters)
         found: list[list[Tensor | None]] = [[None] * len(own) for own in of_families]
         for state in reversed(range(len(layout.sources))):
-            total, is_own = self._from_outside(state, outside.get(state, ())), False
+            beyond, is_own = self._from_outside(state, outside.get(state, ())), False
+            # Candidates with bypasses beside them see a part, which nothing outside reads.
+            total = None if self.bypasses is not None and state >= INPUTS else beyond
+            group = self.cell.group_of_source(state)
             needs_x = state >= INPUTS or self.needs.inputs[state]
             if needs_x or self.needs.parameters:
                 for slot in layout.sources[state]:
@@ -407,13 +482,13 @@ class _CellBackward:
                     if uses is None:
                         continue
                     given = Backward(
-                        parts=self.states[state],
+                        parts=self.read[state],
                         parameters=of_families[slot],
                         results=self.kept.results[slot],
                         uses=uses,
-                        statistics=self.kept.statistics,
-                        coefficients=self.coefficients,
-                        affine_gradients=self.of_affine,
+                        statistics=self.kept.statistics[group],
+                        coefficients=self.coefficients[group],
+                        affine_gradients=self.of_affine[group],
                         needs_x=needs_x,
                         needs_parameters=self.needs.parameters,
                     )
@@ -424,20 +499,30 @@ class _CellBackward:
                     is_own = True
             if state < INPUTS:
                 self.of_inputs[state] = total if needs_x else None
-            elif total is not None:
-                (self.grads[state],) = total
-                self._reduce(state, self.grads[state])
+                continue
+            grad = _only(total)
+            if self.bypasses is not None:
+                grad = self.bypasses.through(state, _only(beyond), grad)
+            if grad is not None:
+                self.grads[state] = grad
+                self._reduce(state, grad)
         gradients = [gradient for own in found for gradient in own]
-        if self.of_affine is not None:
-            # A preprocessed input that no edge leaves takes no part.
-            unused = {
-                term.row
-                for state in range(INPUTS, len(layout.terms))
-                if state not in self.grads
-                for term in layout.terms[state]
-            }
-            gradients += self.cell.tables.affine_gradients(self.of_affine, unused)
+        for group, of_affine in enumerate(self.of_affine):
+            if of_affine is not None:
+                tables, unused = self.cell.groups[group], self._unused(group)
+                gradients += tables.affine_gradients(of_affine, unused)
         return gradients
+
+    def _unused(self, group: int) -> set[int]:
+        """Rows of statistics that took no part, as of a preprocessed input that no edge leaves."""
+        groups = self.cell.groups
+        return {
+            term.row
+            for state in range(INPUTS, len(self.layout.terms))
+            if state not in self.grads
+            if groups[self.cell.group_of_sum(state)] is groups[group]
+            for term in self.layout.terms[state]
+        }
 
     def _from_outside(self, state: int, grads: Sequence[Tensor | None]) -> Parts | None:
         """A state's gradient from outside of the cell, in the layout of its parts."""
@@ -470,18 +555,21 @@ class _CellBackward:
             coefficients = coefficients.index_select(1, rows.summed)
             factors = None if factors is None else factors.index_select(0, rows.summed)
         mean, rstd, a = coefficients.unbind()
-        affine = self.of_affine if self.needs.parameters else None
+        group = self.cell.group_of_sum(state)
+        of_group = self.coefficients[group]
+        affine = self.of_affine[group] if self.needs.parameters else None
         needs_weights = self.needs.weights and self.cell.has_weights(state)
         if not self.call.batch_statistics and not needs_weights and affine is None:
-            self.coefficients.table.index_copy_(0, rows.gradients[0], a)
+            of_group.table.index_copy_(0, rows.gradients[0], a)
             return
-        zs = self.cell.summands(state, places, self.states, self.kept.results)
+        zs = self.cell.summands(state, places, self.read, self.kept.results)
         s0, s1 = norm_sum_reduce(grad, zs, mean, rstd, factors)
         # Of this process alone: gradients of parameters are averaged over processes later.
         if needs_weights:
             of_weights = s1
-            if self.kept.affine is not None:
-                gamma, beta = self.kept.affine.index_select(1, rows.sum_rows).unbind()
+            of_norms = self.kept.affine[group]
+            if of_norms is not None:
+                gamma, beta = of_norms.index_select(1, rows.sum_rows).unbind()
                 of_weights = gamma * s1 + beta * s0
             self.of_weights.index_copy_(0, rows.sum_weights, of_weights.sum(1))
         if affine is not None:
@@ -489,4 +577,9 @@ class _CellBackward:
             if self.cell.weights:
                 sums = sums * self.kept.weights.index_select(0, rows.sum_weights)[:, None]
             affine.index_copy_(1, rows.sum_rows, sums)
-        self.coefficients.enter(rows.gradients, a, mean, rstd, s0, s1, grad)
+        of_group.enter(rows.gradients, a, mean, rstd, s0, s1, grad)
+
+
+def _only(parts: Parts | None) -> Tensor | None:
+    """The gradient of a state of one part."""
+    return None if parts is None else parts[0]

@@ -111,12 +111,12 @@ class FusedPass:
         one state, where there are no images, and while a transform or a tracer follows the network.
         """
         fused = self._network.fused(number, chosen)
-        state = None if fused is None else _state(fused.layout.rows.norms)
+        state = None if fused is None else _state(fused.layout.norms)
         if fused is None or state is None or _is_followed() or s0[0].numel() == 0:
             given = (factors,) if weights is None else (weights, edges, chosen)
             return list(s1), [self._cells[number](side_by_side(s0), side_by_side(s1), *given)]
         call = Call(*state)
-        output, s1 = fused(call, s0, s1, weights, factors)
+        output, s1 = fused(call, s0, s1, weights, factors, edges)
         self._updates += call.updates
         return s1, output
 

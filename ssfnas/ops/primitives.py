@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssfnas.ops import norm_coefficients as coefficients
 from ssfnas.ops import torch_candidates as candidates
+from ssfnas.ops import torch_partial_channels as partial_channels
 from ssfnas.ops import torch_pointwise as pointwise
 from ssfnas.ops import torch_reduces as reduces
 from ssfnas.ops import torch_sums as sums
@@ -61,3 +62,7 @@ pointwise_forward = _dispatched(pointwise.pointwise_forward)
 pointwise_backward = _dispatched(pointwise.pointwise_backward)
 reduces_forward = _dispatched(reduces.reduces_forward)
 reduces_backward = _dispatched(reduces.reduces_backward)
+split_forward = _dispatched(partial_channels.split_forward)
+split_backward = _dispatched(partial_channels.split_backward)
+merge_forward = _dispatched(partial_channels.merge_forward)
+merge_backward = _dispatched(partial_channels.merge_backward)

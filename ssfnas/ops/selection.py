@@ -30,6 +30,7 @@ _MODULES = {
         "ssfnas.ops.torch_candidates",
         "ssfnas.ops.torch_pointwise",
         "ssfnas.ops.torch_reduces",
+        "ssfnas.ops.torch_partial_channels",
     ),
     "native": (
         "ssfnas.ops.native",
@@ -60,6 +61,7 @@ _PRIMITIVES = {
     ),
     "pointwise": ("pointwise_forward", "pointwise_backward"),
     "reduces": ("reduces_forward", "reduces_backward"),
+    "partial_channels": ("split_forward", "split_backward", "merge_forward", "merge_backward"),
 }
 
 _forced: str | None = None
@@ -116,7 +118,8 @@ def choose(op: str, tensors: Sequence[Tensor], name: str) -> str:
 
     Args:
         op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"norm_coefficients"``, ``"pointwise"``,
-            ``"reduces"``, ``"barlow_twins_loss"`` or ``"candidate_operations"``.
+            ``"reduces"``, ``"partial_channels"``, ``"barlow_twins_loss"`` or
+            ``"candidate_operations"``.
         tensors: those that are summed, the two embeddings, or sources; one dtype, one device.
         name: what was asked for.
 

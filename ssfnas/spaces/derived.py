@@ -59,6 +59,6 @@ class DerivedNetwork(FusedForm, ReferenceDerivedNetwork):
             candidates.append(Candidate(state[start], state[to], module, stride, path=path))
             paths += droppable
         layout = CellLayout(candidates, [state[node] for node in cell.concat])
-        if not layout.rows.norms or not all(layout.terms[INPUTS:]):
+        if not layout.is_complete:
             return None
         return FusedCell(layout, paths=paths)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssfnas.fused.cell_layout import (
     INPUTS,
     PREPROCESSED,
+    Bypass,
     Candidate,
     CellLayout,
     is_hooked,
@@ -55,12 +56,11 @@ class Supernet(FusedForm, ReferenceSupernet):
         """See :class:`~ssfnas.fused.fused_network.FusedForm`; ``chosen`` are open operations."""
         if type(cell) is not SearchCell or is_hooked(cell) or "forward" in vars(cell):
             return None
-        if cell.share > 1:
-            return None
         candidates = [
             Candidate(0, INPUTS, cell.preprocess0),
             Candidate(1, INPUTS + 1, cell.preprocess1),
         ]
+        bypasses: list[Bypass] = []
         weights = 0
         for number, (edge, (start, to)) in enumerate(
             zip(cell.edges, cell_edges(cell.nodes), strict=True)
@@ -68,6 +68,8 @@ class Supernet(FusedForm, ReferenceSupernet):
             if type(edge) is not MixedEdge or "forward" in vars(edge):
                 return None
             stride = 2 if cell.kind == "reduce" and start < PREPROCESSED else 1
+            if cell.share > 1:
+                bypasses.append(Bypass(start + INPUTS, to + INPUTS, stride, len(bypasses)))
             for place, module in enumerate(edge.operations):
                 if chosen is None or chosen[number][place]:
                     candidates.append(
@@ -75,7 +77,7 @@ class Supernet(FusedForm, ReferenceSupernet):
                     )
                 weights += 1
         first = INPUTS + PREPROCESSED
-        layout = CellLayout(candidates, range(first, first + cell.nodes))
-        if not layout.rows.norms or not all(layout.terms[INPUTS:]):
+        layout = CellLayout(candidates, range(first, first + cell.nodes), cell.share, bypasses)
+        if not layout.is_complete:
             return None
         return FusedCell(layout, weights)

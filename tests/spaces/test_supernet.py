@@ -70,6 +70,23 @@ def test_equals_the_reference(operations, relaxation, size, nodes, training):
     assert_same(*(pair if training else evaluated(pair, x)), x)
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    ("share", "operations", "size", "nodes"),
+    [
+        (2, FAIRDARTS_OPERATIONS, 8, 4),
+        (4, DARTS_OPERATIONS, 9, 3),
+        (4, ("skip_connect", "none"), 7, 2),
+        (8, ("sep_conv_3x3", "avg_pool_3x3"), 8, 1),
+    ],
+)
+def test_partial_channels_equal_the_reference(share, operations, size, nodes, training):
+    pair = networks(channels=8, operations=operations, nodes=nodes, partial_channels=share)
+    x = images(size)
+    assert all(fused is not None for fused in pair[1]._fused_cells()._fused)
+    assert_same(*(pair if training else evaluated(pair, x)), x)
+
+
 @pytest.mark.parametrize("size", [(65, 65), (97, 97), (129, 65)], ids=str)
 def test_equals_the_reference_on_images_above_64_pixels(size):
     draws = torch.Generator().manual_seed(1)
