@@ -62,7 +62,6 @@ class ReferenceSupernet(CellNetwork):
         mixing: Mixing | None = None,
         partial_channels: int = 1,
         image_size: int | tuple[int, int] = 32,
-        partial_channels: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ def set_betas(trainer, value=None):
 def test_without_betas_each_node_is_darts_divided_by_its_edges(dataset):
     ours = trainer_of(dataset, "pcdarts", partial_channels=1)
     set_betas(ours, 0.0)
-    darts = trainer_of(dataset, "darts")
+    darts = trainer_of(dataset, "darts", channels=4)
     darts.net.load_state_dict(ours.net.state_dict(), strict=False)
     entering = torch.tensor([2, 2, 3, 3, 3])[:, None]
     mixes = {cell: Mix(mix.weights / entering) for cell, mix in darts.net.mixes().items()}
