@@ -195,6 +195,12 @@ class DeriveConfig(DerivationOptions, PluginOptions):
         "use the alphas after this epoch; absent: the last, or where early stopping went back to",
         minimum=0,
     )
+    max_skips: int | None = option(
+        None,
+        "most skip connections of the normal cell: while there are more, the weakest is taken out "
+        "and the rule is asked again",
+        minimum=0,
+    )
     max_params: int | None = option(
         None, "most parameters of the derived network (weakest operations go first)", minimum=1
     )

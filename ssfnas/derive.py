@@ -52,7 +52,13 @@ def derive_again(config: DeriveConfig) -> None:
         raise RequestError(f"--epoch {epoch}: {config.run} has alphas after epochs 0 to {epochs}")
     weights = {cell: torch.from_numpy(table[epoch]) for cell, table in tables.items()}
     rule = DERIVATIONS.get(config.derive)
-    genotype = derive(weights, run.operations, config.derive, **rule.settings(config))
+    genotype = derive(
+        weights,
+        run.operations,
+        config.derive,
+        max_skips=config.max_skips,
+        **rule.settings(config),
+    )
 
     card = run.data_card
     image_size = card.original_size or card.image_size  # of the retraining that is suggested
@@ -116,7 +122,7 @@ def derive_again(config: DeriveConfig) -> None:
 def _title(config: DeriveConfig, settings: Mapping[str, object]) -> str:
     """A name for what is derived in this way; the same for the same request."""
     limits = {"max_params": config.max_params, "max_flops": config.max_flops}
-    parts = {**settings, "epoch": config.epoch, **limits}
+    parts = {**settings, "max_skips": config.max_skips, "epoch": config.epoch, **limits}
     if any(most is not None for most in limits.values()):
         parts |= {"channels": config.channels, "layers": config.layers}
     words = [

@@ -25,6 +25,7 @@ class Threshold:
 DERIVATIONS.add("darts", Component(f"{_RULES}:two_best"))
 DERIVATIONS.add("threshold", Component(f"{_RULES}:two_best_above", (Threshold,)))
 DERIVATIONS.add("threshold_edge", Component(f"{_RULES}:two_an_edge_above", (Threshold,)))
+DERIVATIONS.add("gdas", Component(f"{_RULES}:two_best_of_a_node"))
 
 
 @dataclass(kw_only=True)

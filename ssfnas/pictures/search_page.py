@@ -111,7 +111,11 @@ def _rule(run: RunFiles) -> str:
     epoch = derivation.get("epoch")
     if any(epoch is not None and epoch != len(w) - 1 for w in run.weights.values()):
         parts.append(f"after epoch {epoch}")
-    for key, of in (("max_params", "parameters"), ("max_flops", "multiply-adds")):
+    for key, of in (
+        ("max_skip_connections", "skip connections"),
+        ("max_params", "parameters"),
+        ("max_flops", "multiply-adds"),
+    ):
         if is_number(derivation.get(key)):
             parts.append(f"at most {derivation[key]:,} {of}")
     return ", ".join(parts)

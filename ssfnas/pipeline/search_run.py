@@ -214,18 +214,23 @@ def write_derivation(
     directory: RunDirectory, config: SearchConfig | DeriveConfig, epoch: int
 ) -> None:
     """``derivation.json``: how the genotype beside it was read from the alphas after ``epoch``."""
-    limits = {
-        name: getattr(config, name)
-        for name in ("max_params", "max_flops")
-        if getattr(config, name, None) is not None
-    }
+    # A search's max_skips is another option: it stops the search.
+    limits = (
+        {}
+        if isinstance(config, SearchConfig)
+        else {
+            "max_skip_connections": config.max_skips,
+            "max_params": config.max_params,
+            "max_flops": config.max_flops,
+        }
+    )
     directory.write_json(
         "derivation.json",
         {
             "derive": config.derive,
             **DERIVATIONS.get(config.derive).settings(config),
             "epoch": epoch,
-            **limits,
+            **{name: most for name, most in limits.items() if most is not None},
         },
     )
 

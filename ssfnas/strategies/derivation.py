@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from ssfnas.spaces.genotype import Edge, reached
 
 Table = dict[tuple[int, int], list[tuple[float, str]]]
 """Edge (from, to) -> (weight, operation) from the strongest on, ``none`` left out."""
+
+SKIP = "skip_connect"
 
 
 def two_best(table: Table, nodes: int) -> list[Edge]:
@@ -52,11 +56,25 @@ def two_an_edge_above(table: Table, nodes: int, threshold: float) -> list[Edge]:
     ]
 
 
+def two_best_of_a_node(table: Table, nodes: int) -> list[Edge]:
+    """For each node the two largest weights of all that arrives; both may be of one edge.
+
+    GDAS, arXiv 1910.04465.
+    """
+    kept: list[Edge] = []
+    for to in range(2, nodes + 2):
+        arriving = [(*entry, start) for start in range(to) for entry in table[start, to]]
+        arriving.sort(key=lambda entry: -entry[0])
+        kept += [(name, start, to) for _, name, start in arriving[:2]]
+    return kept
+
+
 def derive(
     weights: Mapping[str, Tensor],
     operations: Sequence[str],
     rule: str,
     threshold: float = 0.85,
+    max_skips: int | None = None,
     **options: Any,
 ) -> Genotype:
     """The genotype that a rule reads from the weights of the operations.
@@ -64,32 +82,74 @@ def derive(
     Ties go to the lowest index. ``none`` is never kept. A node that keeps no edge, and whatever
     only such nodes feed, is left out.
 
+    Where the normal cell is to have few skip connections, the weakest that it keeps is taken out
+    of the table and the rule is asked again, until no more are kept (P-DARTS, arXiv 1904.12760,
+    section 3.3). What takes its place may be another skip connection, which is then judged alike.
+
     Args:
         weights: ``{"normal": [E, O], "reduce": [E, O]}``, after the relaxation; edges in the order
             of :func:`~ssfnas.layers.cells.cell_edges`.
         operations: names of the O columns.
         rule: a name of :data:`DERIVATIONS`.
         threshold: smallest weight that the threshold rules keep.
+        max_skips: most skip connections of the normal cell; of equal weights the last goes first.
+            None: any number.
         options: of rules, those of plugins; the others' defaults stand.
 
     Raises:
-        RequestError: an unknown rule, tables of a wrong shape, no operation besides ``none``, or a
-            cell that would be empty.
+        RequestError: an unknown rule, tables of a wrong shape, no operation besides ``none``, a
+            cell that would be empty, or a negative number of skip connections.
         NumericalError: a weight is NaN or infinite.
     """
     DERIVATIONS.get(rule)
+    if max_skips is not None and max_skips < 0:
+        raise RequestError(f"max_skips is {max_skips}: it has to be at least 0")
     parts: dict[str, Any] = {}
     for cell in CELL_TYPES:
         table, nodes = _table(cell, weights, operations)
         # In the weights' own precision: 0.9 in fp32 is less than 0.9.
         smallest = float(torch.as_tensor(threshold, dtype=weights[cell].dtype))
         given = {**options, "threshold": smallest}
-        edges = DERIVATIONS.build(rule, given, table, nodes)
-        kept, present = reached(sorted(edges, key=lambda edge: edge[2]))
+        read = partial(_read, rule, given, nodes)
+        kept, present = _reached(read(table))
+        if kept and cell == "normal" and max_skips is not None:
+            kept, present = _with_few_skips(read, table, max_skips)
         if not kept:
             raise RequestError(_empty(cell, table, rule, threshold))
         parts |= {cell: kept, f"{cell}_concat": tuple(sorted(present - {0, 1}))}
     return Genotype(**parts)
+
+
+def _read(rule: str, options: Mapping[str, Any], nodes: int, table: Table) -> list[Edge]:
+    edges: list[Edge] = DERIVATIONS.build(rule, options, table, nodes)
+    return edges
+
+
+def _reached(edges: Iterable[Edge]) -> tuple[tuple[Edge, ...], set[int]]:
+    return reached(sorted(edges, key=lambda edge: edge[2]))
+
+
+def _with_few_skips(
+    read: Callable[[Table], list[Edge]], table: Table, most: int
+) -> tuple[tuple[Edge, ...], set[int]]:
+    """What a rule keeps of a table with at most so many skip connections; see :func:`derive`."""
+    taken: set[Edge] = set()
+    while True:
+        kept, present = _reached(edge for edge in read(table) if edge not in taken)
+        skips = [(start, to) for name, start, to in kept if name == SKIP]
+        if not kept:
+            raise RequestError(
+                f"the normal cell would be empty with at most {most} skip connections: give a "
+                "larger --max-skips, or another rule"
+            )
+        if len(skips) <= most:
+            return kept, present
+        # Of equal weights the last edge in the order of the table.
+        start, to = min(skips, key=lambda edge: (_weight(table[edge], SKIP), -edge[1], -edge[0]))
+        taken.add((SKIP, start, to))
+        rest = [entry for entry in table[start, to] if entry[1] != SKIP]
+        # A rule finds something on every edge; an edge without anything left comes last.
+        table = {**table, (start, to): rest or [(-math.inf, SKIP)]}
 
 
 def limit(
@@ -169,6 +229,10 @@ def _table(
         entries = [entry for entry in zip(row, operations, strict=True) if entry[1] != "none"]
         table[edge] = sorted(entries, key=lambda entry: -entry[0])
     return table, nodes
+
+
+def _weight(entries: list[tuple[float, str]], operation: str) -> float:
+    return next(weight for weight, name in entries if name == operation)
 
 
 def _empty(cell: str, table: Table, rule: str, threshold: float) -> str:

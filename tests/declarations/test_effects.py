@@ -35,7 +35,7 @@ OF_SOME_DATA = {
 # What a config asks for in each run, beside the smallest settings.
 SEARCHES: list[dict[str, Any]] = [
     {"strategy": "fairdarts", "objective": "ssl", "imbalance_ratio": 2.0},
-    {"strategy": "darts", "objective": "supervised", "steps": 2, "order": 2},
+    {"strategy": "darts", "objective": "supervised", "steps": 2, "order": 2, "derive": "gdas"},
     {"strategy": "darts", "objective": "supervised", "close_below": 0.1},
     {"strategy": "random", "objective": "joint", "samples": 2, "early_stop": "skip"},
     {"early_stop": "skip", "derive": "threshold", "threshold": 0.1, "objective": "joint"},
@@ -70,6 +70,7 @@ DERIVATIONS: list[dict[str, Any]] = [
     {"derive": "darts", "max_params": 10**6},
     {"derive": "threshold", "threshold": 0.1},
     {"derive": "threshold_edge", "threshold": 0.1},
+    {"derive": "gdas", "max_skips": 1},
 ]
 EVALUATIONS: list[dict[str, Any]] = [{}, {"probe": True, "thirds": True, "precision": "bf16"}]
 PREDICTIONS: list[dict[str, Any]] = [{"report": "auto"}]

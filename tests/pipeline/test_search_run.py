@@ -110,6 +110,7 @@ def test_deriving_again_leaves_what_the_search_found(small_npz, tmp_path, capsys
         ([], "threshold-0.25"),
         (["--epoch", "1", "--max-params", "9000000"],
          "threshold-0.25-epoch-1-max-params-9000000-channels-36-layers-20"),
+        (["--max-skips", "1"], "threshold-0.25-max-skips-1"),
     ):  # fmt: skip
         capsys.readouterr()
         assert derive.main([*words, *limits]) == 0
@@ -123,6 +124,9 @@ def test_deriving_again_leaves_what_the_search_found(small_npz, tmp_path, capsys
             folder
         ).keys()
         assert Genotype.load(str(folder)).to_text() in printed
+    # Not the search's option of that name, which would have stopped it early.
+    assert "max_skip_connections" not in json.loads(before["derivation.json"])
+    assert json.loads((folder / "derivation.json").read_text())["max_skip_connections"] == 1
     assert files_of(run.path) == before
     assert derive.main([*words[:2], "--derive", "darts", "--out", str(tmp_path / "o.json")]) == 0
     assert files_of(run.path) == before
@@ -146,9 +150,11 @@ def test_the_report_names_the_rule_by_which_a_search_without_genotype_got_one(sm
         "format", "space", "normal", "normal_concat", "reduce", "reduce_concat"
     }  # fmt: skip
     (run.path / "genotype.json").unlink()
-    limits = ["--max-params", "9000000", "--epoch", "1"]
+    limits = ["--max-params", "9000000", "--epoch", "1", "--max-skips", "3"]
     assert derive.main([*words, *limits]) == 0
-    assert derivation() == "threshold, 0.25, after epoch 1, at most 9,000,000 parameters"
+    assert derivation() == (
+        "threshold, 0.25, after epoch 1, at most 3 skip connections, at most 9,000,000 parameters"
+    )
 
 
 @pytest.mark.parametrize(("objective", "order"), [("supervised", 2), ("joint", 1)])

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from ssfnas.declarations.strategies import DARTS_OPERATIONS, FAIRDARTS_OPERATIONS
 from ssfnas.errors import NumericalError, RequestError
 from ssfnas.layers.cells import cell_edges
-from ssfnas.spaces import Genotype
+from ssfnas.pictures import draw_cell
+from ssfnas.seeding import generator
+from ssfnas.spaces import NETWORKS, Genotype, ReferenceDerivedNetwork
+from ssfnas.spaces.reference_derived import DerivedCell
 from ssfnas.strategies import DERIVATIONS
 from ssfnas.strategies.derivation import derive, limit
 
@@ -79,6 +82,135 @@ def test_threshold_edge_takes_at_most_two_of_an_edge():
         {"normal": weights, "reduce": weights}, FAIRDARTS_OPERATIONS, "threshold_edge"
     )
     assert genotype.normal == (("dil_conv_5x5", 1, 2), ("sep_conv_3x3", 1, 2))
+
+
+def test_gdas_takes_the_two_largest_of_a_node():
+    # Of node 3 both 0.95 and 0.91 are of the edge 2 -> 3; of node 2 one of either edge.
+    assert derive(both(), NAMES, "gdas") == Genotype(
+        normal=((SEP, 0, 2), (SKIP, 1, 2), (SKIP, 2, 3), (SEP, 2, 3)),
+        normal_concat=(2, 3),
+        reduce=((SKIP, 0, 2), (SKIP, 1, 2), (SEP, 2, 3), (SKIP, 1, 3)),
+        reduce_concat=(2, 3),
+    )
+    flat = {cell: torch.full((2, 8), 0.9) for cell in ("normal", "reduce")}
+    genotype = derive(flat, DARTS_OPERATIONS, "gdas")
+    # Of equal weights the lowest edge, then the lowest operation.
+    assert genotype.normal == (("max_pool_3x3", 0, 2), ("avg_pool_3x3", 0, 2))
+
+
+def test_two_operations_on_one_edge_are_written_built_and_drawn():
+    genotype = derive(both(), NAMES, "gdas")
+    assert genotype == genotype.pruned()
+    assert Genotype.from_json(genotype.to_json()) == genotype
+    assert Genotype.from_text(genotype.to_text()) == genotype
+    assert draw_cell(genotype, "normal").axes
+    twice = Genotype(((SKIP, 0, 2), (SKIP, 0, 2)), (2,), ((SEP, 0, 2), (SKIP, 0, 2)), (2,))
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=generator(3, "images"))
+    logits = []
+    for form in NETWORKS.values():
+        net = form(twice, 3, channels=4, layers=3, generator=generator(3, "net")).double().eval()
+        assert [len(cell.operations) for cell in net.cells] == [2, 2, 2]
+        logits.append(net(images))
+    assert torch.allclose(*logits, rtol=1e-10, atol=0)
+    cell = ReferenceDerivedNetwork(twice, 3, channels=4, layers=3).double().eval().cells[0]
+    assert isinstance(cell, DerivedCell)
+    s0 = torch.randn(2, 12, 8, 8, dtype=torch.float64, generator=generator(3, "state"))
+    assert torch.equal(cell(s0, s0), 2 * cell.preprocess0(s0))
+
+
+FOUR = ("none", "skip_connect", "sep_conv_3x3", "max_pool_3x3")
+POOL = FOUR[3]
+
+
+def limited(normal, most, names=FOUR, rule="darts", reduce=None, threshold=0.85):
+    reduce = normal if reduce is None else reduce
+    return derive(both(normal, reduce, torch.float64), names, rule, threshold, most)
+
+
+def test_the_edge_of_a_skip_that_is_taken_out_loses_its_place_to_a_third():
+    # Node 3 keeps skips of 0 -> 3 and 1 -> 3; without its skip 1 -> 3 has 0.1, and 2 -> 3 0.3.
+    table = [
+        [0, 0.1, 0.5, 0.2],
+        [0, 0.1, 0.5, 0.2],
+        [0, 0.8, 0.1, 0.1],
+        [0, 0.7, 0.1, 0.1],
+        [0, 0.1, 0.3, 0.2],
+    ]
+    start = ((SEP, 0, 2), (SEP, 1, 2))
+    assert limited(table, None).normal == (*start, (SKIP, 0, 3), (SKIP, 1, 3))
+    assert limited(table, 2) == limited(table, 9) == limited(table, None)
+    found = limited(table, 1)
+    assert found.normal == (*start, (SKIP, 0, 3), (SEP, 2, 3))
+    # The reduction cell, of the same weights, stays.
+    assert found.reduce == limited(table, None).reduce
+    assert limited(table, 0).normal == (*start, (SEP, 2, 3), (SEP, 0, 3))
+
+
+def test_a_skip_that_moves_up_goes_too():
+    # Without the skip of 1 -> 3 that of 2 -> 3 is among the two best: it is the weakest then.
+    table = [
+        [0, 0.1, 0.5, 0.2],
+        [0, 0.1, 0.5, 0.2],
+        [0, 0.8, 0.2, 0.1],
+        [0, 0.7, 0.1, 0.3],
+        [0, 0.6, 0.1, 0.2],
+    ]
+    start = ((SEP, 0, 2), (SEP, 1, 2))
+    assert limited(table, 1).normal == (*start, (SKIP, 0, 3), (POOL, 1, 3))
+    assert limited(table, 0).normal == (*start, (POOL, 1, 3), (SEP, 0, 3))
+
+
+def test_of_equal_skips_the_last_goes_first():
+    table = [[0, 0.5, 0.3, 0.2]] * 5
+    # 1 -> 3 first, whose place 2 -> 3 takes, then that.
+    assert limited(table, 3).normal[-2:] == ((SKIP, 0, 3), (SEP, 1, 3))
+    assert limited(table, 1).normal == ((SKIP, 0, 2), (SEP, 1, 2), (SEP, 0, 3), (SEP, 1, 3))
+
+
+def test_a_node_of_which_all_edges_have_only_a_skip_is_left_out():
+    names = ("none", "skip_connect")
+    table = [[0, 0.5], [0, 0.6], [0, 0.7], [0, 0.2], [0, 0.9]]
+    # 0.5, then 0.6 empty node 2, and with it goes 2 -> 3; 1 -> 3 comes in its place.
+    assert limited(table, 3, names).normal == ((SKIP, 1, 2), (SKIP, 2, 3), (SKIP, 0, 3))
+    found = limited(table, 1, names)
+    assert found.normal == ((SKIP, 0, 3),)
+    assert found.normal_concat == (3,)
+    for rule in DERIVATIONS:
+        with pytest.raises(RequestError, match="normal cell would be empty with at most 0 skip"):
+            limited(table, 0, names, rule, threshold=0.0)
+    with pytest.raises(RequestError, match="max_skips is -1"):
+        limited(table, -1, names)
+
+
+def weakest_taken_out(values, operations, rule, most):
+    """P-DARTS' loop on the matrix itself: what is taken out becomes 0, where all else is more."""
+    values = {cell: table.clone() for cell, table in values.items()}
+    normal, skip = values["normal"], operations.index("skip_connect")
+    while True:
+        genotype = derive(values, operations, rule, 0.3)
+        kept = [(start, to) for name, start, to in genotype.normal if name == "skip_connect"]
+        if len(kept) <= most:
+            return genotype.normal
+        rows = [sum(range(2, to)) + start for start, to in kept]
+        normal[min(rows, key=lambda row: float(normal[row, skip])), skip] = 0.0
+
+
+@given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from(DERIVATIONS.names()))
+@settings(deadline=None, max_examples=30)
+def test_fewer_skips_are_what_zeroing_the_weakest_gives(seed, nodes, rule):
+    draws = torch.Generator().manual_seed(seed)
+    shape = (2, nodes * (nodes + 3) // 2, 8)
+    table = 0.1 + torch.rand(*shape, generator=draws, dtype=torch.float64)
+    table[:, :, DARTS_OPERATIONS.index("skip_connect")] += 0.5
+    values = {"normal": table[0], "reduce": table[1]}
+    free, counts = derive(values, DARTS_OPERATIONS, rule, 0.3), []
+    for most in range(4 * nodes, -1, -1):
+        genotype = derive(values, DARTS_OPERATIONS, rule, 0.3, most)
+        assert genotype.normal == weakest_taken_out(values, DARTS_OPERATIONS, rule, most)
+        assert genotype.reduce == free.reduce
+        counts.append(sum(name == SKIP for name, _, _ in genotype.normal))
+        assert counts[-1] <= most
+    assert counts == sorted(counts, reverse=True)
 
 
 @pytest.mark.parametrize("rule", ["darts", "threshold"])
@@ -156,7 +288,7 @@ def test_any_weights_give_what_the_rule_promises(seed, nodes, rule):
     try:
         genotype = derive(weights, DARTS_OPERATIONS, rule, 0.6)
     except RequestError:
-        assert rule != "darts"
+        assert rule not in ("darts", "gdas")
         from_inputs = [edge for edge, (start, _) in enumerate(cell_edges(nodes)) if start < 2]
         best = table[:, :, 1:].amax(2)
         nothing = (best[:, from_inputs] < 0.6).all(1)
@@ -172,12 +304,12 @@ def test_any_weights_give_what_the_rule_promises(seed, nodes, rule):
         for name, start, to in genotype.edges(cell):
             row = weights[cell][sum(range(2, to)) + start]
             weight = row[DARTS_OPERATIONS.index(name)]
-            if rule == "darts":
+            if rule in ("darts", "gdas"):
                 assert targets.count(to) == 2
             else:
                 assert weight >= 0.6
             stronger = (row[1:] > weight).sum()
-            assert stronger <= (1 if rule == "threshold_edge" else 0)
+            assert stronger <= (1 if rule in ("threshold_edge", "gdas") else 0)
 
 
 def seen(accept):
