@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssfnas.declarations.closing import CLOSING, ClosingOptions
+from ssfnas.declarations.costs import CostOptions, CostTargets
 from ssfnas.declarations.derivations import Derivation
 from ssfnas.declarations.early_stopping import EarlyStopping
 from ssfnas.declarations.launching import Launching
@@ -82,8 +83,8 @@ class Strategy(Component):
     @property
     def reads(self) -> tuple[type, ...]:
         """Its own options, and those of the bilevel steps and their search where there are any."""
-        implied = (Bilevel, Derivation, EarlyStopping, Monitoring) if self.trains_alphas else ()
-        return (*self.options, *implied)
+        implied = (Bilevel, CostTargets, Derivation, EarlyStopping, Monitoring)
+        return (*self.options, *(implied if self.trains_alphas else ()))
 
     def partial_channels_of(self, config: Any) -> int:
         """K of a search with this strategy."""
@@ -120,7 +121,7 @@ STRATEGIES.add("random", Strategy(None, (Sampling,), trains_alphas=False))
 
 
 @dataclass(kw_only=True)
-class StrategyOptions(Bilevel, ClosingOptions, ZeroOne, Sampling, Monitoring):
+class StrategyOptions(Bilevel, ClosingOptions, CostOptions, ZeroOne, Sampling, Monitoring):
     """How to search."""
 
     strategy: str = option("fairdarts", "how to search", names=STRATEGIES)

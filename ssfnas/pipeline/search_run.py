@@ -28,6 +28,7 @@ from ssfnas.runtime.distributed import World
 from ssfnas.runtime.precision import what_bf16_gains
 from ssfnas.spaces import SUPERNETS, Genotype, count_parameters
 from ssfnas.strategies import DERIVATIONS, STOPPERS, STRATEGIES
+from ssfnas.strategies.costs import cost_target
 from ssfnas.training.graphed_step import how_launched, why_not_graphed
 from ssfnas.training.random_trainer import RandomSearchTrainer
 from ssfnas.training.search_trainer import SearchTrainer
@@ -126,6 +127,7 @@ def _check(config: SearchConfig) -> None:
         DERIVATIONS.get(config.derive)
         if config.early_stop != "none":
             STOPPERS.get(config.early_stop)
+        cost_target(config)
         if config.order == 2 and strategy.first_order:
             asked = f"--order 2 with --strategy {config.strategy}"
             raise RequestError(f"{asked}: {strategy.first_order}; leave it at 1")

@@ -102,6 +102,9 @@ class SearchStrategy(Resumable):
         self.phase = DECISION
         self.told: dict[str, float] = {}
         self._tensors: dict[str, Tensor] = {}
+        sizes = edges_of_nodes(space.nodes)
+        entering = torch.tensor([float(size) for size in sizes for _ in range(size)])
+        self._entering = entering[:, None].to(space.device, space.dtype)
         shape = space.edges, len(space.operations)
         self.open = {cell: torch.ones(shape, dtype=torch.bool) for cell in CELL_TYPES}
         self._chosen: dict[str, OpenOperations | None] = dict.fromkeys(CELL_TYPES)
@@ -155,20 +158,23 @@ class SearchStrategy(Resumable):
         filled = alpha.masked_fill((left == 0) & (left.sum(1, keepdim=True) > 0), -torch.inf)
         return Mix(self.weights(filled, cell) * left, edges, chosen)
 
-    def tables(self) -> dict[str, Tensor]:
-        """What derivation reads: weights [E, O] by cell type, detached, on the CPU.
+    def decided(self) -> dict[str, Tensor]:
+        """What derivation reads: weights [E, O] by cell type, differentiable in the parameters.
 
         Factors of edges are scaled by how many enter the node, so that they are 1 where nothing is
         decided, and a threshold keeps its meaning.
         """
-        with torch.no_grad(), self.in_phase(DECISION):
+        with self.in_phase(DECISION):
             mixes = self.mixes(self.net.architecture())
-        sizes = edges_of_nodes(self.space.nodes)
-        entering = torch.tensor([size for size in sizes for _ in range(size)])[:, None]
         return {
-            cell: mix.table.cpu() * (1 if mix.edges is None else entering)
+            cell: mix.table if mix.edges is None else mix.table * self._entering
             for cell, mix in mixes.items()
         }
+
+    def tables(self) -> dict[str, Tensor]:
+        """:meth:`decided`, detached, on the CPU."""
+        with torch.no_grad():
+            return {cell: table.cpu() for cell, table in self.decided().items()}
 
     # What happens in a step
 

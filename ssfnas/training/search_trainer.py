@@ -17,7 +17,7 @@ from ssfnas.evaluation.monitor import FeatureMonitor
 from ssfnas.layers.cells import CELL_TYPES
 from ssfnas.ops import backend
 from ssfnas.runtime.distributed import World
-from ssfnas.runtime.updates import Updater, sgd_updater
+from ssfnas.runtime.updates import Terms, Updater, sgd_updater
 from ssfnas.seeding import generator
 from ssfnas.spaces import (
     SUPERNETS,
@@ -37,8 +37,10 @@ from ssfnas.strategies import (
     derive,
 )
 from ssfnas.strategies.closing import Closing
+from ssfnas.strategies.costs import cost_target
 from ssfnas.strategies.early_stopping import Stopper
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
+from ssfnas.training.cost_target import CostTarget
 from ssfnas.training.genotype_search import GenotypeSearch
 from ssfnas.training.graphed_step import GraphedStep, Recorder, recorder_for
 from ssfnas.training.schedules import cosine, set_learning_rate
@@ -59,7 +61,7 @@ class SearchTrainer(GenotypeSearch):
 
     kept = (
         *("step", "net", "objective", "bilevel", "weight_stream", "alpha_stream", "history"),
-        *("strategy", "closing", "means", "stopper", "stopped_because", "use_epoch"),
+        *("strategy", "closing", "cost", "means", "stopper", "stopped_because", "use_epoch"),
     )
     net: ReferenceSupernet
 
@@ -112,6 +114,9 @@ class SearchTrainer(GenotypeSearch):
                 "a longer search"
             )
 
+        self.cost = (
+            None if cost_target(config) is None else CostTarget(config, self.strategy, data, world)
+        )
         capturable = recorder is not None
         weights = sgd_updater(
             [*self.net.weights(), *self.objective.parameters()],
@@ -144,7 +149,7 @@ class SearchTrainer(GenotypeSearch):
                 capturable=capturable,
             ),
             loss=self._terms,
-            regularizer=self.strategy.penalty,
+            regularizer=self._penalty,
             hooks=self.strategy,
             order=config.order,
             frozen=lambda: frozen_statistics(self.net, self.objective),
@@ -185,6 +190,15 @@ class SearchTrainer(GenotypeSearch):
                 f"{reason}: choose another rule"
             )
         return rule(config)
+
+    def _penalty(self) -> Terms:
+        """What the strategy and the cost of the network add to the loss of the alphas."""
+        terms = self.strategy.penalty()
+        if self.cost is None:
+            return terms
+        of_cost = self.cost.terms()
+        loss = of_cost["loss"] + terms["loss"] if terms else of_cost["loss"]
+        return {**terms, **of_cost, "loss": loss}
 
     def _record(self) -> dict[str, Tensor]:
         """Parameters, weights and the operations that are left, as ``alphas.npz`` names them."""

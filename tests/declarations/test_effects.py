@@ -37,6 +37,9 @@ SEARCHES: list[dict[str, Any]] = [
     {"strategy": "fairdarts", "objective": "ssl", "imbalance_ratio": 2.0},
     {"strategy": "darts", "objective": "supervised", "steps": 2, "order": 2, "derive": "gdas"},
     {"strategy": "darts", "objective": "supervised", "close_below": 0.1},
+    {"strategy": "pcdarts", "objective": "supervised", "channels": 4, "target_params": 10**9},
+    {"strategy": "darts", "objective": "supervised", "target_flops": 10**12},
+    {"strategy": "fairdarts", "objective": "supervised", "target_ms": 1e6, "knn": False},
     {"strategy": "random", "objective": "joint", "samples": 2, "early_stop": "skip"},
     {"early_stop": "skip", "derive": "threshold", "threshold": 0.1, "objective": "joint"},
     {
