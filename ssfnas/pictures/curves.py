@@ -78,6 +78,20 @@ def weights_over_time(
     return panels
 
 
+def edges_over_time(edges: NDArray[np.floating]) -> dict[str, dict[str, Line]]:
+    """Title of a panel -> name of an edge -> its factor after every epoch; a panel a node.
+
+    Args:
+        edges: factors, [epochs + 1, edges]; those that enter a node share 1.
+    """
+    panels: dict[str, dict[str, Line]] = {}
+    epochs = [float(epoch) for epoch in range(len(edges))]
+    for edge, (start, to) in enumerate(edge_ends(edges.shape[1])):
+        lines = panels.setdefault(f"node {state_name(to)}", {})
+        lines[f"from {state_name(start)}"] = epochs, edges[:, edge].tolist()
+    return panels
+
+
 def weights_key(
     operations: Sequence[str], threshold: float | None = None
 ) -> list[tuple[str, str, str]]:

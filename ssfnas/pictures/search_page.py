@@ -12,6 +12,8 @@ from ssfnas.pictures.curves import (
     CELL_NAMES,
     edge_ends,
     edge_name,
+    edges_over_time,
+    panels_of_lines,
     weights_key,
     weights_over_time,
 )
@@ -53,6 +55,15 @@ def search_sections(run: RunFiles, pictures: Pictures) -> list[Section | None]:
         _outcome(run),
         samples_section(run),
         _weights(run, pictures),
+        _edges(run, pictures),
+        curves_section(
+            run,
+            pictures,
+            "strategy",
+            "What the strategy did",
+            "What it changes from epoch to epoch, and how many operations are left in the search.",
+            wanted=_is_of_strategy,
+        ),
         curves_section(
             run,
             pictures,
@@ -69,7 +80,7 @@ def search_sections(run: RunFiles, pictures: Pictures) -> list[Section | None]:
             "Health of the search",
             "How decided the weights are, whether skip connections take over, and what the "
             "features are worth to a nearest-neighbor classifier.",
-            wanted=lambda key: not _is_loss(key),
+            wanted=lambda key: not _is_loss(key) and not _is_of_strategy(key),
         ),
         *closing_sections(run),
     ]
@@ -77,6 +88,10 @@ def search_sections(run: RunFiles, pictures: Pictures) -> list[Section | None]:
 
 def _is_loss(key: str) -> bool:
     return key.startswith(("alpha/", "weight/")) or key == "score"
+
+
+def _is_of_strategy(key: str) -> bool:
+    return key.startswith(("strategy/", "open/"))
 
 
 def _summary(run: RunFiles) -> Section:
@@ -199,6 +214,24 @@ def _weights(run: RunFiles, pictures: Pictures) -> Section | None:
         return None
     text = paragraph("After each epoch, edge by edge; epoch 0 is before the first step.")
     return Section("weights", "Weights over time", joined([text, *parts]))
+
+
+def _edges(run: RunFiles, pictures: Pictures) -> Section | None:
+    """Factors of edges, of strategies that have any."""
+    parts = [
+        joined(
+            [
+                tag("h3", f"{name.capitalize()} cell"),
+                pictures.panels(panels_of_lines(edges_over_time(run.alphas[f"edges_{cell}"]))),
+            ]
+        )
+        for cell, name in CELL_NAMES.items()
+        if f"edges_{cell}" in run.alphas and len(run.alphas[f"edges_{cell}"]) > 1
+    ]
+    if not parts:
+        return None
+    text = paragraph("What the edges that enter a node share, after each epoch.")
+    return Section("edges", "Edges over time", joined([text, *parts]))
 
 
 def _verdict(run: RunFiles) -> Section | None:

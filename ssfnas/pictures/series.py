@@ -16,6 +16,9 @@ _NOT_SHOWN = {"step", "epoch", "wall_time", "sample", "crt_lr"}
 # The same quantity of these belongs into one panel; of all others one panel holds what they log.
 _SIDES = {"alpha", "weight", "train", "crt", "val", "val_ema", "test", "test_ema"}
 
+# What these log has nothing in common: each has a panel of its own.
+_ALONE = {"strategy"}
+
 
 def lines_over_time(
     metrics: Sequence[Mapping[str, Any]], wanted: Callable[[str], bool]
@@ -47,6 +50,8 @@ def lines_over_time(
         side, _, rest = key.partition("/")
         if not rest:
             title, name = key, key
+        elif side in _ALONE:
+            title, name = rest, rest
         elif side in _SIDES:
             title, name = rest, side
         else:

@@ -142,8 +142,11 @@ class RunFiles:
         """The arrays of ``alphas.npz``.
 
         ``normal`` and ``reduce`` [epochs + 1, edges, operations] after each epoch, row 0 before the
-        first; ``weights_normal`` and ``weights_reduce``, the same after the relaxation; the names
-        of the ``operations``; ``use_epoch``, which the genotype was derived after.
+        first; ``weights_normal`` and ``weights_reduce``, what derivation reads, and
+        ``open_normal`` and ``open_reduce``, which operations were left, of the same shape; where
+        edges have factors, ``edges_normal`` and ``edges_reduce`` [epochs + 1, edges]; further
+        parameters of the strategy; the names of the ``operations``; ``use_epoch``, which the
+        genotype was derived after.
         """
         from ssfnas.layers.cells import CELL_TYPES, nodes_of
 

@@ -132,9 +132,11 @@ class CostModel:
         """
         if target < self.smallest:
             counted = self.counted
+            form = ",.4g" if self.unit == "ms" else ",.0f"
             raise RequestError(
-                f"--target-{self.unit} {target:g} cannot be reached: with the cheapest operations "
-                f"the network has {self.smallest:,.6g} {UNITS[self.unit]} ({counted.channels} "
+                f"--target-{self.unit} {target:{form}} cannot be reached: with the cheapest "
+                f"operations the network has {self.smallest:{form}} {UNITS[self.unit]} "
+                f"({counted.channels} "
                 f"channels, {counted.layers} cells): give more, or fewer --target-channels or "
                 "--target-layers"
             )

@@ -207,6 +207,10 @@ class SearchTrainer(GenotypeSearch):
             for name, parameter in self.net.architecture().items()
         }
         record |= {f"weights_{cell}": table for cell, table in self.strategy.tables().items()}
+        with torch.no_grad():
+            for cell, mix in self.net.mixes().items():
+                if mix.edges is not None:
+                    record[f"edges_{cell}"] = mix.edges.cpu()
         return record | {f"open_{cell}": left for cell, left in self.strategy.open.items()}
 
     @property

@@ -57,11 +57,11 @@ def test_two_targets(dataset):
 
 def test_a_resumed_search_keeps_the_times_that_were_measured(dataset, monkeypatch):
     monkeypatch.setattr(cost_target, "cost_model", _times(1.0))
-    trainer = trainer_of(dataset, "darts", target_ms=30.0, **SMALL)
+    trainer = trainer_of(dataset, "darts", target_ms=60.0, **SMALL)
     run(trainer, 2)
     state = copy.deepcopy(trainer.state_dict())
     monkeypatch.setattr(cost_target, "cost_model", _times(2.0))
-    resumed = trainer_of(dataset, "darts", target_ms=30.0, **SMALL)
+    resumed = trainer_of(dataset, "darts", target_ms=60.0, **SMALL)
     assert resumed.cost.model.fixed != trainer.cost.model.fixed
     resumed.load_state_dict(state)
     assert resumed.cost.model.to_dict() == trainer.cost.model.to_dict()
