@@ -50,8 +50,8 @@ class Moment:
     """When a step is made.
 
     Attributes:
-        step, epoch: that are complete.
-        steps, epochs: there are in all.
+        step, epoch: its number and that of its epoch, from 0.
+        steps, epochs: there are in all; the last may be a short one.
     """
 
     step: int
@@ -183,7 +183,7 @@ class SearchStrategy(Resumable):
         self.net = net
 
     def begin_step(self, moment: Moment) -> None:
-        """Set what changes from step to step; called on the host before a step."""
+        """Set what changes from step to step; called on the host before each, and at the start."""
 
     @contextmanager
     def in_phase(self, phase: str) -> Iterator[None]:
@@ -210,7 +210,7 @@ class SearchStrategy(Resumable):
         """With the gradients of all weights, scaled by fp16 only, before they are updated."""
 
     def end_epoch(self, moment: Moment) -> None:
-        """After the last step of an epoch; alphas were trained in it."""
+        """After the last step of an epoch in which alphas were trained; ``moment`` is that step."""
 
     # What hooks are made of
 

@@ -170,6 +170,7 @@ class SearchTrainer(GenotypeSearch):
             Closing(config, shared=self.strategy.relaxed.shares) if config.close_below else None
         )
         self.graph_key: object = None
+        self.strategy.begin_step(self._moment(0))
         self.history = [self._record()]
         self.monitor = (
             FeatureMonitor(data, self.halves, seed=config.seed, device=world.device, dtype=dtype)
@@ -236,10 +237,9 @@ class SearchTrainer(GenotypeSearch):
             for stream in (self.alpha_stream, self.weight_stream)
         ]
 
-    @property
-    def _moment(self) -> Moment:
+    def _moment(self, step: int) -> Moment:
         epochs = -(-self.total_steps // self.steps_per_epoch)
-        return Moment(self.step, self.total_steps, self.step // self.steps_per_epoch, epochs)
+        return Moment(step, self.total_steps, step // self.steps_per_epoch, epochs)
 
     def _run_step(self) -> None:
         """One update of alpha after the warm-up, one of the weights."""
@@ -247,7 +247,7 @@ class SearchTrainer(GenotypeSearch):
         rate = cosine(self.step, self.total_steps, config.weight_lr, config.weight_lr_min)
         set_learning_rate(self.weight_optimizer, rate)
         alpha_batch = self.alpha_stream.next() if self.step >= self.alphas_from else None
-        self.strategy.begin_step(self._moment)
+        self.strategy.begin_step(self._moment(self.step))
         if self.graphed is not None:
             key = alpha_batch is None, self.strategy.graph_key
             if key != self.graph_key:
@@ -290,7 +290,7 @@ class SearchTrainer(GenotypeSearch):
 
     def _leave_undecided(self) -> None:
         """Let the strategy end an epoch, and close operations that are decided against."""
-        self.strategy.end_epoch(self._moment)
+        self.strategy.end_epoch(self._moment(self.step - 1))
         if self.closing is not None:
             with torch.no_grad():
                 weights = {cell: mix.weights.cpu() for cell, mix in self.net.mixes().items()}
@@ -308,10 +308,9 @@ class SearchTrainer(GenotypeSearch):
         return self.monitor.measure(self.net, seen=batches * self.config.batch_size)
 
     def edge_weights(self, epoch: int | None = None) -> dict[str, Tensor]:
-        """Weights by cell type, [E, O] on the CPU, of now or as they were after ``epoch``."""
-        if epoch is None:
-            return self.strategy.tables()
-        return {cell: self.history[epoch][f"weights_{cell}"] for cell in CELL_TYPES}
+        """Weights by cell type, [E, O] on the CPU, as they were after an epoch; None: the last."""
+        record = self.history[-1 if epoch is None else epoch]
+        return {cell: record[f"weights_{cell}"] for cell in CELL_TYPES}
 
     def skip_count(self, cell: str) -> int:
         """Skip connections among the two best operations of each node of ``cell``."""
@@ -367,6 +366,7 @@ class SearchTrainer(GenotypeSearch):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken."""
         super().load_state_dict(state)
+        self.strategy.begin_step(self._moment(max(0, self.step - 1)))
         self._freeze()
         if self.graphed is not None:
             self.graphed.reset()

@@ -88,7 +88,7 @@ def forget() -> None:
     """Let the next run of this process import the plugins anew."""
     for registry, names in (
         (LOSSES, ["tilted"]),
-        (STRATEGIES, ["pulled"]),
+        (STRATEGIES, ["pulled", "cooled"]),
         (DERIVATIONS, ["first"]),
     ):
         for name in names:
@@ -102,8 +102,9 @@ def plugin(tmp_path, monkeypatch, small_npz):
     """The loss of docs/extending.md, as a file beside the data."""
     page = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    (code,) = [block for block in blocks if block.startswith("# my_loss.py")]
-    (tmp_path / "my_loss.py").write_text(code)
+    for name in ("my_loss.py", "my_strategy.py"):
+        (code,) = [block for block in blocks if block.startswith(f"# {name}")]
+        (tmp_path / name).write_text(code)
     (tmp_path / "my_search.py").write_text(MY_SEARCH)
     monkeypatch.chdir(tmp_path)
     yield tmp_path / "my_loss.py"
@@ -245,3 +246,16 @@ def test_a_strategy_and_a_rule_with_options_of_their_own(capsys, plugin, small_n
     assert "--samples has no effect with --strategy pulled" in line
     line = refused(capsys, search.main, *common[:-1], "--strategy", "random", "--edges-kept", "1")
     assert "--edges-kept has no effect with --strategy random" in line
+
+
+def test_a_strategy_of_a_users(plugin, small_npz, capsys):
+    words = ["--plugins", "my_strategy.py", "--strategy", "cooled", *SEARCH]
+    assert "--coldest" in refused(capsys, search.main, *words, "--coldest", "0")
+    assert (
+        search.main([*words, "--coldest", "0.5", "--out", "run", "--dataset", str(small_npz)]) == 0
+    )
+    run = ssfnas.load("run")
+    logged = [row["strategy/temperature"] for row in run.metrics]
+    assert logged[0] == 2.0
+    last = torch.from_numpy(run.alphas["normal"][-1] / logged[-1]).softmax(dim=1)
+    torch.testing.assert_close(torch.from_numpy(run.alphas["weights_normal"][-1]), last)
