@@ -40,7 +40,7 @@ CPU_SOURCES = (
     *("cpu/mixed_sum.cpp", "cpu/mixed_norm_sum.cpp", "cpu/mixed_norm_sum_reductions.cpp"),
     *("cpu/separable_forward.cpp", "cpu/separable_backward.cpp", "cpu/pointwise.cpp"),
     *("cpu/reduces.cpp", "cpu/pools.cpp"),
-    "cpu/norm_coefficients.cpp",
+    *("cpu/norm_coefficients.cpp", "cpu/partial_channels.cpp"),
 )
 BINDING_SOURCES = ("cpu/instruction_sets.cpp", "binding.cpp")
 CUDA_SOURCES = (

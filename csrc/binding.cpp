@@ -326,6 +326,62 @@ void pools_backward(int threads, int dtype, const ImageSizes& image, std::uintpt
                              threads);
 }
 
+// N, H, W, C, share
+using StateSizes = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
+
+void split_forward(int threads, int dtype, const StateSizes& sizes, std::uintptr_t x,
+                   std::uintptr_t head, std::uintptr_t rest) {
+  const auto [images, height, width, channels, share] = sizes;
+  const py::gil_scoped_release released;
+  cpu().split_forward({static_cast<Dtype>(dtype), images, height, width, channels, share,
+                       pointer(x), pointer(head), pointer(rest)},
+                      threads);
+}
+
+void split_backward(int threads, int dtype, const StateSizes& sizes, std::int64_t stride,
+                    std::uintptr_t x, std::uintptr_t d_head, const Addresses& d_rests,
+                    std::uintptr_t b, std::uintptr_t dx) {
+  const auto [images, height, width, channels, share] = sizes;
+  const py::gil_scoped_release released;
+  const std::vector<void*> rests = pointers(d_rests);
+  cpu().split_backward({static_cast<Dtype>(dtype), images, height, width, channels, share, stride,
+                        static_cast<std::int64_t>(rests.size()), pointer(x), pointer(d_head),
+                        rests.data(), pointer(b), pointer(dx)},
+                       threads);
+}
+
+// Pixels, C, share
+using NodeSizes = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
+
+void merge_forward(int threads, int dtype, const NodeSizes& sizes, const Addresses& passing,
+                   const Sizes& widths, std::uintptr_t mixed, std::uintptr_t b,
+                   std::uintptr_t node, std::uintptr_t head) {
+  check_count(widths.size(), passing.size(), "merge_forward");
+  const auto [pixels, channels, share] = sizes;
+  const py::gil_scoped_release released;
+  const std::vector<void*> rests = pointers(passing);
+  cpu().merge_forward({static_cast<Dtype>(dtype), pixels, channels, share,
+                       static_cast<std::int64_t>(rests.size()), rests.data(), widths.data(),
+                       pointer(mixed), pointer(b), pointer(node), pointer(head)},
+                      threads);
+}
+
+void merge_backward(int threads, int dtype, const NodeSizes& sizes, const Addresses& passing,
+                    const Sizes& widths, std::uintptr_t outside, std::uintptr_t d_head,
+                    const Addresses& d_rests, std::uintptr_t b, std::uintptr_t d_mixed,
+                    std::uintptr_t d_rest, std::uintptr_t d_factors) {
+  check_count(widths.size(), passing.size(), "merge_backward");
+  const auto [pixels, channels, share] = sizes;
+  const py::gil_scoped_release released;
+  const std::vector<void*> rests = pointers(passing), later = pointers(d_rests);
+  cpu().merge_backward({static_cast<Dtype>(dtype), pixels, channels, share,
+                        static_cast<std::int64_t>(rests.size()),
+                        static_cast<std::int64_t>(later.size()), rests.data(), widths.data(),
+                        pointer(outside), pointer(d_head), later.data(), pointer(b),
+                        pointer(d_mixed), pointer(d_rest), pointer(d_factors)},
+                       threads);
+}
+
 }  // namespace
 }  // namespace ssfnas
 
@@ -350,6 +406,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("reduces_backward", &reduces_backward);
   m.def("pools_forward", &pools_forward);
   m.def("pools_backward", &pools_backward);
+  m.def("split_forward", &split_forward);
+  m.def("split_backward", &split_backward);
+  m.def("merge_forward", &merge_forward);
+  m.def("merge_backward", &merge_backward);
   m.def("instruction_sets", &names_of_sets, "Those that this CPU can run; the fastest last.");
   m.def("instruction_set", [] { return std::string(cpu().name); });
   m.def("choose_instruction_set", &choose_set);

@@ -212,6 +212,58 @@ struct PoolsBackward {
   void* dx;
 };
 
+// Partial channels: of the C channels of a state the first P = C / share are its head, the other R
+// its rest. Images [N, H, W, C]. Factors are in the dtype of sums, as are their gradients.
+
+// The head, and at stride 2 the maxima of 2x2 pixels of the rest, of fewer where an odd side ends
+struct SplitForward {
+  Dtype dtype;
+  int64_t images, height, width, channels, share;
+  const void* x;
+  void* head;  // [N, H, W, P]
+  void* rest;  // [N, ceil(H / 2), ceil(W / 2), R]; null at stride 1
+};
+
+// dx = cat(d_head, sum_t b_t d_rest_t), the latter at stride 2 where each maximum was: at the first
+// of equal pixels, row by row.
+struct SplitBackward {
+  Dtype dtype;
+  int64_t images, height, width, channels, share, stride, count;
+  const void* x;               // not read at stride 1
+  const void* d_head;          // or null, for zeros
+  const void* const* d_rests;  // [T]
+  const void* b;               // [T]
+  void* dx;
+};
+
+// node = shuffle(cat(mixed, sum_e b_e rest_e)): channel j is (j mod share) P + j div share of that
+struct MergeForward {
+  Dtype dtype;
+  int64_t pixels, channels, share, count;
+  const void* const* passing;  // [E] -> [pixels, width]: the last R channels of each
+  const int64_t* widths;       // [E]
+  const void* mixed;           // [pixels, P]; or null, for zeros
+  const void* b;               // [E]
+  void* node;                  // [pixels, C]
+  void* head;                  // [pixels, P]
+};
+
+// From g = outside + cat(d_head, sum_t b_t d_rest_t) what shuffle gives g for, and <rest of that,
+// rest_e>.
+struct MergeBackward {
+  Dtype dtype;
+  int64_t pixels, channels, share, count, later;
+  const void* const* passing;  // [E], not read where d_factors is null
+  const int64_t* widths;
+  const void* outside;         // [pixels, C]; or null, for zeros
+  const void* d_head;          // [pixels, P]; or null, for zeros
+  const void* const* d_rests;  // [T] -> [pixels, R]
+  const void* b;               // [T]
+  void* d_mixed;               // [pixels, P]
+  void* d_rest;                // [pixels, R]
+  void* d_factors;             // [E], or null
+};
+
 // Rows of a table [5, R, C] of mean, var, rstd, scale and shift, from row `start` on.
 struct EnterStatistics {
   Dtype dtype;  // float32 or float64, of everything, as in the next two
@@ -269,6 +321,10 @@ struct GradientCoefficients {
   APPLY(reduces_forward, ReducesForward)        \
   APPLY(reduces_backward, ReducesBackward)      \
   APPLY(pools_forward, PoolsForward)            \
-  APPLY(pools_backward, PoolsBackward)
+  APPLY(pools_backward, PoolsBackward)          \
+  APPLY(split_forward, SplitForward)            \
+  APPLY(split_backward, SplitBackward)          \
+  APPLY(merge_forward, MergeForward)            \
+  APPLY(merge_backward, MergeBackward)
 
 }  // namespace ssfnas

@@ -244,3 +244,45 @@ def pools_backward(
     dx: int,
     /,
 ) -> None: ...
+def split_forward(
+    threads: int, dtype: int, sizes: tuple[int, int, int, int, int], x: int, head: int, rest: int, /
+) -> None: ...
+def split_backward(
+    threads: int,
+    dtype: int,
+    sizes: tuple[int, int, int, int, int],
+    stride: int,
+    x: int,
+    d_head: int,
+    d_rests: Sequence[int],
+    b: int,
+    dx: int,
+    /,
+) -> None: ...
+def merge_forward(
+    threads: int,
+    dtype: int,
+    sizes: tuple[int, int, int],
+    passing: Sequence[int],
+    widths: Sequence[int],
+    mixed: int,
+    b: int,
+    node: int,
+    head: int,
+    /,
+) -> None: ...
+def merge_backward(
+    threads: int,
+    dtype: int,
+    sizes: tuple[int, int, int],
+    passing: Sequence[int],
+    widths: Sequence[int],
+    outside: int,
+    d_head: int,
+    d_rests: Sequence[int],
+    b: int,
+    d_mixed: int,
+    d_rest: int,
+    d_factors: int,
+    /,
+) -> None: ...

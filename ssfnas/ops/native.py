@@ -53,8 +53,8 @@ def unsupported(op: str, tensors: Sequence[Tensor]) -> str | None:
     """Why ``op`` cannot run on these tensors, or None if it can.
 
     Args:
-        op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"candidate_operations"``, ``"pointwise"``
-            or ``"reduces"``.
+        op: ``"mixed_sum"``, ``"mixed_norm_sum"``, ``"candidate_operations"``, ``"pointwise"``,
+            ``"reduces"`` or ``"partial_channels"``.
         tensors: the tensors that are summed, or sources; one dtype, one device.
     """
     if _WHY is not None:

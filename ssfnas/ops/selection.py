@@ -37,12 +37,16 @@ _MODULES = {
         "ssfnas.ops.native_candidates",
         "ssfnas.ops.native_pointwise",
         "ssfnas.ops.native_reduces",
+        "ssfnas.ops.native_partial_channels",
         "ssfnas.ops.native_coefficients",
     ),
     "triton": ("ssfnas.kernels", "ssfnas.ops.triton_reduces"),
 }
 # Ops that a backend has on devices of one type alone.
-_ONLY_ON = {("native", op): "cpu" for op in ("norm_coefficients", "pointwise", "reduces")}
+_ONLY_ON = {
+    ("native", op): "cpu"
+    for op in ("norm_coefficients", "pointwise", "reduces", "partial_channels")
+}
 _PRIMITIVES = {
     "mixed_sum": ("mixed_sum_forward", "mixed_sum_backward"),
     "mixed_norm_sum": (
