@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ssfnas.declarations.derivations import DerivationOptions
+from ssfnas.declarations.derivations import (
+    DERIVATIONS,
+    PERTURBATION,
+    DerivationOptions,
+    PerturbationOptions,
+)
 from ssfnas.declarations.early_stopping import EarlyStoppingOptions
 from ssfnas.declarations.launching import Launching
 from ssfnas.declarations.long_tail import LONG_TAIL, Profile
@@ -181,10 +186,17 @@ class SearchConfig(
 
 
 @dataclass(kw_only=True)
-class DeriveConfig(DerivationOptions, PluginOptions):
+class DeriveConfig(DerivationOptions, PerturbationOptions, PluginOptions):
     """``python -m ssfnas.derive``: read another genotype from a finished search."""
 
     run: str = option("", "directory of the search", required=True)
+    derive: str = option(
+        "threshold",
+        "how a genotype is read from the weights; perturbation: by what the removal of each "
+        "operation costs the supernet",
+        choices=(PERTURBATION,),
+        names=DERIVATIONS,
+    )
     out: str | None = option(
         None,
         "file to write; absent: genotype.json in the run directory where the search left none, "

@@ -21,10 +21,11 @@ def derive_again(config: DeriveConfig) -> None:
     with first_imports():
         import torch
 
-        from ssfnas.declarations.derivations import DERIVATIONS
+        from ssfnas.declarations.derivations import DERIVATIONS, PERTURBATION
         from ssfnas.pictures import report_html
         from ssfnas.pictures.series import elapsed
         from ssfnas.pipeline.advice import following_lines, is_worth_measuring
+        from ssfnas.pipeline.perturbation import perturbation_settings, select_by_perturbation
         from ssfnas.pipeline.run import Run
         from ssfnas.pipeline.search_run import write_derivation, write_genotype
         from ssfnas.plugins import import_plugins
@@ -47,18 +48,28 @@ def derive_again(config: DeriveConfig) -> None:
     require_finished(config.run, f"--run {config.run}")
     tables = run.weights
     epochs = len(tables["normal"]) - 1
+    measured = config.derive == PERTURBATION
+    settings = (
+        perturbation_settings(run, config)
+        if measured
+        else DERIVATIONS.get(config.derive).settings(config)
+    )
     epoch = int(run.alphas["use_epoch"]) if config.epoch is None else config.epoch
+    if measured:
+        epoch = epochs
     if epoch > epochs:
         raise RequestError(f"--epoch {epoch}: {config.run} has alphas after epochs 0 to {epochs}")
     weights = {cell: torch.from_numpy(table[epoch]) for cell, table in tables.items()}
-    rule = DERIVATIONS.get(config.derive)
-    genotype = derive(
-        weights,
-        run.operations,
-        config.derive,
-        max_skips=config.max_skips,
-        **rule.settings(config),
-    )
+    derived = run.path / DERIVED_FOLDER
+    if measured:
+        # Limits come after it: with others nothing is measured again.
+        genotype = select_by_perturbation(
+            run, config, settings, derived / _title(config.derive, settings)
+        )
+    else:
+        genotype = derive(
+            weights, run.operations, config.derive, max_skips=config.max_skips, **settings
+        )
 
     card = run.data_card
     image_size = card.original_size or card.image_size  # of the retraining that is suggested
@@ -91,13 +102,11 @@ def derive_again(config: DeriveConfig) -> None:
         genotype.save(file)
     else:
         own = not (run.path / "genotype.json").exists()
-        named = (
-            run.path if own else run.path / DERIVED_FOLDER / _title(config, rule.settings(config))
-        )
+        named = run.path if own else derived / _title(config.derive, settings, _limits(config))
         named.mkdir(parents=True, exist_ok=True)
         folder = RunDirectory(named, run.command)
         write_genotype(genotype, folder)
-        write_derivation(folder, config, epoch)
+        write_derivation(folder, config, epoch, settings)
         if own:
             run.directory.write_text("report.html", report_html([run.path]))
         file = named / "genotype.json"
@@ -119,18 +128,29 @@ def derive_again(config: DeriveConfig) -> None:
             print(line)
 
 
-def _title(config: DeriveConfig, settings: Mapping[str, object]) -> str:
+def _limits(config: DeriveConfig) -> dict[str, object]:
+    """What a request asks for besides its rule."""
+    sizes = {"max_params": config.max_params, "max_flops": config.max_flops}
+    found: dict[str, object] = {
+        "max_skips": config.max_skips,
+        "epoch": config.epoch,
+        **sizes,
+    }
+    if any(most is not None for most in sizes.values()):
+        found |= {"channels": config.channels, "layers": config.layers}
+    return found
+
+
+def _title(
+    rule: str, settings: Mapping[str, object], limits: Mapping[str, object] | None = None
+) -> str:
     """A name for what is derived in this way; the same for the same request."""
-    limits = {"max_params": config.max_params, "max_flops": config.max_flops}
-    parts = {**settings, "max_skips": config.max_skips, "epoch": config.epoch, **limits}
-    if any(most is not None for most in limits.values()):
-        parts |= {"channels": config.channels, "layers": config.layers}
     words = [
-        written(value) if name == config.derive else f"{name.replace('_', '-')}-{written(value)}"
-        for name, value in parts.items()
+        written(value) if name == rule else f"{name.replace('_', '-')}-{written(value)}"
+        for name, value in {**settings, **(limits or {})}.items()
         if value is not None
     ]
-    return "-".join([config.derive, *words]).replace("/", "-")
+    return "-".join([rule, *words]).replace("/", "-")
 
 
 def main(argv: list[str] | None = None) -> int:

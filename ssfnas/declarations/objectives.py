@@ -14,9 +14,11 @@ class Objective(Component):
 
     Attributes:
         compares_images: within a batch, by a projector: so it needs two images and a layer.
+        trains_logits: by labels, so that the network can be asked for classes.
     """
 
     compares_images: bool = False
+    trains_logits: bool = True
 
 
 OBJECTIVES = Components("objective", Objective)
@@ -40,7 +42,12 @@ class JointOptions:
 _SEARCH = "ssfnas.objectives.search"
 
 OBJECTIVES.add("supervised", Objective(f"{_SEARCH}:Supervised"))
-OBJECTIVES.add("ssl", Objective(f"{_SEARCH}:SelfSupervised", (TwinsOptions,), compares_images=True))
+OBJECTIVES.add(
+    "ssl",
+    Objective(
+        f"{_SEARCH}:SelfSupervised", (TwinsOptions,), compares_images=True, trains_logits=False
+    ),
+)
 OBJECTIVES.add(
     "joint", Objective(f"{_SEARCH}:Joint", (TwinsOptions, JointOptions), compares_images=True)
 )

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from ssfnas.declarations.derivations import PERTURBATION
 from ssfnas.evaluation.measure_names import is_number, named, shown
 from ssfnas.pictures.curves import (
     CELL_NAMES,
@@ -123,6 +124,8 @@ def _rule(run: RunFiles) -> str:
     parts = [config_text(derivation.get("derive"))]
     if parts[0] in _THRESHOLD_RULES:
         parts.append(config_text(derivation.get("threshold")))
+    if parts[0] == PERTURBATION:
+        parts.append(f"by {named(config_text(derivation.get('measure')))}")
     epoch = derivation.get("epoch")
     if any(epoch is not None and epoch != len(w) - 1 for w in run.weights.values()):
         parts.append(f"after epoch {epoch}")

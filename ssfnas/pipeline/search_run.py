@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -213,9 +214,17 @@ def write_genotype(genotype: Genotype, directory: RunDirectory) -> None:
 
 
 def write_derivation(
-    directory: RunDirectory, config: SearchConfig | DeriveConfig, epoch: int
+    directory: RunDirectory,
+    config: SearchConfig | DeriveConfig,
+    epoch: int,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """``derivation.json``: how the genotype beside it was read from the alphas after ``epoch``."""
+    """``derivation.json``: how the genotype beside it was read from the search after ``epoch``.
+
+    ``settings`` are those of what reads no weights; None: the rule's own.
+    """
+    if settings is None:
+        settings = DERIVATIONS.get(config.derive).settings(config)
     # A search's max_skips is another option: it stops the search.
     limits = (
         {}
@@ -230,7 +239,7 @@ def write_derivation(
         "derivation.json",
         {
             "derive": config.derive,
-            **DERIVATIONS.get(config.derive).settings(config),
+            **settings,
             "epoch": epoch,
             **{name: most for name, most in limits.items() if most is not None},
         },

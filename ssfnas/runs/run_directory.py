@@ -40,6 +40,7 @@ from ssfnas.yaml_files import dump_yaml
 LOCK_FILE = ".ssfnas-lock"
 CHECKPOINT_FOLDER = "checkpoints"
 DERIVED_FOLDER = "derived"
+PERTURBATION_FILE = "perturbation.json"
 RUN_FILES = (
     METRICS_FILE,
     MESSAGES_FILE,
@@ -64,7 +65,10 @@ RUN_FILES = (
     "export/model*.json",
     "export/model*/config.json",
     "export/model*/model.safetensors",
-    *(f"{DERIVED_FOLDER}/*/{name}" for name in ("genotype*.*", "derivation.json")),
+    *(
+        f"{DERIVED_FOLDER}/*/{name}"
+        for name in ("genotype*.*", "derivation.json", PERTURBATION_FILE)
+    ),
     f".*{PARTIAL_SUFFIX}",
     f"{CHECKPOINT_FOLDER}/.*{PARTIAL_SUFFIX}",
     CONFIG_FILE,

@@ -77,6 +77,7 @@ class PerturbationSelection:
         tables: as they stand: rows that are decided are one-hot, those of edges that went are 0.
         decisions: all there are, in their order.
         done: measurements that were taken.
+        decided: decisions that were made.
         total: measurements in all.
 
     Raises:
@@ -149,6 +150,11 @@ class PerturbationSelection:
     def done(self) -> int:
         """See the class."""
         return sum(map(len, self._measured))
+
+    @property
+    def decided(self) -> int:
+        """See the class."""
+        return sum(map(self._is_whole, range(len(self._measured))))
 
     @property
     def finished(self) -> bool:

@@ -74,6 +74,7 @@ DERIVATIONS: list[dict[str, Any]] = [
     {"derive": "threshold", "threshold": 0.1},
     {"derive": "threshold_edge", "threshold": 0.1},
     {"derive": "gdas", "max_skips": 1},
+    {"derive": "perturbation", "measure_images": 8},
 ]
 EVALUATIONS: list[dict[str, Any]] = [{}, {"probe": True, "thirds": True, "precision": "bf16"}]
 PREDICTIONS: list[dict[str, Any]] = [{"report": "auto"}]
