@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ssfnas.declarations.costs import CostTargets
 from ssfnas.errors import RequestError
-from ssfnas.layers.cells import CELL_TYPES, cell_edges, edge_count
+from ssfnas.layers.cells import CELL_TYPES, cell_edges, edge_count, edges_of_nodes
 from ssfnas.layers.initialization import initial_draws
 from ssfnas.layers.operations import make_operation
 from ssfnas.seeding import generator
@@ -94,7 +94,7 @@ class CostModel:
             A scalar in the table's unit, of the weights' dtype and on their device.
         """
         is_open, tables = self._on(weights[CELL_TYPES[0]])
-        entering = list(range(2, self.counted.nodes + 2))
+        entering = edges_of_nodes(self.counted.nodes)
         terms = []
         for cell, costs in tables.items():
             nodes = (weights[cell] * is_open).split(entering)
@@ -120,7 +120,7 @@ class CostModel:
         columns = [i for i, name in enumerate(self.counted.operations) if name != "none"]
         total = self.fixed
         for cell in CELL_TYPES:
-            nodes = self.tables[cell][:, columns].split(list(range(2, self.counted.nodes + 2)))
+            nodes = self.tables[cell][:, columns].split(edges_of_nodes(self.counted.nodes))
             total += sum(float(node.flatten().sort().values[:2].sum()) for node in nodes)
         return total
 

@@ -236,7 +236,8 @@ def test_a_target_below_the_smallest_network_is_refused():
     assert model.smallest == smallest == model.fixed
     model.require_reachable(smallest)
     with pytest.raises(
-        RequestError, match=rf"--target-params {smallest - 1} .* has {smallest:,} parameters \(4 ch"
+        RequestError,
+        match=rf"--target-params {smallest - 1:,} .* has {smallest:,} parameters \(4 c",
     ):
         model.require_reachable(smallest - 1)
     # Without a free operation the two cheapest of each node count.
