@@ -148,15 +148,21 @@ class SearchStrategy(Resumable):
 
     def mix(self, cell: str, parameters: Mapping[str, Tensor]) -> Mix:
         """How the cells of one type mix in the current :attr:`phase`."""
-        alpha = parameters[f"alphas_{cell}"]
         edges = self.edges(parameters[f"betas_{cell}"]) if self.normalizes_edges else None
+        weights = self.weights(self.open_alphas(cell, parameters), cell)
         chosen = self._chosen[cell]
         if chosen is None:
-            return Mix(self.weights(alpha, cell), edges)
+            return Mix(weights, edges)
+        return Mix(weights * self._tensors[f"open_{cell}"], edges, chosen)
+
+    def open_alphas(self, cell: str, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The alphas of one cell type as :meth:`weights` is given them, [E, O]."""
+        alpha = parameters[f"alphas_{cell}"]
+        if self._chosen[cell] is None:
+            return alpha
         left = self._tensors[f"open_{cell}"]
         # A row without any would be a softmax of nothing.
-        filled = alpha.masked_fill((left == 0) & (left.sum(1, keepdim=True) > 0), -torch.inf)
-        return Mix(self.weights(filled, cell) * left, edges, chosen)
+        return alpha.masked_fill((left == 0) & (left.sum(1, keepdim=True) > 0), -torch.inf)
 
     def decided(self) -> dict[str, Tensor]:
         """What derivation reads: weights [E, O] by cell type, differentiable in the parameters.
