@@ -118,7 +118,7 @@ class TestBadFlags:
             (["--w01=-1"], ["--w01 -1", "at least 0"]),
             (
                 ["--strategy", "dart"],
-                ["--strategy dart", "darts, fairdarts or random", "mean dart"],
+                ["--strategy dart", "darts, fairdarts, ", " or random", "mean dart"],
             ),
             (["--profile", "linear"], ["--profile linear", "exp or step"]),
             (["--knn", "maybe"], ["--knn maybe", "true or false"]),
@@ -405,7 +405,7 @@ class TestPresets:
         for command, names in by_command.items():
             for name in names:
                 assert config_of("--preset", name, command=command) is not None
-        assert by_command["search"] == ["darts", "fairdarts", "quick", "small", "ssfnas"]
+        assert {"darts", "fairdarts", "quick", "small", "ssfnas"} <= set(by_command["search"])
         assert by_command["retrain"] == [
             *("darts-retrain", "longtail", "retrain-quick", "retrain-small")
         ]
@@ -413,7 +413,7 @@ class TestPresets:
     def test_unknown_names_list_the_known(self):
         problem = problem_of("--preset", "dart")
         assert "did you mean darts?" in problem
-        assert "darts, fairdarts, quick, small, ssfnas" in problem
+        assert f"search has {', '.join(preset_names('search'))}" in problem
 
     def test_names_are_not_paths(self):
         assert "no such preset" in problem_of("--preset", "../presets/darts")
