@@ -103,6 +103,18 @@ class ZeroOne:
 
 
 @dataclass(kw_only=True)
+class TableNoise:
+    """SDARTS."""
+
+    noise_start: float = option(
+        0.03, "largest noise on the operations' weights where the weights are trained", minimum=0
+    )
+    noise_end: float = option(
+        0.3, "what that noise would be after the last epoch; in between on a line", minimum=0
+    )
+
+
+@dataclass(kw_only=True)
 class Sampling:
     """Random search."""
 
@@ -117,11 +129,12 @@ STRATEGIES.add(
     "pcdarts",
     Strategy(f"{_ROOM}.pcdarts:PCDarts", operations=DARTS_OPERATIONS, partial_channels=4),
 )
+STRATEGIES.add("sdarts", Strategy(f"{_ROOM}.sdarts:SmoothDarts", (TableNoise,)))
 STRATEGIES.add("random", Strategy(None, (Sampling,), trains_alphas=False))
 
 
 @dataclass(kw_only=True)
-class StrategyOptions(Bilevel, ClosingOptions, CostOptions, ZeroOne, Sampling, Monitoring):
+class StrategyOptions(Bilevel, ClosingOptions, CostOptions, ZeroOne, TableNoise, Sampling, Monitoring):
     """How to search."""
 
     strategy: str = option("fairdarts", "how to search", names=STRATEGIES)
