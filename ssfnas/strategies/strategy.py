@@ -239,7 +239,7 @@ class SearchStrategy(Resumable):
         """
         if not isinstance(value, Tensor):
             self.told[name] = float(value)
-            value = torch.tensor(value)
+            value = torch.tensor(value, dtype=torch.float64)
         value = value.to(self.space.dtype)
         if name not in self._tensors:
             self._tensors[name] = value.to(self.space.device, copy=True)
