@@ -115,6 +115,15 @@ class TableNoise:
 
 
 @dataclass(kw_only=True)
+class BetaDecay:
+    """Beta-DARTS."""
+
+    beta_end: float = option(
+        50.0, "what the weight of beta decay would be after the last epoch, from 0 on", minimum=0
+    )
+
+
+@dataclass(kw_only=True)
 class Sampling:
     """Random search."""
 
@@ -130,11 +139,12 @@ STRATEGIES.add(
     Strategy(f"{_ROOM}.pcdarts:PCDarts", operations=DARTS_OPERATIONS, partial_channels=4),
 )
 STRATEGIES.add("sdarts", Strategy(f"{_ROOM}.sdarts:SmoothDarts", (TableNoise,)))
+STRATEGIES.add("beta-darts", Strategy(f"{_ROOM}.betadarts:BetaDarts", (BetaDecay,)))
 STRATEGIES.add("random", Strategy(None, (Sampling,), trains_alphas=False))
 
 
 @dataclass(kw_only=True)
-class StrategyOptions(Bilevel, ClosingOptions, CostOptions, ZeroOne, TableNoise, Sampling, Monitoring):
+class StrategyOptions(Bilevel, ClosingOptions, CostOptions, ZeroOne, TableNoise, BetaDecay, Sampling, Monitoring):
     """How to search."""
 
     strategy: str = option("fairdarts", "how to search", names=STRATEGIES)

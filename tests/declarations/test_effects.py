@@ -41,6 +41,7 @@ SEARCHES: list[dict[str, Any]] = [
     {"strategy": "darts", "objective": "supervised", "target_flops": 10**12},
     {"strategy": "fairdarts", "objective": "supervised", "target_ms": 1e6, "knn": False},
     {"strategy": "sdarts", "objective": "supervised"},
+    {"strategy": "beta-darts", "objective": "supervised"},
     {"strategy": "random", "objective": "joint", "samples": 2, "early_stop": "skip"},
     {"early_stop": "skip", "derive": "threshold", "threshold": 0.1, "objective": "joint"},
     {
