@@ -124,6 +124,15 @@ class BetaDecay:
 
 
 @dataclass(kw_only=True)
+class AuxiliarySkip:
+    """DARTS-."""
+
+    auxiliary_skip: float = option(
+        1.0, "weight of the auxiliary skip connections in the first epoch; falls to 0", minimum=0
+    )
+
+
+@dataclass(kw_only=True)
 class Sampling:
     """Random search."""
 
@@ -140,11 +149,12 @@ STRATEGIES.add(
 )
 STRATEGIES.add("sdarts", Strategy(f"{_ROOM}.sdarts:SmoothDarts", (TableNoise,)))
 STRATEGIES.add("beta-darts", Strategy(f"{_ROOM}.betadarts:BetaDarts", (BetaDecay,)))
+STRATEGIES.add("darts-minus", Strategy(f"{_ROOM}.dartsminus:DartsMinus", (AuxiliarySkip,)))
 STRATEGIES.add("random", Strategy(None, (Sampling,), trains_alphas=False))
 
 
 @dataclass(kw_only=True)
-class StrategyOptions(Bilevel, ClosingOptions, CostOptions, ZeroOne, TableNoise, BetaDecay, Sampling, Monitoring):
+class StrategyOptions(Bilevel, ClosingOptions, CostOptions, ZeroOne, TableNoise, BetaDecay, AuxiliarySkip, Sampling, Monitoring):
     """How to search."""
 
     strategy: str = option("fairdarts", "how to search", names=STRATEGIES)

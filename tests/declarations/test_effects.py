@@ -42,6 +42,7 @@ SEARCHES: list[dict[str, Any]] = [
     {"strategy": "fairdarts", "objective": "supervised", "target_ms": 1e6, "knn": False},
     {"strategy": "sdarts", "objective": "supervised"},
     {"strategy": "beta-darts", "objective": "supervised"},
+    {"strategy": "darts-minus", "objective": "supervised"},
     {"strategy": "random", "objective": "joint", "samples": 2, "early_stop": "skip"},
     {"early_stop": "skip", "derive": "threshold", "threshold": 0.1, "objective": "joint"},
     {
