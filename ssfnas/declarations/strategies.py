@@ -130,6 +130,13 @@ class AuxiliarySkip:
     auxiliary_skip: float = option(
         1.0, "weight of the auxiliary skip connections in the first epoch; falls to 0", minimum=0
     )
+class Gumbel:
+    """GDAS."""
+
+    tau_start: float = option(
+        10.0, "temperature of the first epoch: the higher, the less draws sway gradients", above=0
+    )
+    tau_end: float = option(0.1, "temperature of the last epoch; in between on a line", above=0)
 
 
 @dataclass(kw_only=True)
@@ -150,11 +157,21 @@ STRATEGIES.add(
 STRATEGIES.add("sdarts", Strategy(f"{_ROOM}.sdarts:SmoothDarts", (TableNoise,)))
 STRATEGIES.add("beta-darts", Strategy(f"{_ROOM}.betadarts:BetaDarts", (BetaDecay,)))
 STRATEGIES.add("darts-minus", Strategy(f"{_ROOM}.dartsminus:DartsMinus", (AuxiliarySkip,)))
+STRATEGIES.add(
+    "gdas",
+    Strategy(
+        f"{_ROOM}.gdas:Gdas",
+        (Gumbel,),
+        operations=DARTS_OPERATIONS,
+        not_recorded="gdas runs other operations in each step, and a recorded one has the same",
+        first_order="the differences of order 2 are of one network, and gdas draws one a loss",
+    ),
+)
 STRATEGIES.add("random", Strategy(None, (Sampling,), trains_alphas=False))
 
 
 @dataclass(kw_only=True)
-class StrategyOptions(Bilevel, ClosingOptions, CostOptions, ZeroOne, TableNoise, BetaDecay, AuxiliarySkip, Sampling, Monitoring):
+class StrategyOptions(Bilevel, ClosingOptions, CostOptions, ZeroOne, TableNoise, BetaDecay, AuxiliarySkip, Gumbel, Sampling, Monitoring):
     """How to search."""
 
     strategy: str = option("fairdarts", "how to search", names=STRATEGIES)

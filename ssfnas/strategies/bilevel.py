@@ -65,8 +65,8 @@ class BilevelOptimizer:
     Args:
         weights: SGD over all weights, projector included.
         alphas: Adam over the architecture parameters, disjoint from the weights. Parameters
-            without part in a loss have zero gradients in both (``decays_unused``). Both or none
-            are ``capturable``, and then fused.
+            without part in a loss have zero gradients in both (``decays_unused``), which order 2
+            needs. Both or none are ``capturable``, and then fused.
         loss: batch -> scalar terms; ``"loss"`` is what is minimized.
         regularizer: () -> scalar terms; its ``"loss"`` is added for the alphas only.
         hooks: of a search strategy: the phase of each loss, the order of the updates, and what

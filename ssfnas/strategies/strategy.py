@@ -81,6 +81,7 @@ class SearchStrategy(Resumable):
             (PC-DARTS); always so with partial channels, where what passes by needs factors.
         weights_first: whether a step updates the weights before the alphas.
         wants_weight_gradients: whether :meth:`after_alpha_step` is given the weights' gradients.
+        moves_unused: whether decay and momentum move weights that have no part in a loss.
         phase: what the supernet is asked for: one of :data:`PHASES`.
         open: for each cell type the operations that are left, bool [E, O] on the CPU.
         told: what is logged each epoch under these names, behind ``strategy/``.
@@ -91,6 +92,7 @@ class SearchStrategy(Resumable):
     normalizes_edges: bool = False
     weights_first: ClassVar[bool] = False
     wants_weight_gradients: ClassVar[bool] = False
+    moves_unused: ClassVar[bool] = True
     kept: ClassVar[tuple[str, ...]] = ("open",)
 
     net: ReferenceSupernet

@@ -126,7 +126,7 @@ class SearchTrainer(GenotypeSearch):
             weight_decay=config.weight_decay,
             precision=config.precision,
             clip=config.clip,
-            decays_unused=True,
+            decays_unused=self.strategy.moves_unused,
             capturable=capturable,
         )
         self.weight_optimizer = weights.optimizer

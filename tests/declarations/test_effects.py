@@ -43,6 +43,7 @@ SEARCHES: list[dict[str, Any]] = [
     {"strategy": "sdarts", "objective": "supervised"},
     {"strategy": "beta-darts", "objective": "supervised"},
     {"strategy": "darts-minus", "objective": "supervised"},
+    {"strategy": "gdas", "objective": "supervised"},
     {"strategy": "random", "objective": "joint", "samples": 2, "early_stop": "skip"},
     {"early_stop": "skip", "derive": "threshold", "threshold": 0.1, "objective": "joint"},
     {

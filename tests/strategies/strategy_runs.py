@@ -20,6 +20,7 @@ BY_GRADIENT = [name for name in STRATEGIES if STRATEGIES.get(name).trains_alphas
 # What a strategy needs to show within a few steps what it does, beside the smallest settings.
 SETTINGS: dict[str, dict[str, Any]] = {
     "pcdarts": {"channels": 4},
+    "gdas": {"tau_start": 2.0, "tau_end": 0.5},
 }
 
 
