@@ -130,6 +130,9 @@ class AuxiliarySkip:
     auxiliary_skip: float = option(
         1.0, "weight of the auxiliary skip connections in the first epoch; falls to 0", minimum=0
     )
+
+
+@dataclass(kw_only=True)
 class Gumbel:
     """GDAS."""
 
@@ -171,7 +174,18 @@ STRATEGIES.add("random", Strategy(None, (Sampling,), trains_alphas=False))
 
 
 @dataclass(kw_only=True)
-class StrategyOptions(Bilevel, ClosingOptions, CostOptions, ZeroOne, TableNoise, BetaDecay, AuxiliarySkip, Gumbel, Sampling, Monitoring):
+class StrategyOptions(
+    Bilevel,
+    ClosingOptions,
+    CostOptions,
+    ZeroOne,
+    TableNoise,
+    BetaDecay,
+    AuxiliarySkip,
+    Gumbel,
+    Sampling,
+    Monitoring,
+):
     """How to search."""
 
     strategy: str = option("fairdarts", "how to search", names=STRATEGIES)
