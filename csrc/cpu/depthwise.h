@@ -2,7 +2,8 @@
 // of cache: depthwise filters, products over channels, and both of their gradients.
 //
 // An image is [vectors][height][width][lanes], so that a pixel's neighbor is one vector away. Lanes
-// beyond the last channel are zero.
+// beyond the last channel are zero. Where channels are few enough that a vector holds several
+// pixels, it is [height][width][channels], and a vector of pixels may begin at any of them.
 #pragma once
 
 #include "vectors.h"
@@ -58,25 +59,28 @@ SSFNAS_INLINE void store_some(T* to, Vector<T> v, int64_t n) {
     store(to, v, n);
 }
 
-// An image with a border around.
+// An image with a border around; `unit` values from a pixel to the next.
 template <class S>
 struct Image {
   S* values;
-  int64_t border, pitch, plane;  // pitch: from row to row; plane: from vector to vector
+  int64_t border, unit, pitch, plane;  // pitch: from row to row; plane: from vector to vector
 
-  static int64_t size(int64_t vectors, int64_t height, int64_t width, int64_t border) {
-    return vectors * (height + 2 * border) * (width + 2 * border) * lanes<S>;
+  static int64_t size(int64_t vectors, int64_t height, int64_t width, int64_t border,
+                      int64_t unit = lanes<S>) {
+    const int64_t pixels = (height + 2 * border) * (width + 2 * border);
+    return vectors * ceil_div(pixels * unit, lanes<S>) * lanes<S>;
   }
-  static Image of(S* values, int64_t height, int64_t width, int64_t border) {
-    const int64_t pitch = (width + 2 * border) * lanes<S>;
-    return {values, border, pitch, (height + 2 * border) * pitch};
+  static Image of(S* values, int64_t height, int64_t width, int64_t border,
+                  int64_t unit = lanes<S>) {
+    const int64_t pitch = (width + 2 * border) * unit;
+    return {values, border, unit, pitch, (height + 2 * border) * pitch};
   }
   static Image take(Parts<S>& parts, int64_t vectors, int64_t height, int64_t width,
-                    int64_t border) {
-    return of(parts.take(size(vectors, height, width, border)), height, width, border);
+                    int64_t border, int64_t unit = lanes<S>) {
+    return of(parts.take(size(vectors, height, width, border, unit)), height, width, border, unit);
   }
   S* at(int64_t v, int64_t y, int64_t x) const {
-    return values + v * plane + (y + border) * pitch + (x + border) * lanes<S>;
+    return values + v * plane + (y + border) * pitch + (x + border) * unit;
   }
 };
 
@@ -135,7 +139,8 @@ void depthwise_row(const S* from, int64_t step, const Taps<S>& taps, S* to, int6
 
 // --- sums[tap] += sum over pixels of from * gradient: a filter's gradient
 
-template <class S, int K, int FIRST, int ROWS>
+// UNIT: values from a pixel of the image to the next.
+template <class S, int UNIT, int K, int FIRST, int ROWS>
 SSFNAS_INLINE void add_filter_rows(const S* from, int64_t pitch, int64_t step, int64_t dilation,
                                    const S* grad, int64_t grad_pitch, int64_t rows, int64_t columns,
                                    S* sums) {
@@ -150,7 +155,7 @@ SSFNAS_INLINE void add_filter_rows(const S* from, int64_t pitch, int64_t step, i
       for (int dy = 0; dy < ROWS; ++dy)
 #pragma GCC unroll 5
         for (int dx = 0; dx < K; ++dx)
-          total[dy * K + dx] += get(x + dy * dilation * pitch + dx * dilation * L) * gradient;
+          total[dy * K + dx] += get(x + dy * dilation * pitch + dx * dilation * UNIT) * gradient;
     }
   }
 #pragma GCC unroll 25
@@ -160,37 +165,41 @@ SSFNAS_INLINE void add_filter_rows(const S* from, int64_t pitch, int64_t step, i
   }
 }
 
-template <class S, int K>
+template <class S, int UNIT, int K>
 SSFNAS_INLINE void add_filter_sums(const S* from, int64_t pitch, int64_t step, int64_t dilation,
                                    const S* grad, int64_t grad_pitch, int64_t rows, int64_t columns,
                                    S* sums) {
   constexpr int ROWS = K == 3 ? 3 : FILTER_ROWS;
-  add_filter_rows<S, K, 0, ROWS>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
+  add_filter_rows<S, UNIT, K, 0, ROWS>(from, pitch, step, dilation, grad, grad_pitch, rows, columns,
+                                       sums);
   if constexpr (ROWS < K) {
-    add_filter_rows<S, K, 2, 2>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
-    add_filter_rows<S, K, 4, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns, sums);
+    add_filter_rows<S, UNIT, K, 2, 2>(from, pitch, step, dilation, grad, grad_pitch, rows, columns,
+                                      sums);
+    add_filter_rows<S, UNIT, K, 4, 1>(from, pitch, step, dilation, grad, grad_pitch, rows, columns,
+                                      sums);
   }
 }
 
 // `from` is the first tap's place for the first pixel; a tap is `dilation` pixels from the next.
-template <class S>
+template <class S, int UNIT = lanes<S>>
 void add_filter_gradient(int64_t size, const S* from, int64_t pitch, int64_t step,
                          int64_t dilation, const S* grad, int64_t grad_pitch, int64_t rows,
                          int64_t columns, S* sums) {
   constexpr int L = lanes<S>;
   if (size == 3 && dilation == 1)
-    add_filter_sums<S, 3>(from, pitch, step, 1, grad, grad_pitch, rows, columns, sums);
+    add_filter_sums<S, UNIT, 3>(from, pitch, step, 1, grad, grad_pitch, rows, columns, sums);
   else if (size == 3 && dilation == 2)
-    add_filter_sums<S, 3>(from, pitch, step, 2, grad, grad_pitch, rows, columns, sums);
+    add_filter_sums<S, UNIT, 3>(from, pitch, step, 2, grad, grad_pitch, rows, columns, sums);
   else if (size == 5 && dilation == 1)
-    add_filter_sums<S, 5>(from, pitch, step, 1, grad, grad_pitch, rows, columns, sums);
+    add_filter_sums<S, UNIT, 5>(from, pitch, step, 1, grad, grad_pitch, rows, columns, sums);
   else if (size == 5 && dilation == 2)
-    add_filter_sums<S, 5>(from, pitch, step, 2, grad, grad_pitch, rows, columns, sums);
+    add_filter_sums<S, UNIT, 5>(from, pitch, step, 2, grad, grad_pitch, rows, columns, sums);
   else
     for (int64_t dy = 0; dy < size; ++dy)
       for (int64_t dx = 0; dx < size; ++dx)
-        add_filter_rows<S, 1, 0, 1>(from + dilation * (dy * pitch + dx * L), pitch, step, dilation,
-                                    grad, grad_pitch, rows, columns, sums + (dy * size + dx) * L);
+        add_filter_rows<S, UNIT, 1, 0, 1>(from + dilation * (dy * pitch + dx * UNIT), pitch, step,
+                                          dilation, grad, grad_pitch, rows, columns,
+                                          sums + (dy * size + dx) * L);
 }
 
 // --- products over channels: to[pixel][o] = sum_i from[pixel][i] weights[i][o]

@@ -50,22 +50,27 @@ SSFNAS_INLINE Moments<S> moments_of(const S* values, int64_t count) {
 }
 
 // Of each image and row of channels, [images][rows][width] with `each` values behind a number, to
-// those of all images, [rows][channels].
+// those of all images, [rows][channels]. A row may hold `pack` times its channels, one for each
+// pixel of a vector.
 template <class S>
 void merge_images(const S* means, const S* squares, int64_t images, int64_t rows, int64_t width,
-                  int64_t channels, int64_t each, S* mean, S* var) {
+                  int64_t channels, int64_t each, S* mean, S* var, int64_t pack = 1) {
+  const int64_t sets = images * pack;
+  const auto place = [=](int64_t set, int64_t at) {
+    return set / pack * rows * width + set % pack * channels + at;
+  };
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t c = 0; c < channels; ++c) {
       double center = 0, square = 0;
       const int64_t at = row * width + c;
-      for (int64_t n = 0; n < images; ++n) center += means[n * rows * width + at];
-      center /= static_cast<double>(images);
-      for (int64_t n = 0; n < images; ++n) {
-        const double shift = means[n * rows * width + at] - center;
-        square += squares[n * rows * width + at] + shift * shift * static_cast<double>(each);
+      for (int64_t n = 0; n < sets; ++n) center += means[place(n, at)];
+      center /= static_cast<double>(sets);
+      for (int64_t n = 0; n < sets; ++n) {
+        const double shift = means[place(n, at)] - center;
+        square += squares[place(n, at)] + shift * shift * static_cast<double>(each);
       }
       mean[row * channels + c] = static_cast<S>(center);
-      var[row * channels + c] = static_cast<S>(square / static_cast<double>(images * each));
+      var[row * channels + c] = static_cast<S>(square / static_cast<double>(sets * each));
     }
   }
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "depthwise.h"
+#include "packed_pixels.h"
 
 namespace ssfnas {
 namespace SSFNAS_ISA {
@@ -226,8 +227,9 @@ class Mixing {
     return worth_the_unit<T>(vectors_in, width / lanes<T>) ? vectors_in * width * lanes<T> : 0;
   }
   Mixing() = default;
-  Mixing(const S* weights, Channels channels, int64_t width, bfloat16* packed)
-      : weights_(weights), channels_(channels), width_(width), packed_(packed) {
+  // A vector may hold `pack` pixels of few channels, and their outputs.
+  Mixing(const S* weights, Channels channels, int64_t width, bfloat16* packed, int64_t pack = 1)
+      : weights_(weights), channels_(channels), width_(width), pack_(pack), packed_(packed) {
     vectors_ = channels.tensors * ceil_div(channels.each, lanes<T>);
 #ifdef SSFNAS_MATRIX_UNIT
     if constexpr (by_matrix_unit<T>)
@@ -257,7 +259,10 @@ class Mixing {
     }
 #endif
     (void)room;
-    mix(from, plane, channels_, weights_, width_, to, to_plane, count);
+    if (pack_ > 1)
+      mix_packed(from, channels_.each, weights_, to, count);
+    else
+      mix(from, plane, channels_, weights_, width_, to, to_plane, count);
   }
 
  private:
@@ -276,7 +281,7 @@ class Mixing {
 
   const S* weights_;
   Channels channels_;
-  int64_t width_, vectors_;
+  int64_t width_, vectors_, pack_;
   bfloat16* packed_;
 };
 

@@ -51,9 +51,9 @@ struct BackwardScratch {
   bfloat16* halves;
 
   static int64_t size(const Sizes& s) {
-    return Image<S>::size(s.vectors, s.height, s.width, s.border) +
-           Image<S>::size(s.vectors, s.out_height, s.out_width, s.out_border) +
-           Image<S>::size(s.vectors, s.height, s.width, 0) + 2 * s.tile() + s.padded + halved(s);
+    return Image<S>::size(s.vectors, s.height, s.width, s.border, s.unit) +
+           Image<S>::size(s.vectors, s.out_height, s.out_width, s.out_border, s.unit) +
+           Image<S>::size(s.vectors, s.height, s.width, 0, s.unit) + 2 * s.tile() + s.padded + halved(s);
   }
   // Room for what products round, of which there are two to a value.
   static int64_t halved(const Sizes& s) {
@@ -62,10 +62,11 @@ struct BackwardScratch {
   static BackwardScratch of(S* memory, const Sizes& s) {
     Parts<S> parts{memory};
     BackwardScratch scratch{};
-    scratch.image = Image<S>::take(parts, s.vectors, s.height, s.width, s.border);
-    scratch.inner = Image<S>::take(parts, s.vectors, s.out_height, s.out_width, s.out_border);
+    scratch.image = Image<S>::take(parts, s.vectors, s.height, s.width, s.border, s.unit);
+    scratch.inner =
+        Image<S>::take(parts, s.vectors, s.out_height, s.out_width, s.out_border, s.unit);
     clear(memory, parts.next - memory);
-    scratch.outer = Image<S>::take(parts, s.vectors, s.height, s.width, 0);
+    scratch.outer = Image<S>::take(parts, s.vectors, s.height, s.width, 0, s.unit);
     scratch.dz = parts.take(s.tile());
     scratch.tile = parts.take(s.tile());
     scratch.row = parts.take(s.padded);
@@ -81,26 +82,26 @@ struct BackwardScratch {
   }
 };
 
-// dz = p grad + q z + r of `count` pixels: to[vector][pixel]
+// dz = p grad + q z + r of `count` pixels, or vectors of them: to[vector][pixel]
 template <class T>
 void gradient_tile(const T* grad, const T* z, const Coefficients<Scalar<T>>& c, const Sizes& sizes,
                    int64_t count, Scalar<T>* to) {
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
   for (int64_t v = 0; v < sizes.vectors; ++v, to += count * L) {
-    const int64_t n = lanes_of<S>(v, sizes.channels);
+    const int64_t n = lanes_of<S>(v, sizes.step);
     const Vector<S> p = get(c.p + v * L);
     const T* g = grad + v * L;
     if (c.q == nullptr) {
       for (int64_t x = 0; x < count; ++x)
-        put(to + x * L, p * load_some(g + x * sizes.channels, n));
+        put(to + x * L, p * load_some(g + x * sizes.step, n));
       continue;
     }
     const Vector<S> q = get(c.q + v * L), r = get(c.r + v * L);
     const T* from = z + v * L;
     for (int64_t x = 0; x < count; ++x)
-      put(to + x * L, p * load_some(g + x * sizes.channels, n) +
-                          (q * load_some(from + x * sizes.channels, n) + r));
+      put(to + x * L, p * load_some(g + x * sizes.step, n) +
+                          (q * load_some(from + x * sizes.step, n) + r));
   }
 }
 
@@ -123,7 +124,7 @@ void backward_outputs(const BackwardScratch<T>& scratch, const Filters<Scalar<T>
   constexpr int L = lanes<T>;
   for (int64_t row = 0; row < sizes.out_height; row += sizes.rows) {
     const int64_t rows = smaller(sizes.rows, sizes.out_height - row);
-    const int64_t count = rows * sizes.out_width, plane = count * L;
+    const int64_t count = rows * sizes.out_columns, plane = count * L;
     const int64_t before = row * sizes.out_width * sizes.channels;
     gradient_tile(grad + before, z + before, coefficients, sizes, count, scratch.dz);
     if (row + rows < sizes.out_height)
@@ -134,15 +135,24 @@ void backward_outputs(const BackwardScratch<T>& scratch, const Filters<Scalar<T>
       for (int64_t v = 0; v < sizes.vectors; ++v)
         for (int64_t y = 0; y < rows; ++y)
           __builtin_memcpy(scratch.inner.at(v, row + y, 0),
-                           scratch.tile + v * plane + y * sizes.out_width * L,
-                           sizes.out_width * L * sizeof(Scalar<T>));
+                           scratch.tile + v * plane + y * sizes.out_columns * L,
+                           sizes.out_columns * L * sizeof(Scalar<T>));
     } else {
       for (int64_t y = 0; y < rows; ++y)
-        mixing(scratch.dz + y * sizes.out_width * L, plane, scratch.inner.at(0, row + y, 0),
-               scratch.inner.plane, sizes.out_width, nullptr);
+        mixing(scratch.dz + y * sizes.out_columns * L, plane, scratch.inner.at(0, row + y, 0),
+               scratch.inner.plane, sizes.out_columns, nullptr);
     }
     if (mixing_sums == nullptr) continue;
     depthwise_tile(scratch.image, filters, sizes, row, rows, scratch.tile);
+    if (sizes.pack > 1) {
+      add_packed_products(scratch.tile, sizes.channels, scratch.dz, count, mixing_sums);
+      add_packed_filter_gradient(
+          sizes.channels, filters.size,
+          scratch.image.at(0, row - filters.reach, -filters.reach), scratch.image.pitch,
+          filters.dilation, scratch.inner.at(0, row, 0), scratch.inner.pitch, rows,
+          sizes.out_columns, depthwise_sums);
+      continue;
+    }
     add_pixel_products<T>(scratch.tile, {1, sizes.channels}, scratch.dz, plane, count, mixing_sums,
                           sizes.padded, scratch.halves);
     for (int64_t v = 0; v < sizes.vectors; ++v)
@@ -166,7 +176,7 @@ void backward_inputs(const Image<S>& inner, const Filters<S>& filters, const Siz
         const Taps<S> taps = filters.back_taps(v, y % stride * stride + x);
         const S* from = inner.at(v, y / stride, 0);
         S* to = outer.at(v, y, x);
-        const int64_t count = ceil_div(sizes.width - x, stride);
+        const int64_t count = sizes.pack > 1 ? sizes.columns : ceil_div(sizes.width - x, stride);
         if (!add)
           depthwise_row<S, false>(from, L, taps, to, stride * L, count);
         else if (taps.count > 0)
@@ -190,7 +200,7 @@ void store_inputs(const BackwardScratch<T>& scratch, const Sizes& sizes, const T
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
   for (int64_t v = 0; v < sizes.vectors; ++v) {
-    const int64_t n = lanes_of<S>(v, sizes.channels);
+    const int64_t n = lanes_of<S>(v, sizes.step);
     const bool summed = sums.s0 != nullptr;
     const Vector<S> center = sums.center == nullptr ? Vector<S>{} : get(sums.center + v * L);
     Vector<S> all0 = {}, all1 = {};
@@ -199,15 +209,15 @@ void store_inputs(const BackwardScratch<T>& scratch, const Sizes& sizes, const T
       const S* gradient = scratch.outer.at(v, y, 0);
       const int64_t at = y * sizes.width * sizes.channels + v * L;
       Vector<S> sum0 = {}, sum1 = {};
-      for (int64_t x = 0; x < sizes.width; ++x) {
+      for (int64_t x = 0; x < sizes.columns; ++x) {
         const Vector<S> rectified = get(u + x * L);
         Vector<S> value = rectified > 0 ? get(gradient + x * L) : Vector<S>{};
         if (summed) {
           sum0 += value;
-          sum1 += value * (load_some(sums.x + at + x * sizes.channels, n) - center);
+          sum1 += value * (load_some(sums.x + at + x * sizes.step, n) - center);
         }
-        if (into != nullptr) value += load_some(into + at + x * sizes.channels, n);
-        store_some(dx + at + x * sizes.channels, value, n);
+        if (into != nullptr) value += load_some(into + at + x * sizes.step, n);
+        store_some(dx + at + x * sizes.step, value, n);
       }
       all0 += sum0;
       all1 += sum1;
@@ -230,6 +240,9 @@ void sum_filters(const SeparableBackward& args, const Sizes& sizes, const Places
     for (int64_t block = 0; block < blocks; ++block) total += get(sums + block * places.size() + j);
     put(sums + j, total);
   }
+  for (int64_t j = places.depthwise(g); sizes.pack > 1 && j < end; j += L)
+    for (int64_t lane = channels; lane < sizes.step; ++lane)
+      sums[j + lane % channels] += sums[j + lane];
   const S* depthwise = sums + places.depthwise(g);
   const S* mixing = sums + places.mixing(g);
   S* d_depthwise = static_cast<S*>(args.d_depthwise[g]);
@@ -315,8 +328,10 @@ void backward(const SeparableBackward& args, int threads) {
     for (int64_t c = 0; c < sizes.channels; ++c) {
       double total0 = 0, total1 = 0;
       for (int64_t n = 0; n < sizes.images; ++n) {
-        total0 += s0.at(n * each + g * sizes.padded)[c];
-        total1 += s1.at(n * each + g * sizes.padded)[c];
+        for (int64_t lane = c; lane < sizes.step; lane += sizes.channels) {
+          total0 += s0.at(n * each + g * sizes.padded)[lane];
+          total1 += s1.at(n * each + g * sizes.padded)[lane];
+        }
       }
       static_cast<S*>(args.s0)[g * sizes.channels + c] = static_cast<S>(total0);
       static_cast<S*>(args.s1)[g * sizes.channels + c] = static_cast<S>(total1);

@@ -19,12 +19,12 @@ struct ForwardScratch {
   bfloat16* halves;
 
   static int64_t size(const Sizes& s) {
-    return Image<S>::size(s.vectors, s.height, s.width, s.border) + 3 * s.tile();
+    return Image<S>::size(s.vectors, s.height, s.width, s.border, s.unit) + 3 * s.tile();
   }
   static ForwardScratch of(S* memory, const Sizes& s) {
     Parts<S> parts{memory};
     ForwardScratch scratch{};
-    scratch.image = Image<S>::take(parts, s.vectors, s.height, s.width, s.border);
+    scratch.image = Image<S>::take(parts, s.vectors, s.height, s.width, s.border, s.unit);
     clear(memory, parts.next - memory);
     scratch.inner = parts.take(s.tile());
     scratch.mixed = parts.take(s.tile());
@@ -42,9 +42,9 @@ void forward_image(const ForwardScratch<T>& scratch, const Filters<Scalar<T>>& f
   constexpr int L = lanes<T>;
   for (int64_t row = 0; row < sizes.out_height; row += sizes.rows) {
     const int64_t rows = smaller(sizes.rows, sizes.out_height - row);
-    const int64_t count = rows * sizes.out_width, plane = count * L;
-    const int64_t before = row * sizes.out_width;
-    fetch(z + before * sizes.channels, count * sizes.channels);
+    const int64_t count = rows * sizes.out_columns, plane = count * L;
+    const int64_t before = row * sizes.out_columns;
+    fetch(z + before * sizes.step, count * sizes.step);
     depthwise_tile(scratch.image, filters, sizes, row, rows, scratch.inner);
     mixing(scratch.inner, plane, scratch.mixed, plane, count, scratch.halves);
     for (int64_t v = 0; v < sizes.vectors; ++v) {
@@ -53,10 +53,10 @@ void forward_image(const ForwardScratch<T>& scratch, const Filters<Scalar<T>>& f
                                        moments_of(tile, count));
       put(mean + v * L, all.mean);
       put(square + v * L, all.square);
-      const int64_t n = lanes_of<S>(v, sizes.channels);
-      T* out = z + before * sizes.channels + v * L;
+      const int64_t n = lanes_of<S>(v, sizes.step);
+      T* out = z + before * sizes.step + v * L;
       for (int64_t x = 0; x < count; ++x)
-        store_some(out + x * sizes.channels, get(tile + x * L), n);
+        store_some(out + x * sizes.step, get(tile + x * L), n);
     }
   }
 }
@@ -96,8 +96,8 @@ void forward(const SeparableForward& args, int threads) {
     }
   }
   merge_images(means.at(0), squares.at(0), sizes.images, sizes.groups, sizes.padded,
-               sizes.channels, sizes.out_pixels(), static_cast<S*>(args.mean),
-               static_cast<S*>(args.var));
+               sizes.channels, sizes.out_pixels() / sizes.pack, static_cast<S*>(args.mean),
+               static_cast<S*>(args.var), sizes.pack);
 }
 
 }  // namespace

@@ -12,13 +12,16 @@ from ssfnas.ops import native, native_candidates, torch_candidates
 
 pytestmark = needs_native
 
+# Few channels, of several pixels to a vector, and of one where rows are no whole vectors.
+PACKED = ((2, 4, 7, 8), (1, 4, 3, 4), (3, 8, 5, 6), (2, 8, 1, 2), (2, 4, 33, 32), (2, 4, 5, 6))
+
 
 @pytest.mark.parametrize("place", SETS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 def test_units_are_their_definition(place, dtype, stride, shared):
-    for shape in SHAPES:
+    for shape in (*SHAPES, *PACKED):
         calls = Calls(dtype, shape, stride=stride, shared=shared)
         with on(place):
             found = calls.separable(native_candidates)
@@ -32,7 +35,7 @@ def test_units_are_their_definition(place, dtype, stride, shared):
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_pools_are_their_definition(place, dtype, stride):
-    for shape in SHAPES:
+    for shape in (*SHAPES, *PACKED):
         calls = Calls(dtype, shape, stride=stride, shared=True)
         with on(place):
             found = calls.pools(native_candidates)
@@ -43,7 +46,7 @@ def test_pools_are_their_definition(place, dtype, stride):
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 def test_results_do_not_depend_on_the_number_of_threads(threads, place, shared):
     # Few images and many; each is enough work for several threads.
-    for shape in ((2, 17, 48, 48), (54, 8, 13, 12)):
+    for shape in ((2, 17, 48, 48), (54, 8, 13, 12), (9, 4, 48, 48)):
         calls = Calls(torch.float32, shape, stride=1, shared=shared)
         with on(place):
             threads(1)
