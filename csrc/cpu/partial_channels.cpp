@@ -7,6 +7,7 @@
 
 #include "depthwise.h"
 #include "instruction_sets.h"
+#include "maxima.h"
 
 namespace ssfnas {
 namespace SSFNAS_ISA {
@@ -42,19 +43,32 @@ template <class T, bool ADD>
 void sum_rests(const Rests<T>& rests, const Scalar<T>* b, const Shares& c, int64_t first,
                int64_t count, Scalar<T>* to, int64_t pitch) {
   using S = Scalar<T>;
-  constexpr int64_t L = lanes<T>;
-  for (int64_t k = 0; k < rests.count; ++k) {
-    const T* from = rests.at(k, first, c.rest);
-    const int64_t step = rests.width(k, c.rest);
-    const bool add = ADD || k > 0;
-    for (int64_t v = 0; v < c.rest; v += L) {
-      const int64_t n = smaller(L, c.rest - v);
-      for (int64_t x = 0; x < count; ++x) {
-        Vector<S> value = b[k] * load_some(from + x * step + v, n);
-        S* place = to + x * pitch + v;
-        if (add) value += load_some<S>(place, n);
-        store_some<S>(place, value, n);
+  constexpr int64_t L = lanes<T>, U = 4;
+  for (int64_t v = 0; v < c.rest; v += L) {
+    const int64_t n = smaller(L, c.rest - v);
+    int64_t x = 0;
+    // A few pixels at a time, whose sums stay in registers.
+    for (; x + U <= count; x += U) {
+      Vector<S> total[U] = {};
+      S* place = to + x * pitch + v;
+      if (ADD)
+        for (int u = 0; u < U; ++u) total[u] = load_some<S>(place + u * pitch, n);
+      for (int64_t k = 0; k < rests.count; ++k) {
+        const T* from = rests.at(k, first + x, c.rest) + v;
+        const int64_t step = rests.width(k, c.rest);
+#pragma GCC unroll 4
+        for (int u = 0; u < U; ++u) total[u] += b[k] * load_some(from + u * step, n);
       }
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) store_some<S>(place + u * pitch, total[u], n);
+    }
+    for (; x < count; ++x) {
+      S* place = to + x * pitch + v;
+      Vector<S> total = {};
+      if (ADD) total = load_some<S>(place, n);
+      for (int64_t k = 0; k < rests.count; ++k)
+        total += b[k] * load_some(rests.at(k, first + x, c.rest) + v, n);
+      store_some<S>(place, total, n);
     }
   }
 }
@@ -213,12 +227,6 @@ struct Halved {
   int64_t down(int64_t y) const { return smaller(2, height - 2 * y); }
 };
 
-// Which lanes of b replace those of a in a maximum: as in PyTorch NaN does, and stays.
-template <class V>
-SSFNAS_INLINE auto replaces(V b, V a) {
-  return (b > a) | (b != b);
-}
-
 template <class T>
 void split(const SplitForward& args, int threads) {
   constexpr int64_t L = lanes<T>;
@@ -242,7 +250,7 @@ void split(const SplitForward& args, int threads) {
         for (int64_t dy = 0; dy < down; ++dy)
           for (int64_t dx = 0; dx < sides.across(i); ++dx) {
             const Vector<T> value = load_some(from + (dy * args.width + dx) * c.all, n);
-            largest = replaces(value, largest) ? value : largest;
+            largest = maximum(largest, value);
           }
         store_some<T>(rest + (item * sides.columns + i) * c.rest + v, largest, n);
       }

@@ -2,7 +2,9 @@
 
 #include "depthwise.h"
 #include "instruction_sets.h"
+#include "maxima.h"
 #include "moments.h"
+#include "packed_pools.h"
 
 namespace ssfnas {
 namespace SSFNAS_ISA {
@@ -12,6 +14,7 @@ constexpr int WINDOW = 3;
 
 struct PoolSizes {
   int64_t images, height, width, channels, stride, vectors, padded, out_height, out_width;
+  int64_t pack;  // pixels that a vector holds: several where channels are few
 
   template <class S, class Arguments>
   static PoolSizes of(const Arguments& args) {
@@ -24,8 +27,12 @@ struct PoolSizes {
             vectors,
             vectors * lanes<S>,
             ceil_div(args.height, args.stride),
-            ceil_div(args.width, args.stride)};
+            ceil_div(args.width, args.stride),
+            args.stride == 1 ? pixels_of_vector<S>(args.channels, args.width) : 1};
   }
+  int64_t columns() const { return width / pack; }
+  int64_t out_columns() const { return out_width / pack; }
+  int64_t step() const { return channels * pack; }
   int64_t pixels() const { return height * width * channels; }
   int64_t out_pixels() const { return out_height * out_width * channels; }
 };
@@ -39,33 +46,34 @@ struct Span {
   int64_t count() const { return last - first; }
 };
 
-// Which lanes of b replace those of a in a maximum: as in PyTorch NaN does, and stays.
-template <class V>
-SSFNAS_INLINE auto replaces(V b, V a) {
-  return (b > a) | (b != b);
-}
-
-template <class V>
-SSFNAS_INLINE V maximum(V a, V b) {
-  return replaces(b, a) ? b : a;
-}
-
 // --- forward: rows of windows first, then windows
 
 template <class T>
 struct PoolScratch {
   using S = Scalar<T>;
-  S *largest, *sums;        // [width] vectors: over the rows of a window
-  S *largest_row, *average_row;  // [out_width] vectors
+  S *largest, *sums;        // [columns] vectors: over the rows of a window
+  S *largest_row, *average_row;  // [out_columns] vectors
+  S* counts;  // of several pixels to a vector, as are the borders of the first two
 
-  static int64_t size(const PoolSizes& s) { return 2 * (s.width + s.out_width) * lanes<T>; }
+  static int64_t size(const PoolSizes& s) { return 2 * (s.width + s.out_width + 4) * lanes<T>; }
   static PoolScratch of(S* memory, const PoolSizes& s) {
     Parts<S> parts{memory};
     PoolScratch scratch{};
-    scratch.largest = parts.take(s.width * lanes<T>);
-    scratch.sums = parts.take(s.width * lanes<T>);
-    scratch.largest_row = parts.take(s.out_width * lanes<T>);
-    scratch.average_row = parts.take(s.out_width * lanes<T>);
+    const int64_t columns = s.columns() * lanes<T>, out_columns = s.out_columns() * lanes<T>;
+    const int64_t border = s.pack > 1 ? lanes<T> : 0;
+    const auto take = [&](S beyond) {
+      S* row = parts.take(columns + 2 * border);
+      if (border > 0) fill(row, columns + 2 * border, beyond);
+      return row + border;
+    };
+    scratch.largest = take(lowest<S>());
+    scratch.sums = take(S(0));
+    scratch.largest_row = parts.take(out_columns);
+    scratch.average_row = parts.take(out_columns);
+    if (s.pack > 1) {
+      scratch.counts = parts.take(columns);
+      count_columns(s.width, s.channels, scratch.counts);
+    }
     return scratch;
   }
 };
@@ -76,8 +84,8 @@ void pool_row(const PoolScratch<T>& scratch, const PoolSizes& sizes, const T* x,
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
   const Span rows = Span::around(y * sizes.stride, sizes.height);
-  for (int64_t i = 0; i < sizes.width; ++i) {
-    const T* from = x + (rows.first * sizes.width + i) * sizes.channels;
+  for (int64_t i = 0; i < sizes.columns(); ++i) {
+    const T* from = x + rows.first * sizes.width * sizes.channels + i * sizes.step();
     Vector<S> largest = load_some(from, n), sum = largest;
     for (int64_t row = 1; row < rows.count(); ++row) {
       const Vector<S> value = load_some(from + row * sizes.width * sizes.channels, n);
@@ -86,6 +94,11 @@ void pool_row(const PoolScratch<T>& scratch, const PoolSizes& sizes, const T* x,
     }
     put(scratch.largest + i * L, largest);
     put(scratch.sums + i * L, sum);
+  }
+  if (sizes.pack > 1) {
+    pool_columns(scratch.largest, scratch.sums, scratch.counts, rows.count(), sizes.channels,
+                 sizes.columns(), scratch.largest_row, scratch.average_row);
+    return;
   }
   for (int64_t i = 0; i < sizes.out_width; ++i) {
     const Span columns = Span::around(i * sizes.stride, sizes.width);
@@ -105,9 +118,10 @@ template <class T>
 void finish_row(const Scalar<T>* row, const PoolSizes& sizes, int64_t y, int64_t n, T* to,
                 Moments<Scalar<T>>& moments) {
   using S = Scalar<T>;
-  moments = merged<S>(moments, moments_of(row, sizes.out_width));
-  for (int64_t i = 0; i < sizes.out_width; ++i)
-    store_some(to + (y * sizes.out_width + i) * sizes.channels, get(row + i * lanes<T>), n);
+  moments = merged<S>(moments, moments_of(row, sizes.out_columns()));
+  for (int64_t i = 0; i < sizes.out_columns(); ++i)
+    store_some(to + y * sizes.out_width * sizes.channels + i * sizes.step(),
+               get(row + i * lanes<T>), n);
 }
 
 template <class T>
@@ -125,7 +139,7 @@ void forward(const PoolsForward& args, int threads) {
 #pragma omp for schedule(static)
     for (int64_t item = 0; item < sizes.images * sizes.vectors; ++item) {
       const int64_t image = item / sizes.vectors, v = item % sizes.vectors;
-      const int64_t n = lanes_of<S>(v, sizes.channels);
+      const int64_t n = lanes_of<S>(v, sizes.step());
       const T* x = static_cast<const T*>(args.x) + image * sizes.pixels() + v * L;
       T* largest = static_cast<T*>(args.largest) + image * sizes.out_pixels() + v * L;
       T* average = static_cast<T*>(args.average) + image * sizes.out_pixels() + v * L;
@@ -143,8 +157,8 @@ void forward(const PoolsForward& args, int threads) {
     }
   }
   merge_images(means.at(0), squares.at(0), sizes.images, 2, sizes.padded, sizes.channels,
-               sizes.out_height * sizes.out_width, static_cast<S*>(args.mean),
-               static_cast<S*>(args.var));
+               sizes.out_height * sizes.out_columns(), static_cast<S*>(args.mean),
+               static_cast<S*>(args.var), sizes.pack);
 }
 
 // --- backward: an image of gradients on the way to where they belong
@@ -203,12 +217,33 @@ void scatter_average(const PoolSizes& sizes, const T* d_average, int64_t n,
 }
 
 template <class T>
+void backward_packed(const PoolsBackward& args, int threads) {
+  using S = Scalar<T>;
+  const int64_t size = PackedPoolGradients<T>::size(args.height, args.width, args.channels);
+  const int64_t pixels = args.height * args.width * args.channels;
+  const auto image = [pixels](const void* values, int64_t n) {
+    return values == nullptr ? nullptr : static_cast<const T*>(values) + n * pixels;
+  };
+  const AlignedWorkspace<S> memory(threads * size);
+#pragma omp parallel num_threads(threads)
+  {
+    const PackedPoolGradients<T> gradients(memory.at(this_thread() * size), args.height,
+                                           args.width, args.channels);
+#pragma omp for schedule(static)
+    for (int64_t n = 0; n < args.images; ++n)
+      gradients(image(args.x, n), image(args.d_largest, n), image(args.d_average, n),
+                image(args.into, n), static_cast<T*>(args.dx) + n * pixels);
+  }
+}
+
+template <class T>
 void backward(const PoolsBackward& args, int threads) {
   using S = Scalar<T>;
   constexpr int L = lanes<T>;
   const PoolSizes sizes = PoolSizes::of<S>(args);
   const int64_t size = Image<S>::size(1, sizes.height, sizes.width, 0);
   threads = threads_for(sizes.images * sizes.pixels(), threads);
+  if (sizes.pack > 1) return backward_packed<T>(args, threads);
   const AlignedWorkspace<S> memory(threads * size);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t item = 0; item < sizes.images * sizes.vectors; ++item) {
