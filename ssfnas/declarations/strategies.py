@@ -140,6 +140,21 @@ class Gumbel:
         10.0, "temperature of the first epoch: the higher, the less draws sway gradients", above=0
     )
     tau_end: float = option(0.1, "temperature of the last epoch; in between on a line", above=0)
+class DirichletPenalty:
+    """DrNAS."""
+
+    dirichlet_penalty: str = option(
+        "l2",
+        "what keeps Dirichlet distributions near the even one: l2, the decay of alpha; kl, their "
+        "divergence from it, for which the decay is best 0",
+        choices=("l2", "kl"),
+    )
+    dirichlet_weight: float = option(
+        1e-3,
+        "weight of the divergence, summed over edges",
+        minimum=0,
+        only_if={"dirichlet_penalty": ("kl",)},
+    )
 
 
 @dataclass(kw_only=True)
@@ -170,6 +185,7 @@ STRATEGIES.add(
         first_order="the differences of order 2 are of one network, and gdas draws one a loss",
     ),
 )
+STRATEGIES.add("drnas", Strategy(f"{_ROOM}.drnas:DrNas", (DirichletPenalty,)))
 STRATEGIES.add("random", Strategy(None, (Sampling,), trains_alphas=False))
 
 
@@ -183,6 +199,7 @@ class StrategyOptions(
     BetaDecay,
     AuxiliarySkip,
     Gumbel,
+    DirichletPenalty,
     Sampling,
     Monitoring,
 ):

@@ -44,6 +44,8 @@ SEARCHES: list[dict[str, Any]] = [
     {"strategy": "beta-darts", "objective": "supervised"},
     {"strategy": "darts-minus", "objective": "supervised"},
     {"strategy": "gdas", "objective": "supervised"},
+    {"strategy": "drnas", "objective": "supervised"},
+    {"strategy": "drnas", "objective": "supervised", "dirichlet_penalty": "kl"},
     {"strategy": "random", "objective": "joint", "samples": 2, "early_stop": "skip"},
     {"early_stop": "skip", "derive": "threshold", "threshold": 0.1, "objective": "joint"},
     {

@@ -21,6 +21,7 @@ BY_GRADIENT = [name for name in STRATEGIES if STRATEGIES.get(name).trains_alphas
 SETTINGS: dict[str, dict[str, Any]] = {
     "pcdarts": {"channels": 4},
     "gdas": {"tau_start": 2.0, "tau_end": 0.5},
+    "drnas": {"dirichlet_penalty": "kl", "dirichlet_weight": 0.1},
 }
 
 
