@@ -14,10 +14,11 @@ import pytest
 import torch
 from image_files import write_npz
 from ranks import environments
-from recorders import NoLooking, Repeater
+from recorders import NoLooking, Repeater, Tape
 from strategy_runs import BY_GRADIENT, SETTINGS, run, state_of, trainer_of
 from torch import nn
 
+from ssfnas import ops
 from ssfnas.declarations.strategies import STRATEGIES
 from ssfnas.spaces import OPERATIONS, register_operation
 from ssfnas.training.graphed_step import WARM_UP
@@ -107,6 +108,22 @@ def test_recorded_steps_are_the_steps_and_ask_nothing(dataset, strategy):
             trainer.run_step()
     assert recorder.recorded == 1
     assert_close(state_of(recorded), state_of(plain), bound=1e-11)
+
+
+@pytest.mark.parametrize("strategy", RECORDED)
+def test_nothing_that_changes_from_step_to_step_is_recorded(dataset, strategy):
+    operations = ["skip_connect", "max_pool_3x3", "dil_conv_3x3"]
+    settings = {"epochs": 4, "cuda_graph": "on", "operations": operations}
+    plain = trainer_of(dataset, strategy, recorder=Repeater(), **settings)
+    taped = trainer_of(dataset, strategy, recorder=Tape(), **settings)
+    steps = 2 * plain.steps_per_epoch + 1
+    assert steps > WARM_UP + 3  # recorded in one epoch, and repeated in the next
+    with ops.backend("torch"):
+        for trainer in (plain, taped):
+            for _ in range(steps):
+                trainer.run_step()
+    assert taped.graphed._replay is not None
+    assert_close(state_of(taped), state_of(plain), bound=1e-11)
 
 
 @pytest.mark.parametrize("strategy", BY_GRADIENT)
