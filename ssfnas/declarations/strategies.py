@@ -140,6 +140,9 @@ class Gumbel:
         10.0, "temperature of the first epoch: the higher, the less draws sway gradients", above=0
     )
     tau_end: float = option(0.1, "temperature of the last epoch; in between on a line", above=0)
+
+
+@dataclass(kw_only=True)
 class DirichletPenalty:
     """DrNAS."""
 
