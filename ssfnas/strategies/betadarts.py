@@ -43,6 +43,6 @@ def beta_decay(alphas: Sequence[Tensor]) -> Tensor:
     Returns:
         A scalar.
 
-    Source: Ye et al., arXiv 2203.01665, section 3.2.
+    Source: Ye et al., arXiv 2203.01665.
     """
     return torch.cat([alpha.logsumexp(-1) for alpha in alphas]).mean()

@@ -56,7 +56,7 @@ class DrNas(SearchStrategy):
 def concentrations(alpha: Tensor) -> Tensor:
     """c = elu(alpha) + 1 of each alpha, at least 1e-3, written so that small ones are exact.
 
-    Source: Chen et al., arXiv 2006.10355, section 3.1.
+    Source: Chen et al., arXiv 2006.10355.
     """
     below = alpha.clamp(max=0).exp()
     return torch.where(alpha > 0, alpha + 1, below).clamp_min(SMALLEST)

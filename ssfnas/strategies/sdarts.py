@@ -49,7 +49,7 @@ def disturbed(weights: Tensor, noise: Tensor, left: Tensor | None = None) -> Ten
     Returns:
         [E, O], rows sum to 1.
 
-    Source: Chen & Hsieh, arXiv 2002.05283, section 3.
+    Source: Chen & Hsieh, arXiv 2002.05283.
     """
     moved = weights + noise
     if left is not None:
