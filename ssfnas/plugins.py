@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssfnas.errors import RequestError
+from ssfnas.errors import RequestError, printable
 
 
 def import_plugins(paths: Sequence[str]) -> None:
@@ -17,9 +17,13 @@ def import_plugins(paths: Sequence[str]) -> None:
         RequestError: a path is no Python file, or importing it fails.
     """
     for path in paths:
-        file = Path(path).resolve()
-        if file.suffix != ".py" or not file.is_file():
-            raise RequestError(f"--plugins: '{path}' is not a Python file that exists")
+        try:
+            file = Path(path).resolve()
+            exists = file.suffix == ".py" and file.is_file()
+        except ValueError:  # a name that no file can have
+            exists = False
+        if not exists:
+            raise RequestError(f"--plugins: '{printable(path)}' is not a Python file that exists")
         name = f"ssfnas_plugin:{file}"
         if name in sys.modules:
             continue

@@ -189,9 +189,9 @@ def cost_model(
     """Count or measure what each candidate costs in the derived network, and what all else does.
 
     Parts are built one at a time as they stand there: channels, size, stride, BatchNorms with
-    weights. For counts they have shapes only. Times are those of each part by itself; in the
-    network, where operations share reads, they come to somewhat less. Equal parts are measured
-    once.
+    weights. For counts they have shapes only. Times are those of each part by itself, an
+    estimate: in the network operations share reads, and memory is touched anew between them. Equal
+    parts are measured once.
 
     Args:
         unit: a name of :data:`UNITS`.

@@ -52,7 +52,8 @@ class CostTarget:
         found = cost_model(unit, counted, device=world.device) if world.is_main else None
         values = world.broadcast(None if found is None else found.to_dict())
         self.model = CostModel.from_dict(values)
-        self.model.require_reachable(self.target)
+        if not config.resume:  # which brings its own table
+            self.model.require_reachable(self.target)
 
     def terms(self) -> Terms:
         """See :func:`~ssfnas.strategies.costs.cost_terms`."""

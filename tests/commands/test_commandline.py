@@ -605,6 +605,7 @@ _words = st.one_of(
 
 @settings(UNHURRIED, max_examples=150)
 @example(words=["--config", "\x00"])
+@example(words=["--plugins=\x00"])
 @given(words=st.lists(_words, max_size=5).filter(lambda ws: not {"-h", "--help"} & set(ws)))
 @example(words=["--out", "\udcff"])
 @example(words=["--out", "null"])

@@ -157,7 +157,7 @@ def test_closed_operations_are_not_drawn_and_have_no_gradient():
 def test_a_network_gives_that_gradient(dataset, supernet):
     trainer = trainer_of(dataset, "gdas", supernet=supernet)
     searched, net = trainer.strategy, trainer.net
-    searched.begin_step(trainer._moment)
+    searched.begin_step(trainer._moment(trainer.step))
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with searched.in_phase(ALPHA):
         mixes = net.mixes()
