@@ -32,6 +32,7 @@ NETWORKS = {
     "no filters": lambda: Supernet(
         channels=4, layers=3, nodes=2, operations=("skip_connect", "max_pool_3x3")
     ),
+    "partial": lambda: Supernet(channels=4, layers=3, partial_channels=2),
     "derived": lambda: DerivedNetwork(Genotype.load("DARTS_V2"), channels=4, layers=6),
 }
 CELLS = pytest.mark.parametrize("name", NETWORKS)
@@ -48,14 +49,16 @@ def test_statistics_have_a_row_for_every_batchnorm(name):
     net = NETWORKS[name]()
     for cell, fused in zip(net.cells, fused_cells(net), strict=True):
         layout = fused.layout
-        found = [norm for row in layout.rows.norms for norm in row]
+        found = [norm for row in layout.norms for norm in row]
         wanted = [part for part in cell.modules() if isinstance(part, BatchNorm2d)]
         assert sorted(map(id, found)) == sorted(map(id, wanted))
         for term in (term for terms in layout.terms for term in terms):
             norm = norm_of(term.candidate.module)
             assert (term.row == PLAIN) == (norm is None)
             if norm is not None:
-                assert any(norm is each for each in layout.rows.norms[term.row - 1])
+                is_entry = term.candidate.start < INPUTS
+                rows = layout.entry_rows if is_entry else layout.rows
+                assert any(norm is each for each in rows.norms[term.row - 1])
         table = fused.tables.statistics(torch.zeros(1))
         # What is not normalized has mean 0, and a factor of 1.
         assert [float(table[kind, PLAIN, 0]) for kind in (MEAN, RSTD, SCALE, SHIFT)] == [0, 1, 1, 0]
@@ -68,6 +71,8 @@ def test_gradients_of_summands_have_rows_of_their_own(name):
         rows = [
             [term.family.gradient_rows(term.number) for term in terms] for terms in layout.terms
         ]
+        if layout.entry_rows is not layout.rows:
+            rows = rows[2 * INPUTS :]  # those of the preprocessing are in tables of their own
         of_p = [p for terms in rows for p, _, _ in terms]
         assert len(set(of_p)) == len(of_p)
         # Within a state (one call) no row is written twice, and none of p is one of q or r.

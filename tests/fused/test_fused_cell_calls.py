@@ -118,6 +118,31 @@ def test_few_operators_stand_between_primitives_of_a_search_cell(monkeypatch):
     assert sum(backward[1].values()) <= 2 * nodes + sources + 2, backward[1]
 
 
+def test_partial_channels_are_split_and_merged_once_a_state(monkeypatch):
+    net = Supernet(channels=4, layers=3, num_classes=2, partial_channels=2)
+    weights = torch.rand(14, len(FAIRDARTS_OPERATIONS)).requires_grad_()
+    forward, backward = counted_passes(*first_cell(net, weights), monkeypatch)
+    nodes, sources, entries = 4, 5, 2
+    assert forward[0] == {
+        "pointwise_forward": entries,
+        "separable_forward": 2 * sources,
+        "pools_forward": sources,
+        "enter_statistics": 3 * sources + entries,
+        "node_coefficients": nodes + entries,
+        "norm_sum_forward": nodes + entries,
+        "split_forward": entries,
+        "merge_forward": nodes,
+    }
+    # Beside those of a whole cell: the factors of each node's edges, the statistics' first row of a
+    # second table.
+    assert sum(forward[1].values()) <= nodes + 4, forward[1]
+    assert backward[0]["split_backward"] == entries
+    assert backward[0]["merge_backward"] == nodes
+    assert backward[0]["norm_sum_forward"] == 3 * sources
+    # Factors of the edges that leave a state, but for the last; a second table, and factors' sums.
+    assert sum(backward[1].values()) <= 2 * nodes + sources + 2 + sources + 2, backward[1]
+
+
 def test_a_derived_cell_computes_its_edges_alone(monkeypatch):
     net = DerivedNetwork(Genotype.load("DARTS_V2"), 2, channels=4, layers=3)
     forward, backward = counted_passes(*first_cell(net, None), monkeypatch)
