@@ -194,13 +194,22 @@ def _fold(updates: Sequence[Update]) -> None:
                 if not (norm.training and norm.track_running_stats):
                     continue
                 assert norm.momentum is not None
-                assert norm.running_mean is not None
-                assert norm.running_var is not None
-                assert norm.num_batches_tracked is not None
-                old, new = running.setdefault(norm.momentum, ([], []))
-                old += [norm.running_mean, norm.running_var]
-                new += [mean.to(norm.running_mean.dtype), var.to(norm.running_var.dtype)]
-                counts.append(norm.num_batches_tracked)
+                # A module looks for its buffers in several places, and there are thousands.
+                buffers = norm._buffers
+                own_mean, own_var = buffers["running_mean"], buffers["running_var"]
+                batches = buffers["num_batches_tracked"]
+                assert own_mean is not None
+                assert own_var is not None
+                assert batches is not None
+                if norm.momentum not in running:
+                    running[norm.momentum] = [], []
+                old, new = running[norm.momentum]
+                old += own_mean, own_var
+                if own_mean.dtype is mean.dtype is own_var.dtype:
+                    new += mean, var
+                else:
+                    new += mean.to(own_mean.dtype), var.to(own_var.dtype)
+                counts.append(batches)
     for momentum, (old, new) in running.items():
         torch._foreach_lerp_(old, new, momentum)
     if counts:

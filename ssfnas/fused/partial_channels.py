@@ -26,8 +26,11 @@ _FIRST_NODE = INPUTS + PREPROCESSED
 
 
 class _Places(NamedTuple):
-    """Places among the factors of the cell's edges, as int64 tensors: of those that come to a
-    state, and of those that leave it."""
+    """Where factors of a state's bypasses are among those of all edges, as int64 tensors.
+
+    Attributes:
+        coming, leaving: of those that come to the state, and of those that leave it.
+    """
 
     coming: Tensor
     leaving: Tensor
