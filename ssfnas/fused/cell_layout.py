@@ -8,8 +8,11 @@ those of the preprocessing (:mod:`ssfnas.fused.partial_channels`).
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -20,6 +23,9 @@ from ssfnas.layers.operations import Zero
 
 INPUTS = 2
 PREPROCESSED = 2
+
+Chosen = tuple[tuple[bool, ...], ...]
+"""Which candidates of a cell are there, of those that have weights, row by row."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,17 @@ class Candidate:
     stride: int = 1
     weight: int | None = None
     path: int | None = None
+
+    @functools.cached_property
+    def forms(self) -> list[tuple[type[Family], Any]]:
+        """Families of its kind and what each has to know of it, in the order to be asked."""
+        kinds = FAMILIES if self.start >= INPUTS else OF_PARTS
+        changed = any("forward" in vars(part) for part in self.module.modules())
+        asked: list[type[Family]] = [Modules]
+        if not changed:
+            asked = [*(kind for kind in kinds if kind is not Modules), *asked]
+        found = [(kind, kind.form(self.module, self.stride)) for kind in asked]
+        return [(kind, form) for kind, form in found if form is not None]
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,34 @@ class Term:
         return self.row != PLAIN
 
 
+@dataclass(frozen=True)
+class Fusible:
+    """A cell that can be fused.
+
+    Attributes:
+        candidates: all its modules.
+        output: the states that its output is made of, in order.
+        weights, paths: how many weights its candidates have, and how many may be dropped.
+        share, bypasses: K, and what passes by.
+    """
+
+    candidates: Sequence[Candidate]
+    output: Sequence[int]
+    weights: int = 0
+    paths: int = 0
+    share: int = 1
+    bypasses: Sequence[Bypass] = ()
+
+    def layout(self, chosen: Chosen | None = None) -> CellLayout | None:
+        """Of all candidates, or of the chosen ones; None where modules have to be called."""
+        candidates = self.candidates
+        if chosen is not None:
+            flat = list(itertools.chain.from_iterable(chosen))
+            candidates = [c for c in candidates if c.weight is None or flat[c.weight]]
+        layout = CellLayout(candidates, self.output, self.share, self.bypasses)
+        return layout if layout.is_complete else None
+
+
 class CellLayout:
     """Families and sums of one cell.
 
@@ -113,12 +158,12 @@ class CellLayout:
     ) -> None:
         self.output, self.share, self.bypasses = tuple(output), share, tuple(bypasses)
         states = 1 + max([c.to for c in candidates] + [bypass.to for bypass in self.bypasses])
+        candidates = _that_count(candidates, needed=share == 1)
         self.families: list[Family] = []
         self.sources: list[list[int]] = [[] for _ in range(states)]
         self.terms: list[list[Term]] = [[] for _ in range(states)]
         for state in range(states):
-            leaving = [c for c in candidates if c.start == state and type(c.module) is not Zero]
-            self._add_source(state, leaving)
+            self._add_source(state, [c for c in candidates if c.start == state])
         # Sums add in the order of the candidates.
         order = {id(candidate): place for place, candidate in enumerate(candidates)}
         for terms in self.terms:
@@ -154,32 +199,39 @@ class CellLayout:
         if not leaving:
             return
         stride = leaving[0].stride
-        kinds = FAMILIES if state >= INPUTS else OF_PARTS
-        families = [family(stride) for family in kinds]
-        modules = next(family for family in families if isinstance(family, Modules))
-        accepted: list[tuple[Candidate, Family, int]] = []
+        families: dict[type[Family], Family] = {}
+        accepted: list[tuple[Candidate, type[Family], int]] = []
         for candidate in leaving:
-            for family in [*(f for f in families if f is not modules), modules]:
-                if family is not modules and _is_changed(candidate.module):
-                    continue
-                number = family.accept(candidate.module)
+            for kind, form in candidate.forms:
+                if kind not in families:
+                    families[kind] = kind(stride)
+                number = families[kind].accept(form)
                 if number is not None:
-                    accepted.append((candidate, family, number))
+                    accepted.append((candidate, kind, number))
                     break
-        for family in families:
-            own = [(candidate, number) for candidate, f, number in accepted if f is family]
+        for kind in FAMILIES:
+            own = [(candidate, number) for candidate, k, number in accepted if k is kind]
             if not own:
                 continue
-            slot = len(self.families)
+            slot, family = len(self.families), families[kind]
             self.families.append(family)
             self.sources[state].append(slot)
             for candidate, number in own:
                 self.terms[candidate.to].append(Term(candidate, family, number, slot))
 
 
-def _is_changed(module: nn.Module) -> bool:
-    """Whether calling a part of it is something else than its class says."""
-    return any("forward" in vars(part) for part in module.modules())
+def _that_count(candidates: Sequence[Candidate], *, needed: bool) -> list[Candidate]:
+    """All through which something passes.
+
+    Where each state needs one, of a state that has none of these the first other.
+    """
+    filled = {candidate.to for candidate in candidates if type(candidate.module) is not Zero}
+    found = []
+    for candidate in candidates:
+        if type(candidate.module) is not Zero or (needed and candidate.to not in filled):
+            found.append(candidate)
+            filled.add(candidate.to)
+    return found
 
 
 def is_hooked(module: nn.Module) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
-from ssfnas.fused.cell_layout import hooks_of
+from ssfnas.fused.cell_layout import Chosen, Fusible, hooks_of
 from ssfnas.fused.cell_statistics import Call, Update
 from ssfnas.fused.fused_cell import FusedCell
 from ssfnas.layers.normalization import BatchNorm2d
@@ -24,29 +24,40 @@ class FusedNetwork:
 
     Args:
         cells: of the network.
-        fuse: makes a fused cell of one and a choice of its operations, or None where it cannot be.
+        fusible: what a cell is made of, or None where it cannot be fused.
     """
 
     def __init__(
-        self, cells: nn.ModuleList, fuse: Callable[[nn.Module, Hashable], FusedCell | None]
+        self, cells: nn.ModuleList, fusible: Callable[[nn.Module], Fusible | None]
     ) -> None:
         self._cells, self._watched = cells, _Watched(cells)
-        self._fuse = fuse
-        self._fused: list[dict[Hashable, FusedCell | None]] = [{} for _ in cells]
+        self._fusible = fusible
+        # Asked once: a search may choose other operations in each step.
+        self._made_of: dict[int, Fusible | None] = {}
+        self._fused: list[dict[Chosen | None, FusedCell | None]] = [{} for _ in cells]
 
-    def fused(self, number: int, chosen: Hashable = None) -> FusedCell | None:
+    def fused(self, number: int, chosen: Chosen | None = None) -> FusedCell | None:
         """The fused form of a cell with some of its operations alone; None: it has none.
 
         Args:
             number: of the cell.
-            chosen: which operations, as ``fuse`` takes them; None: all.
+            chosen: which operations; None: all.
         """
         known = self._fused[number]
         if chosen not in known:
             if len(known) == KEPT_CHOICES:
                 del known[next(iter(known))]
-            known[chosen] = self._fuse(self._cells[number], chosen)
+            known[chosen] = self._fuse(number, chosen)
         return known[chosen]
+
+    def _fuse(self, number: int, chosen: Chosen | None) -> FusedCell | None:
+        if number not in self._made_of:
+            self._made_of[number] = self._fusible(self._cells[number])
+        parts = self._made_of[number]
+        layout = None if parts is None else parts.layout(chosen)
+        if parts is None or layout is None:
+            return None
+        return FusedCell(layout, parts.weights, parts.paths)
 
     def is_of(self, cells: nn.ModuleList) -> bool:
         """Whether it was made of these, and of the modules and hooks that they have now.
@@ -68,17 +79,12 @@ class FusedForm(nn.Module):
 
     @staticmethod
     @abstractmethod
-    def _fuse(cell: nn.Module, chosen: Any = None) -> FusedCell | None:
-        """A cell as one step of autograd; None where its modules have to be called.
-
-        Args:
-            cell: one of the network's.
-            chosen: which of its operations are computed, hashable; None: all.
-        """
+    def _fusible(cell: nn.Module) -> Fusible | None:
+        """What a cell is made of; None where its modules have to be called."""
 
     def _fused_cells(self) -> FusedNetwork:
         if self._fused is None or not self._fused.is_of(self.cells):
-            self._fused = FusedNetwork(self.cells, self._fuse)
+            self._fused = FusedNetwork(self.cells, self._fusible)
         return self._fused
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,7 +107,7 @@ class FusedPass:
         s1: Sequence[Tensor],
         weights: Tensor | None = None,
         edges: Tensor | None = None,
-        chosen: Any = None,
+        chosen: Chosen | None = None,
         *,
         factors: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -136,21 +142,22 @@ class _Watched:
     def __init__(self, root: nn.Module) -> None:
         parts = list(root.modules())
         self._children = [part._modules for part in parts]
-        self._parameters = [part._parameters for part in parts]
+        self._seen_children = [dict(own) for own in self._children]
+        self._parameters = [own for part in parts if (own := part._parameters)]
         self._hooks = [hooks for part in parts for hooks in hooks_of(part)]
         self._seen = self._now()
 
-    def _now(self) -> tuple[list[list[nn.Module | None]], list[int], list[list[bool]]]:
+    def _now(self) -> tuple[list[int], list[list[bool]]]:
         return (
-            [list(own.values()) for own in self._children],
             list(map(len, self._hooks)),
-            [[value is None for value in own.values()] for own in self._parameters if own],
+            [[value is None for value in own.values()] for own in self._parameters],
         )
 
     @property
     def has_changed(self) -> bool:
         """Whether another module is in a place, or hooks or parameters came or went."""
-        return self._now() != self._seen
+        # Modules equal themselves alone. There are thousands, and this is asked in each pass.
+        return self._children != self._seen_children or self._now() != self._seen
 
 
 def _is_followed() -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, Candidate, CellLayout, is_hooked
-from ssfnas.fused.fused_cell import FusedCell
+from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, Candidate, Fusible, is_hooked
 from ssfnas.fused.fused_network import FusedForm, side_by_side
 from ssfnas.ops.selection import wants_reference
 from ssfnas.spaces.reference_derived import DerivedCell, ReferenceDerivedNetwork
@@ -39,7 +38,7 @@ class DerivedNetwork(FusedForm, ReferenceDerivedNetwork):
         return side_by_side(s1), logits
 
     @staticmethod
-    def _fuse(cell: nn.Module, chosen: object = None) -> FusedCell | None:
+    def _fusible(cell: nn.Module) -> Fusible | None:
         if type(cell) is not DerivedCell or is_hooked(cell) or "forward" in vars(cell):
             return None
         candidates = [
@@ -58,7 +57,4 @@ class DerivedNetwork(FusedForm, ReferenceDerivedNetwork):
             path = paths if droppable else None
             candidates.append(Candidate(state[start], state[to], module, stride, path=path))
             paths += droppable
-        layout = CellLayout(candidates, [state[node] for node in cell.concat])
-        if not layout.is_complete:
-            return None
-        return FusedCell(layout, paths=paths)
+        return Fusible(candidates, [state[node] for node in cell.concat], paths=paths)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -12,10 +10,9 @@ from ssfnas.fused.cell_layout import (
     PREPROCESSED,
     Bypass,
     Candidate,
-    CellLayout,
+    Fusible,
     is_hooked,
 )
-from ssfnas.fused.fused_cell import FusedCell
 from ssfnas.fused.fused_network import FusedForm, side_by_side
 from ssfnas.layers.cells import MixedEdge, SearchCell, cell_edges
 from ssfnas.ops.selection import wants_reference
@@ -52,8 +49,7 @@ class Supernet(FusedForm, ReferenceSupernet):
         return side_by_side(s1)
 
     @staticmethod
-    def _fuse(cell: nn.Module, chosen: Any = None) -> FusedCell | None:
-        """See :class:`~ssfnas.fused.fused_network.FusedForm`; ``chosen`` are open operations."""
+    def _fusible(cell: nn.Module) -> Fusible | None:
         if type(cell) is not SearchCell or is_hooked(cell) or "forward" in vars(cell):
             return None
         candidates = [
@@ -62,22 +58,15 @@ class Supernet(FusedForm, ReferenceSupernet):
         ]
         bypasses: list[Bypass] = []
         weights = 0
-        for number, (edge, (start, to)) in enumerate(
-            zip(cell.edges, cell_edges(cell.nodes), strict=True)
-        ):
+        for edge, (start, to) in zip(cell.edges, cell_edges(cell.nodes), strict=True):
             if type(edge) is not MixedEdge or "forward" in vars(edge):
                 return None
             stride = 2 if cell.kind == "reduce" and start < PREPROCESSED else 1
             if cell.share > 1:
                 bypasses.append(Bypass(start + INPUTS, to + INPUTS, stride, len(bypasses)))
-            for place, module in enumerate(edge.operations):
-                if chosen is None or chosen[number][place]:
-                    candidates.append(
-                        Candidate(start + INPUTS, to + INPUTS, module, stride, weights)
-                    )
+            for module in edge.operations:
+                candidates.append(Candidate(start + INPUTS, to + INPUTS, module, stride, weights))
                 weights += 1
         first = INPUTS + PREPROCESSED
-        layout = CellLayout(candidates, range(first, first + cell.nodes), cell.share, bypasses)
-        if not layout.is_complete:
-            return None
-        return FusedCell(layout, weights)
+        output = range(first, first + cell.nodes)
+        return Fusible(candidates, output, weights, share=cell.share, bypasses=bypasses)

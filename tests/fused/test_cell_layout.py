@@ -14,6 +14,7 @@ from ssfnas.fused.families.pools import Pools
 from ssfnas.fused.families.reduces import Reduces
 from ssfnas.fused.families.separable_units import SeparableUnits
 from ssfnas.fused.families.skips import Skips
+from ssfnas.fused.families.zeros import Zeros
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import MaxPool
 from ssfnas.ops.norm_coefficients import MEAN, RSTD, SCALE, SHIFT
@@ -139,6 +140,18 @@ def test_what_is_almost_built_in_is_a_module(place, change):
     families = fused_cells(net)[0].layout.families
     (own,) = [family for family in families if isinstance(family, Modules)]
     assert own._modules == [candidate]
+
+
+def test_none_is_a_summand_where_a_node_has_nothing_else():
+    net = Supernet(channels=4, layers=3, nodes=2, operations=("none", "skip_connect"))
+    only_none, only_skip = (True, False), (False, True)
+    fused = net._fused_cells()
+    layout = fused.fused(0, (only_none, only_none, only_skip, only_none, only_none)).layout
+    kinds = [[type(term.family) for term in terms] for terms in layout.terms[2 * INPUTS :]]
+    assert kinds == [[Zeros], [Skips]]
+    layout = fused.fused(0, (only_skip, only_none, only_skip, only_none, only_skip)).layout
+    kinds = [[type(term.family) for term in terms] for terms in layout.terms[2 * INPUTS :]]
+    assert kinds == [[Skips], [Skips, Skips]]
 
 
 def test_a_pool_without_a_batchnorm_beside_others_is_left_as_it_is():

@@ -9,10 +9,15 @@ from ssfnas.fused.families.pools import Pools
 from ssfnas.fused.families.reduces import Reduces
 from ssfnas.fused.families.separable_units import SeparableUnits
 from ssfnas.fused.families.skips import Skips
+from ssfnas.fused.families.zeros import Zeros
 
 # In the order in which they add to the gradient of their state: skip connections make it, and units
-# add to what is there. Modules come last to be asked, since they take everything.
-FAMILIES: tuple[type[Family], ...] = (Skips, Modules, Reduces, Pools, Entries, SeparableUnits)
+# add to what is there; zeros leave it as it was. Modules come last to be asked, since they take
+# everything.
+FAMILIES: tuple[type[Family], ...] = (
+    *(Skips, Modules, Reduces, Pools, Entries, SeparableUnits),
+    Zeros,
+)
 
 # Those that take a state in several parts, as a cell's inputs come.
 OF_PARTS: tuple[type[Family], ...] = (Modules, Reduces, Entries)

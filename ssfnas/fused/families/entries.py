@@ -30,16 +30,23 @@ class Entries(Family):
     overwrites = False
     _convolution: nn.Conv2d | None = None
 
-    def accept(self, module: nn.Module) -> int | None:
-        """The first unit's number."""
-        if self._convolution is not None or type(module) is not ReLUConvBN or len(module) != 3:
+    @staticmethod
+    def form(module: nn.Module, stride: int) -> tuple[nn.Conv2d, BatchNorm2d] | None:
+        """The convolution and the BatchNorm of a unit."""
+        if type(module) is not ReLUConvBN or len(module) != 3:
             return None
         relu, convolution, norm = module
         if type(relu) is not nn.ReLU or type(norm) is not BatchNorm2d:
             return None
         if not is_pointwise(convolution) or not has_both_or_none(norm):
             return None
-        self._convolution, self._norm = convolution, norm
+        return convolution, norm
+
+    def accept(self, form: tuple[nn.Conv2d, BatchNorm2d]) -> int | None:
+        """The first unit's number."""
+        if self._convolution is not None:
+            return None
+        self._convolution, self._norm = form
         return 0
 
     def take_rows(self, rows: Rows) -> None:

@@ -103,9 +103,14 @@ class Family(ABC):
     def __init__(self, stride: int) -> None:
         self.stride = stride
 
+    @staticmethod
     @abstractmethod
-    def accept(self, module: nn.Module) -> int | None:
-        """The number of a candidate that is one of this family's, or None for any other."""
+    def form(module: nn.Module, stride: int) -> Any | None:
+        """What the family has to know of a module that is one of its kind; None of any other."""
+
+    @abstractmethod
+    def accept(self, form: Any) -> int | None:
+        """The number of a candidate of this form; None where there is no place for another."""
 
     @abstractmethod
     def take_rows(self, rows: Rows) -> None:

@@ -23,9 +23,14 @@ class Modules(Family):
         self._modules: list[nn.Module] = []
         self._looked_at: set[int] = set()
 
-    def accept(self, module: nn.Module) -> int | None:
-        """Any module's number."""
-        self._modules.append(module)
+    @staticmethod
+    def form(module: nn.Module, stride: int) -> nn.Module:
+        """Any module as it is."""
+        return module
+
+    def accept(self, form: nn.Module) -> int:
+        """The next number."""
+        self._modules.append(form)
         return len(self._modules) - 1
 
     def take_rows(self, rows: Rows) -> None:

@@ -35,8 +35,9 @@ class Pools(Family):
         self._candidates: list[tuple[int, int]] = []
         self._norms: tuple[list[BatchNorm2d | None], ...] = ([], [])
 
-    def accept(self, module: nn.Module) -> int | None:
-        """A pool's number."""
+    @staticmethod
+    def form(module: nn.Module, stride: int) -> tuple[int, BatchNorm2d | None] | None:
+        """A pool's kind, and the BatchNorm behind it."""
         norm: BatchNorm2d | None = None
         if type(module) is nn.Sequential and len(module) == 2:
             module, behind = module
@@ -44,8 +45,13 @@ class Pools(Family):
                 return None
             norm = behind
         kind = _KINDS.get(type(module))
-        if kind is None or not has_values(module, _EXPECTED[kind] | {"stride": self.stride}):
+        if kind is None or not has_values(module, _EXPECTED[kind] | {"stride": stride}):
             return None
+        return kind, norm
+
+    def accept(self, form: tuple[int, BatchNorm2d | None]) -> int:
+        """The next number."""
+        kind, norm = form
         self._candidates.append((kind, len(self._norms[kind])))
         self._norms[kind].append(norm)
         return len(self._candidates) - 1

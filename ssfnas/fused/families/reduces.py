@@ -32,15 +32,18 @@ class Reduces(Family):
         super().__init__(stride)
         self._reduces: list[FactorizedReduce] = []
 
-    def accept(self, module: nn.Module) -> int | None:
-        """A factorized reduce's number."""
+    @staticmethod
+    def form(module: nn.Module, stride: int) -> FactorizedReduce | None:
+        """A factorized reduce."""
         if type(module) is not FactorizedReduce or type(module.norm) is not BatchNorm2d:
             return None
         if not (is_pointwise(module.even) and is_pointwise(module.odd)):
             return None
-        if not has_both_or_none(module.norm):
-            return None
-        self._reduces.append(module)
+        return module if has_both_or_none(module.norm) else None
+
+    def accept(self, form: FactorizedReduce) -> int:
+        """The next number."""
+        self._reduces.append(form)
         return len(self._reduces) - 1
 
     def take_rows(self, rows: Rows) -> None:

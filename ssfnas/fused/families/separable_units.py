@@ -93,24 +93,26 @@ class SeparableUnits(Family):
         # For each candidate whether it is a pair, and its number among those.
         self._candidates: list[tuple[bool, int]] = []
 
-    def accept(self, module: nn.Module) -> int | None:
-        """A separable or dilated convolution's number."""
+    @staticmethod
+    def form(module: nn.Module, stride: int) -> list[Unit] | None:
+        """One unit, or two."""
+        layers = list(module) if isinstance(module, nn.Sequential) else []
         if type(module) is DilConv:
-            unit = Unit.of(list(module), self.stride)
-            if unit is None:
-                return None
-            self._candidates.append((False, len(self._single)))
-            self._single.append(unit)
+            units = [Unit.of(layers, stride)]
         elif type(module) is SepConv:
-            layers = list(module)
-            first, second = Unit.of(layers[:4], self.stride), Unit.of(layers[4:], 1)
-            if first is None or second is None:
-                return None
-            self._candidates.append((True, len(self._paired)))
-            self._paired.append(first)
-            self._second.append(second)
+            units = [Unit.of(layers[:4], stride), Unit.of(layers[4:], 1)]
         else:
             return None
+        known = [unit for unit in units if unit is not None]
+        return known if len(known) == len(units) else None
+
+    def accept(self, form: list[Unit]) -> int:
+        """The next number."""
+        first, *second = form
+        read_by = self._paired if second else self._single
+        self._candidates.append((bool(second), len(read_by)))
+        read_by.append(first)
+        self._second += second
         return len(self._candidates) - 1
 
     @property

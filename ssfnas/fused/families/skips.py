@@ -18,10 +18,13 @@ class Skips(Family):
     overwrites = False
     _count = 0
 
-    def accept(self, module: nn.Module) -> int | None:
-        """An identity's number."""
-        if type(module) is not nn.Identity:
-            return None
+    @staticmethod
+    def form(module: nn.Module, stride: int) -> bool | None:
+        """An identity has none but that it is one."""
+        return True if type(module) is nn.Identity else None
+
+    def accept(self, form: bool) -> int:
+        """The next number."""
         self._count += 1
         return self._count - 1
 
