@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.checks import WorkerError, one_line
 from benchmarks.step_runner import StepRunner
-from ssfnas.runtime.memory import kept_memory
+from ssfnas.runtime.memory import kept_memory, settled_objects
 
 
 class Worker:
@@ -74,7 +74,8 @@ def _serve(
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     try:
         built = runner(*what)
-        with kept_memory(built.device.type):  # as in a run, for every variant
+        # As in a run, for every variant.
+        with kept_memory(built.device.type), settled_objects():
             while True:
                 question, about = connection.recv()
                 connection.send((True, getattr(built, question)(*about)))

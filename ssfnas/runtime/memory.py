@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -61,6 +62,20 @@ def kept_memory(device_type: str) -> Iterator[None]:
         yield
     finally:
         _enter(library, -1)
+
+
+@contextmanager
+def settled_objects() -> Iterator[None]:
+    """What is there now the garbage collector does not look through inside.
+
+    A supernet is hundreds of thousands of objects, none of which ends while its steps make others.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _enter(library: ctypes.CDLL, step: int) -> None:

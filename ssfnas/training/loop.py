@@ -14,6 +14,7 @@ from ssfnas.runs.checkpoints import CheckpointStore
 from ssfnas.runs.runlog import RunLog
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.interruption import AFTER_THE_LOOP, IN_THE_LOOP, Interruption
+from ssfnas.runtime.memory import settled_objects
 from ssfnas.runtime.progress import Progress
 from ssfnas.training.trainer import Trainer
 
@@ -91,9 +92,12 @@ def train(
 
     if trainer.step == 0:
         save()
-    with Progress(
-        trainer.total_steps, title=title, start=trainer.step, enabled=world.is_main
-    ) as bar:
+    with (
+        settled_objects(),
+        Progress(
+            trainer.total_steps, title=title, start=trainer.step, enabled=world.is_main
+        ) as bar,
+    ):
         interruption.outlook, interruption.show = IN_THE_LOOP, bar.notice
         while not trainer.finished:
             before = trainer.step

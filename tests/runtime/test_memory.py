@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 
 from ssfnas.runtime import memory
-from ssfnas.runtime.memory import kept_memory, variable_of_user, who_keeps_memory
+from ssfnas.runtime.memory import (
+    kept_memory,
+    settled_objects,
+    variable_of_user,
+    who_keeps_memory,
+)
 
 FAULTS = """
 import resource
@@ -113,3 +120,22 @@ def test_other_c_libraries_are_left_alone(monkeypatch):
     assert "no GNU C library" in who_keeps_memory()
     with kept_memory("cpu"):
         pass
+
+
+class Ring:
+    def __init__(self):
+        self.own = self
+
+
+def test_what_is_made_meanwhile_is_collected_and_afterward_all_is():
+    before, counted = Ring(), gc.get_freeze_count()
+    kept = weakref.ref(before)
+    with settled_objects():
+        assert gc.get_freeze_count() > counted
+        of_step = weakref.ref(Ring())
+        del before
+        gc.collect()
+        assert of_step() is None
+        assert kept() is not None  # nobody looks there
+    gc.collect()
+    assert kept() is None
