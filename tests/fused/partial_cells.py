@@ -45,7 +45,7 @@ def arguments(nodes: int, names: Sequence[str], size: tuple[int, int], fine: boo
 
 def fused(cell: SearchCell, s0, s1, weights, edges, group: dist.ProcessGroup | None = None):
     """The output of the fused form."""
-    function = Supernet._fuse(cell)
+    function = FusedNetwork(torch.nn.ModuleList([cell]), Supernet._fusible).fused(0)
     assert function is not None
     call = Call(cell.training, 1e-5, group)
     nodes, _ = function(call, [s0], [s1], weights, None, edges)
