@@ -101,7 +101,8 @@ class ReferenceSupernet(CellNetwork):
 
     def architecture(self) -> dict[str, nn.Parameter]:
         """Architecture parameters by name."""
-        return {name: self.get_parameter(name) for name in self._architecture}
+        # Other tensors stand in their places while torch.func calls the network.
+        return {name: getattr(self, name) for name in self._architecture}
 
     def alphas(self) -> list[nn.Parameter]:
         """Architecture parameters; with :meth:`weights` they are all parameters, none twice."""
