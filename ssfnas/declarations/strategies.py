@@ -161,6 +161,20 @@ class DirichletPenalty:
 
 
 @dataclass(kw_only=True)
+class OperationStopping:
+    """OLES."""
+
+    oles_threshold: float = option(
+        -0.05,
+        "mean cosine of an operation's gradients on both halves below which its weights are no "
+        "longer trained",
+        minimum=-1,
+        maximum=1,
+    )
+    oles_window: int = option(20, "steps that this mean is of", minimum=1)
+
+
+@dataclass(kw_only=True)
 class Sampling:
     """Random search."""
 
@@ -189,6 +203,15 @@ STRATEGIES.add(
     ),
 )
 STRATEGIES.add("drnas", Strategy(f"{_ROOM}.drnas:DrNas", (DirichletPenalty,)))
+STRATEGIES.add(
+    "oles",
+    Strategy(
+        f"{_ROOM}.oles:Oles",
+        (OperationStopping,),
+        operations=DARTS_OPERATIONS,
+        first_order="oles compares two gradients at the same weights, of which order 2 has one",
+    ),
+)
 STRATEGIES.add("random", Strategy(None, (Sampling,), trains_alphas=False))
 
 
@@ -203,6 +226,7 @@ class StrategyOptions(
     AuxiliarySkip,
     Gumbel,
     DirichletPenalty,
+    OperationStopping,
     Sampling,
     Monitoring,
 ):

@@ -248,11 +248,12 @@ class SearchTrainer(GenotypeSearch):
         set_learning_rate(self.weight_optimizer, rate)
         alpha_batch = self.alpha_stream.next() if self.step >= self.alphas_from else None
         self.strategy.begin_step(self._moment(self.step))
-        if self.graphed is not None:
-            key = alpha_batch is None, self.strategy.graph_key
-            if key != self.graph_key:
-                self.graphed.reset()  # it is another step
+        key = alpha_batch is None, self.strategy.graph_key
+        if key != self.graph_key:  # it is another step
             self.graph_key = key
+            self._freeze()
+            if self.graphed is not None:
+                self.graphed.reset()
         step = self.bilevel.step if self.graphed is None else self.graphed
         terms = step(alpha_batch, self.weight_stream.next())
         self.count_step(terms, looked=self.graphed is None)

@@ -46,6 +46,7 @@ SEARCHES: list[dict[str, Any]] = [
     {"strategy": "gdas", "objective": "supervised"},
     {"strategy": "drnas", "objective": "supervised"},
     {"strategy": "drnas", "objective": "supervised", "dirichlet_penalty": "kl"},
+    {"strategy": "oles", "objective": "supervised", "oles_window": 1},
     {"strategy": "random", "objective": "joint", "samples": 2, "early_stop": "skip"},
     {"early_stop": "skip", "derive": "threshold", "threshold": 0.1, "objective": "joint"},
     {

@@ -20,6 +20,7 @@ BY_GRADIENT = [name for name in STRATEGIES if STRATEGIES.get(name).trains_alphas
 # What a strategy needs to show within a few steps what it does, beside the smallest settings.
 SETTINGS: dict[str, dict[str, Any]] = {
     "pcdarts": {"channels": 4},
+    "oles": {"oles_window": 4, "oles_threshold": 0.3},
     "gdas": {"tau_start": 2.0, "tau_end": 0.5},
     "drnas": {"dirichlet_penalty": "kl", "dirichlet_weight": 0.1},
 }
