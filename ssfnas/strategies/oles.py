@@ -51,7 +51,7 @@ class Oles(SearchStrategy):
     """
 
     wants_weight_gradients = True
-    kept: ClassVar[tuple[str, ...]] = ("open", "stopped", "pairs", "told")
+    kept: ClassVar[tuple[str, ...]] = ("open", "stopped", "pairs", "begun", "told")
 
     def attach(self, net: ReferenceSupernet) -> None:
         """Find the operations that have parameters."""
@@ -65,9 +65,9 @@ class Oles(SearchStrategy):
             if any(True for _ in module.parameters())
         ]
         self._weights = net.weights()
-        # Numbers of those that stopped, and steps since they were looked at last.
+        # Numbers of those that stopped, steps since they were looked at last, and the last of all.
         self.stopped: tuple[int, ...] = ()
-        self.pairs = 0
+        self.pairs, self.begun = 0, -1
         self._of_alpha: Sequence[Tensor | None] = ()
         self._planned: object = None
         count = len(self.instances)
@@ -77,10 +77,12 @@ class Oles(SearchStrategy):
 
     def begin_step(self, moment: Moment) -> None:
         """Once a window look at the cosines; the only time that the host asks for them."""
-        if self.pairs == self.config.oles_window:
-            self._look()
-        if moment.epoch >= self.config.alpha_warmup_epochs:
-            self.pairs += 1
+        if moment.step != self.begun:
+            self.begun = moment.step
+            if self.pairs == self.config.oles_window:
+                self._look()
+            if moment.epoch >= self.config.alpha_warmup_epochs:
+                self.pairs += 1
         if self._planned != self.graph_key:
             self._plan()
 

@@ -191,7 +191,11 @@ class SearchStrategy(Resumable):
         self.net = net
 
     def begin_step(self, moment: Moment) -> None:
-        """Set what changes from step to step; called on the host before each, and at the start."""
+        """Set what changes from step to step; called on the host before each.
+
+        It is called again with the same moment where a search starts or goes on, and then has to
+        give the same again.
+        """
 
     @contextmanager
     def in_phase(self, phase: str) -> Iterator[None]:

@@ -63,7 +63,7 @@ def test_every_operation_with_parameters_is_one_vector(dataset):
     # Of skip connections those that halve the resolution: two edges of two nodes, two cells.
     skips = trainer.operations.index("skip_connect")
     assert sum(instance.operation == skips for instance in strategy.instances) == 8
-    trainer.strategy.begin_step(trainer._moment)
+    trainer.strategy.begin_step(trainer._moment(trainer.step))
     a, b = ([double_draws(*w.shape, seed=s + n) for n, w in enumerate(weights)] for s in (0, 9999))
     given(trainer, a, [*b, double_draws(5)])  # and one of a projector
     by_name = dict(trainer.net.named_parameters())
@@ -112,7 +112,7 @@ def test_what_parts_stops_after_a_window_and_not_before(dataset, sign):
     strategy, weights = trainer.strategy, trainer.net.weights()
     other = strategy.instances[7]
     for step in range(4):
-        strategy.begin_step(trainer._moment)
+        strategy.begin_step(trainer._moment(step))
         assert strategy.stopped == ((7,) if step == 3 and sign < 0 else ())
         a = [double_draws(*w.shape, seed=step) for w in weights]
         # Of another size as well, which a cosine does not see.
@@ -130,13 +130,13 @@ def test_one_undefined_cosine_does_not_count(dataset):
     strategy, weights = trainer.strategy, trainer.net.weights()
     never, once = strategy.instances[0], strategy.instances[1]
     for step in range(2):
-        strategy.begin_step(trainer._moment)
+        strategy.begin_step(trainer._moment(step))
         a = [double_draws(*w.shape, seed=step) for w in weights]
         b = [-gradient for gradient in a]
         for place in (*never.places, *(once.places if step else ())):
             b[place] = None
         given(trainer, a, b)
-    strategy.begin_step(trainer._moment)
+    strategy.begin_step(trainer._moment(2))
     assert strategy.stopped == tuple(range(1, len(strategy.instances)))
     assert strategy.told["cosine"] == pytest.approx(-1, rel=1e-12)
 
