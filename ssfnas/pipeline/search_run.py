@@ -129,6 +129,11 @@ def _check(config: SearchConfig) -> None:
         if config.early_stop != "none":
             STOPPERS.get(config.early_stop)
         cost_target(config)
+        if config.order == 2 and config.precision == "fp16":
+            raise RequestError(
+                "--order 2 with --precision fp16: it takes differences of gradients, for which "
+                "that is too coarse; use bf16 or fp32"
+            )
         if config.order == 2 and strategy.first_order:
             asked = f"--order 2 with --strategy {config.strategy}"
             raise RequestError(f"{asked}: {strategy.first_order}; leave it at 1")

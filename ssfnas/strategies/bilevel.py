@@ -28,15 +28,15 @@ def _without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 class Hooks(Protocol):
-    """What a search strategy does about a bilevel step.
+    """What a search strategy does about a bilevel step."""
 
-    Attributes:
-        weights_first: whether the weights are updated before the alphas.
-        wants_weight_gradients: whether an update of the alphas finds the weights' gradients too.
-    """
+    @property
+    def weights_first(self) -> bool:
+        """Whether the weights are updated before the alphas."""
 
-    weights_first: bool
-    wants_weight_gradients: bool
+    @property
+    def wants_weight_gradients(self) -> bool:
+        """Whether an update of the alphas finds the weights' gradients too."""
 
     def in_phase(self, phase: str) -> AbstractContextManager[None]:
         """What losses are computed in: of the ``"alpha"`` or of the ``"weight"`` step."""
@@ -169,7 +169,7 @@ class BilevelOptimizer:
         """Terms to report, and the task loss with the regularizer's added."""
         task = terms["loss"]
         extra = {} if self.regularizer is None else self.regularizer()
-        total = task + extra["loss"] if extra else task
+        total = task + extra["loss"] if "loss" in extra else task
         reported = {"loss": total, "task": task}
         reported |= {name: v for name, v in (terms | extra).items() if name != "loss"}
         detached = _detached(reported)
@@ -193,6 +193,8 @@ class BilevelOptimizer:
                     inner = self.weights.gradients(self._loss(weight_batch, "weight")["loss"])
                 with torch.no_grad():
                     for weight, gradient in zip(weights, inner, strict=True):
+                        if gradient is None or weight in self.weights.frozen:
+                            continue  # its step does not move it, either
                         direction = gradient + decay * weight
                         buffer = self.weights.optimizer.state[weight].get("momentum_buffer")
                         if buffer is not None:

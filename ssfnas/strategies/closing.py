@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -17,19 +17,23 @@ class Closing(Resumable):
     """Closes operations whose weight stayed below a bound for some epochs; none comes back.
 
     An edge keeps its strongest operation where its operations share a weight of 1: there the bound
-    says nothing of the edge. Otherwise edges may close, and each node keeps its strongest one.
+    says nothing of the edge. Otherwise edges may close, and each node keeps the strongest one of
+    each of its two best edges, so that rules of two edges a node find what is open. ``none`` is not
+    counted among them: it is never derived.
 
     Args:
         config: says the bound, and for how long.
+        operations: names of the tables' columns.
         shared: whether the operations of an edge share a weight.
     """
 
     kept: ClassVar[tuple[str, ...]] = ("below",)
 
-    def __init__(self, config: SearchConfig, *, shared: bool) -> None:
+    def __init__(self, config: SearchConfig, operations: Sequence[str], *, shared: bool) -> None:
         self.bound, self.patience = config.close_below, config.close_patience
         self.after, self.shared = config.close_after, shared
         self.below: dict[str, Tensor] = {}
+        self._is_none = torch.tensor([name == "none" for name in operations])
 
     def update(
         self, epochs: int, weights: Mapping[str, Tensor], left: Mapping[str, Tensor]
@@ -51,13 +55,15 @@ class Closing(Resumable):
         return found
 
     def _strongest(self, table: Tensor, left: Tensor) -> Tensor:
-        """Which operations stay in any case: of each edge, or of each node, the strongest left."""
-        strength = table.masked_fill(~left, -torch.inf)
+        """Which operations stay in any case: of each edge, or of the two best, the strongest."""
+        strength = table.masked_fill(~left | self._is_none, -torch.inf)
+        best, places = strength.max(1)
+        stays = torch.zeros_like(left).scatter_(1, places[:, None], True) & left
+        if self.shared:
+            return stays
         sizes = edges_of_nodes(nodes_of(len(table)))
-        groups = strength.split([1] * len(table) if self.shared else sizes)
-        stays = []
-        for group in groups:
-            of_group = torch.zeros(group.numel(), dtype=torch.bool)
-            of_group[int(group.flatten().argmax())] = True
-            stays.append(of_group.view_as(group))
-        return torch.cat(stays) & left
+        kept = [
+            torch.zeros_like(of_node, dtype=torch.bool).scatter_(0, of_node.topk(2).indices, True)
+            for of_node in best.split(sizes)
+        ]
+        return stays & torch.cat(kept)[:, None]

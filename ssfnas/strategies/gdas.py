@@ -42,7 +42,8 @@ class Gdas(SearchStrategy):
         parameters = self.net.architecture()
         # Weights are updated first, so both losses see these alphas. On a GPU the one question of
         # a step to the device, which has done the step before by then.
-        alphas = {cell: parameters[f"alphas_{cell}"].detach().cpu().double() for cell in CELL_TYPES}
+        tables = torch.stack([parameters[f"alphas_{cell}"].detach() for cell in CELL_TYPES])
+        alphas = dict(zip(CELL_TYPES, tables.cpu().double(), strict=True))
         self._drawn: dict[tuple[str, str], OpenOperations] = {}
         for phase in self.drawn_in:
             draws = self.draws(moment, phase)

@@ -51,7 +51,7 @@ class Oles(SearchStrategy):
     """
 
     wants_weight_gradients = True
-    kept: ClassVar[tuple[str, ...]] = ("open", "stopped", "pairs", "begun", "told")
+    kept: ClassVar[tuple[str, ...]] = ("stopped", "pairs", "begun", "told")
 
     def attach(self, net: ReferenceSupernet) -> None:
         """Find the operations that have parameters."""

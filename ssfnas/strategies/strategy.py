@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ssfnas.config import SearchConfig
+from ssfnas.errors import RequestError
 from ssfnas.layers.cells import CELL_TYPES, edge_count, edges_of_nodes
 from ssfnas.runtime.resumable import Resumable
 from ssfnas.seeding import generator
@@ -93,7 +94,7 @@ class SearchStrategy(Resumable):
     weights_first: ClassVar[bool] = False
     wants_weight_gradients: ClassVar[bool] = False
     moves_unused: ClassVar[bool] = True
-    kept: ClassVar[tuple[str, ...]] = ("open",)
+    kept: ClassVar[tuple[str, ...]] = ()
 
     net: ReferenceSupernet
 
@@ -244,12 +245,16 @@ class SearchStrategy(Resumable):
             value: a number, or a tensor on the CPU.
         """
         if not isinstance(value, Tensor):
+            if name in self._tensors and self.told.get(name) == value:
+                return self._tensors[name]
             self.told[name] = float(value)
             value = torch.tensor(value, dtype=torch.float64)
         value = value.to(self.space.dtype)
         if name not in self._tensors:
             self._tensors[name] = value.to(self.space.device, copy=True)
-        return self._tensors[name].copy_(value)
+        if self._tensors[name].device.type == "cuda":
+            value = value.pin_memory()  # else the host would wait for the step before
+        return self._tensors[name].copy_(value, non_blocking=True)
 
     def get(self, name: str) -> Tensor:
         """What :meth:`set` put there, on the supernet's device and in its dtype."""
@@ -262,9 +267,20 @@ class SearchStrategy(Resumable):
     # Operations that leave the search
 
     def close(self, open_: Mapping[str, Tensor]) -> None:
-        """Leave these operations alone in the search, bool [E, O] by cell type; none comes back."""
+        """Leave these operations alone in the search, bool [E, O] by cell type; none comes back.
+
+        Raises:
+            RequestError: a node would have none.
+        """
         for cell, left in open_.items():
-            self.open[cell] = self.open[cell] & left.cpu()
+            left = self.open[cell] & left.cpu()
+            for node, edges in enumerate(left.split(edges_of_nodes(self.space.nodes))):
+                if not bool(edges.any()):
+                    raise RequestError(
+                        f"--strategy {self.config.strategy} closes all operations of node {node} "
+                        f"of the {cell} cell: each node needs one"
+                    )
+            self.open[cell] = left
             if bool(self.open[cell].all()):
                 continue
             self._chosen[cell] = as_open(self.open[cell])
@@ -288,10 +304,16 @@ class SearchStrategy(Resumable):
             for parameter in operation.parameters()
         ]
 
-    def load_state_dict(self, state: dict) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept, and which operations are left."""
+        return {**super().state_dict(), "open": dict(self.open)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken."""
         super().load_state_dict(state)
-        self.close(dict(self.open))
+        self._chosen = dict.fromkeys(CELL_TYPES)
+        self.open = {cell: torch.ones_like(left) for cell, left in self.open.items()}
+        self.close(state["open"])
 
 
 def as_open(left: Tensor) -> OpenOperations:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ssfnas.config import SearchConfig
 from ssfnas.data import ImageData
+from ssfnas.errors import RequestError
 from ssfnas.runtime.distributed import World
 from ssfnas.runtime.updates import Terms
 from ssfnas.strategies import SearchStrategy
@@ -49,9 +50,18 @@ class CostTarget:
             channels=config.target_channels,
             layers=config.target_layers,
         )
-        found = cost_model(unit, counted, device=world.device) if world.is_main else None
-        values = world.broadcast(None if found is None else found.to_dict())
-        self.model = CostModel.from_dict(values)
+        found: dict[str, Any] | str = ""
+        if world.is_main:
+            try:
+                found = cost_model(unit, counted, device=world.device).to_dict()
+            except Exception as error:  # of a user's operation; the others wait to hear of it
+                if world.size == 1:
+                    raise
+                found = f"{type(error).__name__}: {error}"
+        found = world.broadcast(found)
+        if isinstance(found, str):
+            raise RequestError(f"--target-{unit}: costs cannot be told: {found}")
+        self.model = CostModel.from_dict(found)
         if not config.resume:  # which brings its own table
             self.model.require_reachable(self.target)
 

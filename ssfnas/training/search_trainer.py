@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ from ssfnas.strategies.closing import Closing
 from ssfnas.strategies.costs import cost_target
 from ssfnas.strategies.early_stopping import Stopper
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
+from ssfnas.strategies.strategy import WEIGHT
 from ssfnas.training.cost_target import CostTarget
 from ssfnas.training.genotype_search import GenotypeSearch
 from ssfnas.training.graphed_step import GraphedStep, Recorder, recorder_for
@@ -48,7 +50,7 @@ from ssfnas.training.trainer import ForwardPasses
 
 
 class SearchTrainer(GenotypeSearch):
-    """A search by gradients (darts, fairdarts, or a strategy of the user's).
+    """A search by gradients, with any strategy that trains alphas.
 
     One step updates alpha on a batch of D_alpha, then the weights on a batch of D_w. All processes
     hold the same alphas at all times. In warm-up epochs the weights alone are updated, no batch of
@@ -78,9 +80,8 @@ class SearchTrainer(GenotypeSearch):
         declared = STRATEGIES.get(config.strategy)
         self.operations = tuple(config.operations or declared.operations)
         share = declared.partial_channels_of(config)
-        self.strategy: SearchStrategy = declared(
-            config, Space(config.nodes, self.operations, share, world.device, dtype)
-        )
+        space = Space(config.nodes, self.operations, share, world.device, dtype)
+        self.strategy = made(config, declared(config, space))
         self.net = SUPERNETS.get(config.supernet)(
             data.num_classes,
             in_channels=data.in_channels,
@@ -99,7 +100,6 @@ class SearchTrainer(GenotypeSearch):
         # whatever measures the network puts its mode back.
         self.net.train()
         self.objective.train()
-        self.refuse_single_values()
 
         views = self.objective.views
         self.weight_stream = self.make_stream("weights", views, indices=self.halves[0])
@@ -167,10 +167,13 @@ class SearchTrainer(GenotypeSearch):
         self.stopped_because: str | None = None
         self.use_epoch: int | None = None
         self.closing = (
-            Closing(config, shared=self.strategy.relaxed.shares) if config.close_below else None
+            Closing(config, self.operations, shared=getattr(self.strategy.relaxed, "shares", False))
+            if config.close_below
+            else None
         )
         self.graph_key: object = None
         self.strategy.begin_step(self._moment(0))
+        self.refuse_single_values()
         self.history = [self._record()]
         self.monitor = (
             FeatureMonitor(data, self.halves, seed=config.seed, device=world.device, dtype=dtype)
@@ -198,7 +201,7 @@ class SearchTrainer(GenotypeSearch):
         if self.cost is None:
             return terms
         of_cost = self.cost.terms()
-        loss = of_cost["loss"] + terms["loss"] if terms else of_cost["loss"]
+        loss = of_cost["loss"] + terms["loss"] if "loss" in terms else of_cost["loss"]
         return {**terms, **of_cost, "loss": loss}
 
     def _record(self) -> dict[str, Tensor]:
@@ -236,6 +239,15 @@ class SearchTrainer(GenotypeSearch):
             ForwardPasses("batch_size", stream, stream.views.count)
             for stream in (self.alpha_stream, self.weight_stream)
         ]
+
+    @contextmanager
+    def trial(self) -> Iterator[torch.nn.Module]:
+        """A copy of the network that mixes as in an update of the weights; see the base class."""
+        with super().trial() as net:
+            assert isinstance(net, ReferenceSupernet)
+            assert isinstance(net.mixing, SearchStrategy)
+            with net.mixing.in_phase(WEIGHT):
+                yield net
 
     def _moment(self, step: int) -> Moment:
         epochs = -(-self.total_steps // self.steps_per_epoch)
@@ -376,3 +388,17 @@ class SearchTrainer(GenotypeSearch):
         """Release the processes that decode images."""
         self.weight_stream.close()
         self.alpha_stream.close()
+
+
+def made(config: SearchConfig, strategy: object) -> SearchStrategy:
+    """What a strategy's name stands for, where it is a strategy.
+
+    Raises:
+        RequestError: a plugin registered something else.
+    """
+    if not isinstance(strategy, SearchStrategy):
+        raise RequestError(
+            f"--strategy {config.strategy} makes a {type(strategy).__name__}: what a plugin "
+            "registers is a class of ssfnas.strategies.SearchStrategy (docs/extending.md)"
+        )
+    return strategy

@@ -259,3 +259,14 @@ def test_a_strategy_of_a_users(plugin, small_npz, capsys):
     assert logged[0] == 2.0
     last = torch.from_numpy(run.alphas["normal"][-1] / logged[-1]).softmax(dim=1)
     torch.testing.assert_close(torch.from_numpy(run.alphas["weights_normal"][-1]), last)
+
+
+def test_what_is_no_strategy_is_one_line(plugin, small_npz, capsys):
+    Path("old.py").write_text(
+        "from ssfnas.strategies import STRATEGIES\n\n"
+        "@STRATEGIES.register('cooled')\ndef old(alphas, config):\n    return lambda: {}\n"
+    )
+    words = ["--plugins", "old.py", "--strategy", "cooled", "--dataset", str(small_npz), *SEARCH]
+    line = refused(capsys, search.main, *words, "--out", "run")
+    assert "what a plugin registers is a class of ssfnas.strategies.SearchStrategy" in line
+    assert not Path("run").exists()

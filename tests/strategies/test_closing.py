@@ -8,15 +8,19 @@ from image_files import write_npz
 from strategy_runs import run, trainer_of
 
 from ssfnas.config import SearchConfig
+from ssfnas.errors import RequestError
 from ssfnas.strategies.closing import Closing
 
 # One node: two edges of three operations.
 OPEN = {"normal": torch.ones(2, 3, dtype=torch.bool)}
 
 
-def closing(shared, **settings):
+NAMES = ("skip_connect", "sep_conv_3x3", "max_pool_3x3")
+
+
+def closing(shared, names=NAMES, **settings):
     settings = {"close_below": 0.2, "close_after": 1, "close_patience": 2, **settings}
-    return Closing(SearchConfig(**settings), shared=shared)
+    return Closing(SearchConfig(**settings), names, shared=shared)
 
 
 def table(*rows):
@@ -41,10 +45,20 @@ def test_nothing_closes_in_the_first_epochs():
     assert not rule.update(6, low, OPEN)["normal"].all()
 
 
-def test_a_node_keeps_its_strongest_operation():
+def test_a_node_keeps_the_strongest_operations_of_its_two_best_edges():
     rule = closing(False, close_after=0, close_patience=1)
-    left = rule.update(1, table([0.1, 0.19, 0.1], [0.1, 0.1, 0.1]), OPEN)
-    assert left["normal"].tolist() == [[False, True, False], [False, False, False]]
+    # Two nodes: two edges and three.
+    rows = [[0.1, 0.19, 0.1], [0.1, 0.1, 0.12], [0.1, 0.0, 0.0], [0.0, 0.2, 0.3], [0.0, 0.15, 0.0]]
+    left = rule.update(1, table(*rows), {"normal": torch.ones(5, 3, dtype=torch.bool)})
+    b, c = ([place == own for place in range(3)] for own in (1, 2))
+    assert left["normal"].tolist() == [b, c, [False] * 3, [False, True, True], b]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_none_is_not_what_an_edge_keeps(shared):
+    rule = closing(shared, ("none", *NAMES[1:]), close_after=0, close_patience=1, close_below=0.5)
+    left = rule.update(1, table([0.8, 0.1, 0.1], [0.7, 0.1, 0.2]), OPEN)
+    assert left["normal"].tolist() == [[True, True, False], [True, False, True]]
 
 
 def test_an_edge_keeps_its_strongest_operation_where_they_share_a_weight():
@@ -148,3 +162,37 @@ def test_closed_operations_never_come_back_and_a_node_keeps_one(dataset):
     assert masks[-1].sum() < masks[0].sum()
     for edges in masks[-1].split([2, 3]):
         assert edges.any()
+
+
+def test_what_is_closed_stays_so_in_second_order(dataset):
+    settings = {"close_below": 0.1, "close_after": 0, "close_patience": 1}
+    trainer = trainer_of(dataset, "darts", order=2, **settings)
+    place = trainer.operations.index("sep_conv_3x3")
+    (module, *_) = closed(trainer, operation=place)
+    before = [parameter.clone() for parameter in module.parameters()]
+    run(trainer, 2)
+    assert all(map(torch.equal, module.parameters(), before))
+
+
+def test_a_genotype_holds_what_is_open_alone(dataset):
+    trainer = trainer_of(
+        dataset, "darts", epochs=2, close_below=0.13, close_after=0, close_patience=1
+    )  # fmt: skip
+    with torch.no_grad():
+        for alpha in trainer.net.alphas():
+            alpha[:, 0] = 5  # none leads everywhere
+    run(trainer, trainer.total_steps)
+    genotype = trainer.genotype()
+    edges = [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
+    for cell in ("normal", "reduce"):
+        for name, start, to in getattr(genotype, cell):
+            left = trainer.strategy.open[cell][edges.index((start, to))]
+            assert left[trainer.operations.index(name)], (cell, name, start, to)
+
+
+def test_closing_a_whole_node_is_refused(dataset):
+    trainer = trainer_of(dataset, "fairdarts")
+    left = {name: mask.clone() for name, mask in trainer.strategy.open.items()}
+    left["normal"][:2] = False
+    with pytest.raises(RequestError, match="closes all operations of node 0 of the normal cell"):
+        trainer.strategy.close(left)
