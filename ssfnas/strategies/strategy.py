@@ -105,6 +105,7 @@ class SearchStrategy(Resumable):
         self.phase = DECISION
         self.told: dict[str, float] = {}
         self._tensors: dict[str, Tensor] = {}
+        self._numbers: dict[str, float] = {}  # that some of them hold
         sizes = edges_of_nodes(space.nodes)
         entering = torch.tensor([float(size) for size in sizes for _ in range(size)])
         self._entering = entering[:, None].to(space.device, space.dtype)
@@ -245,9 +246,10 @@ class SearchStrategy(Resumable):
             value: a number, or a tensor on the CPU.
         """
         if not isinstance(value, Tensor):
-            if name in self._tensors and self.told.get(name) == value:
-                return self._tensors[name]
             self.told[name] = float(value)
+            if self._numbers.get(name) == value:
+                return self._tensors[name]
+            self._numbers[name] = value
             value = torch.tensor(value, dtype=torch.float64)
         value = value.to(self.space.dtype)
         if name not in self._tensors:
