@@ -23,6 +23,9 @@ from ssfnas.spaces.mixing import OpenOperations
 ALPHA, WEIGHT, DECISION = PHASES = ("alpha", "weight", "decision")
 
 
+_WIDE = (torch.float32, torch.float64)
+
+
 @dataclass(frozen=True)
 class Space:
     """What is searched, and where.
@@ -153,11 +156,28 @@ class SearchStrategy(Resumable):
     def mix(self, cell: str, parameters: Mapping[str, Tensor]) -> Mix:
         """How the cells of one type mix in the current :attr:`phase`."""
         edges = self.edges(parameters[f"betas_{cell}"]) if self.normalizes_edges else None
-        weights = self.weights(self.open_alphas(cell, parameters), cell)
+        weights = self._table(self.weights(self.open_alphas(cell, parameters), cell), cell)
         chosen = self._chosen[cell]
         if chosen is None:
             return Mix(weights, edges)
         return Mix(weights * self._tensors[f"open_{cell}"], edges, chosen)
+
+    def _table(self, found: object, cell: str) -> Tensor:
+        """What :meth:`weights` gave.
+
+        Raises:
+            RequestError: it is no table.
+        """
+        shape = self.space.edges, len(self.space.operations)
+        if isinstance(found, Tensor) and found.shape == shape and found.dtype in _WIDE:
+            return found
+        what = type(found).__name__
+        if isinstance(found, Tensor):
+            what = f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}"
+        raise RequestError(
+            f"--strategy {self.config.strategy}: weights() of the {cell} cell gives {what}: it has "
+            f"to be float32 or float64 {list(shape)}, [edges, operations]"
+        )
 
     def open_alphas(self, cell: str, parameters: Mapping[str, Tensor]) -> Tensor:
         """The alphas of one cell type as :meth:`weights` is given them, [E, O]."""
@@ -272,10 +292,17 @@ class SearchStrategy(Resumable):
         """Leave these operations alone in the search, bool [E, O] by cell type; none comes back.
 
         Raises:
-            RequestError: a node would have none.
+            RequestError: a node would have none, or a table is no such table.
         """
         for cell, left in open_.items():
-            left = self.open[cell] & left.cpu()
+            known = self.open.get(cell)
+            if known is None or left.dtype != torch.bool or left.shape != known.shape:
+                shapes = {name: list(mask.shape) for name, mask in self.open.items()}
+                raise RequestError(
+                    f"--strategy {self.config.strategy}: close() takes bool tables of what is "
+                    f"left, {shapes}, and got {left.dtype} {list(left.shape)} for {cell!r}"
+                )
+            left = known & left.cpu()
             for node, edges in enumerate(left.split(edges_of_nodes(self.space.nodes))):
                 if not bool(edges.any()):
                     raise RequestError(

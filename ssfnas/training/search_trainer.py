@@ -198,6 +198,13 @@ class SearchTrainer(GenotypeSearch):
     def _penalty(self) -> Terms:
         """What the strategy and the cost of the network add to the loss of the alphas."""
         terms = self.strategy.penalty()
+        if not isinstance(terms, dict) or not all(
+            isinstance(value, Tensor) and value.numel() == 1 for value in terms.values()
+        ):
+            raise RequestError(
+                f"--strategy {self.config.strategy}: penalty() has to give a dict of scalar "
+                'tensors, of which "loss" is added to that of the alphas'
+            )
         if self.cost is None:
             return terms
         of_cost = self.cost.terms()
@@ -282,7 +289,7 @@ class SearchTrainer(GenotypeSearch):
         for cell, mix in mixes.items():
             values[f"entropy/{cell}"] = float(self.strategy.relaxed.entropy(mix.weights))
             values[f"skips/{cell}"] = self.skip_count(cell)
-            if self.closing is not None:
+            if self.closing is not None or not bool(self.strategy.open[cell].all()):
                 values[f"open/{cell}"] = int(self.strategy.open[cell].sum())
         values |= {f"strategy/{name}": value for name, value in self.strategy.told.items()}
         stopper = self.stopper if self.step > self.alphas_from else None
