@@ -101,24 +101,14 @@ void exchange(const S* from, int64_t rows, int64_t columns, S* to, int64_t pixel
       for (int64_t i = 0; i < rows; ++i) to[j * rows + i] = from[i * columns + j];
 }
 
+// Unrolled for the usual numbers of rows.
 template <class S>
-void shuffle(const S* from, const Shares& c, S* to, int64_t pixels) {
-  if (c.share == 2)
-    exchange<2>(from, 2, c.head, to, pixels);
-  else if (c.share == 4)
-    exchange<4>(from, 4, c.head, to, pixels);
-  else
-    exchange<0>(from, c.share, c.head, to, pixels);
-}
-
-template <class S>
-void shuffle_back(const S* from, const Shares& c, S* to, int64_t pixels) {
-  if (c.head == 4)
-    exchange<4>(from, 4, c.share, to, pixels);
-  else if (c.head == 8)
-    exchange<8>(from, 8, c.share, to, pixels);
-  else
-    exchange<0>(from, c.head, c.share, to, pixels);
+void exchange_any(const S* from, int64_t rows, int64_t columns, S* to, int64_t pixels) {
+  const auto run = rows == 2   ? exchange<2, S>
+                   : rows == 4 ? exchange<4, S>
+                   : rows == 8 ? exchange<8, S>
+                               : exchange<0, S>;
+  run(from, rows, columns, to, pixels);
 }
 
 template <class T>
@@ -144,7 +134,7 @@ void merge(const MergeForward& args, int threads) {
     else
       copy_rows(mixed + first * c.head, c.head, before, c.all, c.head, count);
     sum_rests<T, false>(passing, b, c, first, count, before + c.head, c.all);
-    shuffle(before, c, after, count);
+    exchange_any(before, c.share, c.head, after, count);
     copy_rows(after, c.all, node + first * c.all, c.all, c.all, count);
     copy_rows(after, c.all, head + first * c.head, c.head, c.head, count);
   }
@@ -201,7 +191,7 @@ void merge_gradients(const MergeBackward& args, int threads) {
       sum_rests<T, true>({heads, nullptr, 1}, one, of_head, first, count, of_node, c.all);
     }
     sum_rests<T, true>(later, b, c, first, count, of_node + c.head, c.all);
-    shuffle_back(of_node, c, before, count);
+    exchange_any(of_node, c.head, c.share, before, count);
     copy_rows(before, c.all, d_mixed + first * c.head, c.head, c.head, count);
     copy_rows(before + c.head, c.all, d_rest + first * c.rest, c.rest, c.rest, count);
     if (d_factors == nullptr) continue;

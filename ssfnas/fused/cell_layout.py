@@ -18,14 +18,12 @@ from torch import nn
 
 from ssfnas.fused.cell_tables import PLAIN, Rows
 from ssfnas.fused.families import FAMILIES, OF_PARTS, Family, Modules
+from ssfnas.layers.cells import OpenOperations
 from ssfnas.layers.normalization import BatchNorm2d
 from ssfnas.layers.operations import Zero
 
 INPUTS = 2
 PREPROCESSED = 2
-
-Chosen = tuple[tuple[bool, ...], ...]
-"""Which candidates of a cell are there, of those that have weights, row by row."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class Fusible:
     share: int = 1
     bypasses: Sequence[Bypass] = ()
 
-    def layout(self, chosen: Chosen | None = None) -> CellLayout | None:
+    def layout(self, chosen: OpenOperations | None = None) -> CellLayout | None:
         """Of all candidates, or of the chosen ones; None where modules have to be called."""
         candidates = self.candidates
         if chosen is not None:

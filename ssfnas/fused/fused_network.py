@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
-from ssfnas.fused.cell_layout import Chosen, Fusible, hooks_of
+from ssfnas.fused.cell_layout import Fusible, hooks_of
 from ssfnas.fused.cell_statistics import Call, Update
 from ssfnas.fused.fused_cell import FusedCell
+from ssfnas.layers.cells import OpenOperations
 from ssfnas.layers.normalization import BatchNorm2d
 
 # Choices of operations whose fused cells are kept: those of both steps, and of what measures.
@@ -34,9 +35,9 @@ class FusedNetwork:
         self._fusible = fusible
         # Asked once: a search may choose other operations in each step.
         self._made_of: dict[int, Fusible | None] = {}
-        self._fused: list[dict[Chosen | None, FusedCell | None]] = [{} for _ in cells]
+        self._fused: list[dict[OpenOperations | None, FusedCell | None]] = [{} for _ in cells]
 
-    def fused(self, number: int, chosen: Chosen | None = None) -> FusedCell | None:
+    def fused(self, number: int, chosen: OpenOperations | None = None) -> FusedCell | None:
         """The fused form of a cell with some of its operations alone; None: it has none.
 
         Args:
@@ -50,7 +51,7 @@ class FusedNetwork:
             known[chosen] = self._fuse(number, chosen)
         return known[chosen]
 
-    def _fuse(self, number: int, chosen: Chosen | None) -> FusedCell | None:
+    def _fuse(self, number: int, chosen: OpenOperations | None) -> FusedCell | None:
         if number not in self._made_of:
             self._made_of[number] = self._fusible(self._cells[number])
         parts = self._made_of[number]
@@ -107,7 +108,7 @@ class FusedPass:
         s1: Sequence[Tensor],
         weights: Tensor | None = None,
         edges: Tensor | None = None,
-        chosen: Chosen | None = None,
+        chosen: OpenOperations | None = None,
         *,
         factors: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:

@@ -20,6 +20,9 @@ from ssfnas.layers.partial_channels import bypass, shuffle_channels
 
 CELL_TYPES = ("normal", "reduce")
 
+OpenOperations = tuple[tuple[bool, ...], ...]
+"""[E][O], known to the host: which operations of a cell are there at all."""
+
 
 def cell_edges(nodes: int) -> list[tuple[int, int]]:
     """(from, to) of every edge in DARTS' order: node by node, each from state 0 on."""

@@ -8,11 +8,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ssfnas.layers.cells import CELL_TYPES
+from ssfnas.layers.cells import CELL_TYPES, OpenOperations
 from ssfnas.spaces.relaxations import RELAXATIONS
-
-OpenOperations = tuple[tuple[bool, ...], ...]
-"""[E][O], known to the host: which operations of a cell are there at all."""
 
 
 class Mix(NamedTuple):

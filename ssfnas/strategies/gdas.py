@@ -8,9 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssfnas.layers.cells import CELL_TYPES
+from ssfnas.layers.cells import CELL_TYPES, OpenOperations
 from ssfnas.spaces import Mix
-from ssfnas.spaces.mixing import OpenOperations
 from ssfnas.strategies.strategy import ALPHA, DECISION, WEIGHT, Moment, SearchStrategy, as_open
 
 

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from ssfnas.config import SearchConfig
 from ssfnas.errors import RequestError
-from ssfnas.layers.cells import CELL_TYPES, edge_count, edges_of_nodes
+from ssfnas.layers.cells import CELL_TYPES, OpenOperations, edge_count, edges_of_nodes
 from ssfnas.runtime.resumable import Resumable
 from ssfnas.seeding import generator
 from ssfnas.spaces import RELAXATIONS, Mix, ReferenceSupernet
-from ssfnas.spaces.mixing import OpenOperations
 
 # For what a supernet is asked: the loss of the alphas, that of the weights, and what is decided by
 # now, which measurements, derivation and reports look at.

@@ -240,6 +240,11 @@ class SearchTrainer(GenotypeSearch):
         return -(-self.step // self.steps_per_epoch)
 
     @property
+    def epochs(self) -> int:
+        """There are to be, a last short one counted."""
+        return -(-self.total_steps // self.steps_per_epoch)
+
+    @property
     def passes(self) -> list[ForwardPasses]:
         """Those of an update of alpha, and of one of the weights."""
         return [
@@ -257,8 +262,7 @@ class SearchTrainer(GenotypeSearch):
                 yield net
 
     def _moment(self, step: int) -> Moment:
-        epochs = -(-self.total_steps // self.steps_per_epoch)
-        return Moment(step, self.total_steps, step // self.steps_per_epoch, epochs)
+        return Moment(step, self.total_steps, step // self.steps_per_epoch, self.epochs)
 
     def _run_step(self) -> None:
         """One update of alpha after the warm-up, one of the weights."""
@@ -373,9 +377,8 @@ class SearchTrainer(GenotypeSearch):
     @property
     def stage(self) -> str:
         """The epoch, and whether alphas are trained in it."""
-        epochs = -(-self.total_steps // self.steps_per_epoch)
         warmup = " (warm-up)" if self.step <= self.alphas_from and self.alphas_from else ""
-        return f"epoch {max(1, self.epoch)} of {epochs}{warmup}"
+        return f"epoch {max(1, self.epoch)} of {self.epochs}{warmup}"
 
     @property
     def headlines(self) -> Sequence[str]:

@@ -7,11 +7,10 @@ from torch import Tensor
 
 from ssfnas.data import Batch
 from ssfnas.declarations.derivations import MEASURES
-from ssfnas.layers.cells import CELL_TYPES, edges_of_nodes, nodes_of
+from ssfnas.layers.cells import CELL_TYPES, OpenOperations, edges_of_nodes, nodes_of
 from ssfnas.runtime.precision import autocast
 from ssfnas.seeding import derive_seed, seeded_draws
 from ssfnas.spaces import Mix, frozen_statistics
-from ssfnas.spaces.mixing import OpenOperations
 from ssfnas.strategies.strategy import as_open
 from ssfnas.training.search_trainer import SearchTrainer
 
