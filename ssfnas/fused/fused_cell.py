@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ssfnas.fused.cell_layout import INPUTS, PREPROCESSED, CellLayout
 from ssfnas.fused.cell_statistics import Call, Coefficients, Statistics
 from ssfnas.fused.cell_tables import Tables
 from ssfnas.fused.families import Backward, Modules, Parts, Use
 from ssfnas.fused.partial_channels import Bypasses, BypassGradients, Passing
+from ssfnas.fused.saved_tensors import apart, together
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops.autocast import without_autocast
 from ssfnas.ops.differentiable_once import differentiable_once
@@ -190,29 +190,40 @@ class FusedCell:
     def rows(self, device: torch.device) -> list[_Rows]:
         """Rows of each state's summands on a device; made once."""
         if device not in self._rows:
-            states = range(len(self.layout.terms))
-            self._rows[device] = [self._rows_of(state, device) for state in states]
+            lists = [self._rows_of(state) for state in range(len(self.layout.terms))]
+            # All in one copy to the device: other operations may be chosen in each step.
+            every = torch.tensor(
+                [place for of_state in lists for rows in of_state for place in rows],
+                dtype=torch.int64,
+                device=device,
+            ).split([len(rows) for of_state in lists for rows in of_state])
+            parts = iter(every)
+            made = []
+            for _ in lists:
+                statistics, weights, paths, summed, gradients, *of_sums = itertools.islice(parts, 7)
+                own = paths if len(paths) else None
+                made.append(
+                    _Rows(statistics, weights, own, summed, gradients.view(3, -1), *of_sums)
+                )
+            self._rows[device] = made
         return self._rows[device]
 
-    def _rows_of(self, state: int, device: torch.device) -> _Rows:
+    def _rows_of(self, state: int) -> list[list[int]]:
+        """What :class:`_Rows` holds; no paths for ones alone."""
         terms, summed = self.layout.terms[state], self.summed[state]
-
-        def index(values: Sequence[int]) -> Tensor:
-            return torch.tensor(values, dtype=torch.int64, device=device)
-
         statistics = [term.row for term in terms]
         weights = [_place(term.candidate.weight, self.weights) for term in terms]
         paths = [_place(term.candidate.path, self.paths) for term in terms]
         gradients = [terms[place].family.gradient_rows(terms[place].number) for place in summed]
-        return _Rows(
-            index(statistics),
-            index(weights),
-            index(paths) if any(path < self.paths for path in paths) else None,
-            index(summed),
-            torch.tensor(gradients, dtype=torch.int64, device=device).view(-1, 3).T.contiguous(),
-            index([statistics[place] for place in summed]),
-            index([weights[place] for place in summed]),
-        )
+        return [
+            statistics,
+            weights,
+            paths if any(path < self.paths for path in paths) else [],
+            summed,
+            [rows[kind] for kind in range(3) for rows in gradients],
+            [statistics[place] for place in summed],
+            [weights[place] for place in summed],
+        ]
 
 
 def _place(place: int | None, count: int) -> int:
@@ -344,7 +355,8 @@ class _CellFunction(torch.autograd.Function):
             affine,
             passing,
         )
-        saved, ctx.spec = tree_flatten(kept)
+        saved: list[Tensor] = []
+        ctx.kept = apart(kept, saved)
         ctx.save_for_backward(*outputs, *parameters, *saved)
         # Modules have graphs, which autograd must not see.
         ctx.modules = [result if isinstance(f, Modules) else None for f, result in pairs]
@@ -368,7 +380,7 @@ class _CellFunction(torch.autograd.Function):
         nodes = len(ctx.cell.layout.output)
         outputs, rest = every[:nodes], every[nodes:]
         parameters, saved = rest[: len(needs)], rest[len(needs) :]
-        kept: _Kept = tree_unflatten(saved, ctx.spec)
+        kept: _Kept = together(ctx.kept, saved)
         of_modules = zip(kept.results, ctx.modules, strict=True)
         kept = kept._replace(results=[own if of is None else of for own, of in of_modules])
         with without_autocast(known):

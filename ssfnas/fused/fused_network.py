@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,7 @@ class FusedPass:
 
     def __init__(self, cells: nn.ModuleList, network: FusedNetwork) -> None:
         self._cells, self._network = cells, network
-        self._updates: list[Update] = []
+        self._updates: dict[float, list[Update]] = {}
 
     @torch.compiler.disable
     def cell(
@@ -118,13 +118,14 @@ class FusedPass:
         one state, where there are no images, and while a transform or a tracer follows the network.
         """
         fused = self._network.fused(number, chosen)
-        state = None if fused is None else _state(fused.layout.norms)
+        state = None if fused is None else _State.of(fused.layout.norms)
         if fused is None or state is None or _is_followed() or s0[0].numel() == 0:
             given = (factors,) if weights is None else (weights, edges, chosen)
             return list(s1), [self._cells[number](side_by_side(s0), side_by_side(s1), *given)]
-        call = Call(*state)
+        call = Call(state.own, state.eps, state.group)
         output, s1 = fused(call, s0, s1, weights, factors, edges)
-        self._updates += call.updates
+        if state.momentum is not None:
+            self._updates.setdefault(state.momentum, []).extend(call.updates)
         return s1, output
 
     def finish(self) -> None:
@@ -148,10 +149,10 @@ class _Watched:
         self._hooks = [hooks for part in parts for hooks in hooks_of(part)]
         self._seen = self._now()
 
-    def _now(self) -> tuple[list[int], list[list[bool]]]:
+    def _now(self) -> tuple[list[int], list[bool]]:
         return (
             list(map(len, self._hooks)),
-            [[value is None for value in own.values()] for own in self._parameters],
+            [value is None for own in self._parameters for value in own.values()],
         )
 
     @property
@@ -171,54 +172,62 @@ def _is_followed() -> bool:
     )
 
 
-def _state(rows: Sequence[Sequence[BatchNorm2d]]) -> tuple[bool, float, Any] | None:
-    """Whether batches are normalized by their own statistics, epsilon and group, if all agree."""
-    norms = [norm for row in rows for norm in row]
-    states = {
-        (norm.training, norm.track_running_stats, norm.eps, norm.momentum, id(norm.group))
-        for norm in norms
-    }
-    if len(states) != 1 or norms[0].momentum is None:
-        return None
-    first = norms[0]
-    own = first.training or first.running_mean is None
-    return own, first.eps, first.group if first.training else None
+class _State(NamedTuple):
+    """What the BatchNorms of a cell agree in.
+
+    Attributes:
+        own: whether batches are normalized by their own statistics.
+        eps: added to variances.
+        group: the processes whose batches make one batch.
+        momentum: of running statistics; None where a batch leaves them alone.
+    """
+
+    own: bool
+    eps: float
+    group: Any
+    momentum: float | None
+
+    @staticmethod
+    def of(rows: Sequence[Sequence[BatchNorm2d]]) -> _State | None:
+        """That of all of them, or None where they differ, or count batches for their momentum."""
+        norms = [norm for row in rows for norm in row]
+        states = {
+            (norm.training, norm.track_running_stats, norm.eps, norm.momentum, id(norm.group))
+            for norm in norms
+        }
+        first = norms[0]
+        if len(states) != 1 or first.momentum is None:
+            return None
+        own = first.training or first.running_mean is None
+        folds = first.training and first.track_running_stats
+        group = first.group if first.training else None
+        return _State(own, first.eps, group, first.momentum if folds else None)
 
 
 @torch.no_grad()
-def _fold(updates: Sequence[Update]) -> None:
+def _fold(updates: Mapping[float, Sequence[Update]]) -> None:
     """running = (1 - momentum) running + momentum batch, with unbiased variances, for all at once.
 
-    Counts of batches go up by one, as PyTorch's do. BatchNorms in evaluation, or whose statistics
-    are frozen, are left alone.
+    Counts of batches go up by one, as PyTorch's do.
+
+    Args:
+        updates: by momentum.
     """
-    running: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-    counts: list[Tensor] = []
-    for update in updates:
-        unbiased = update.var * (update.values / (update.values - 1))
-        rows = zip(update.norms, update.mean.unbind(), unbiased.unbind(), strict=True)
-        for norms, mean, var in rows:
-            for norm in norms:
-                if not (norm.training and norm.track_running_stats):
-                    continue
-                assert norm.momentum is not None
-                # A module looks for its buffers in several places, and there are thousands.
-                buffers = norm._buffers
-                own_mean, own_var = buffers["running_mean"], buffers["running_var"]
-                batches = buffers["num_batches_tracked"]
-                assert own_mean is not None
-                assert own_var is not None
-                assert batches is not None
-                if norm.momentum not in running:
-                    running[norm.momentum] = [], []
-                old, new = running[norm.momentum]
-                old += own_mean, own_var
-                if own_mean.dtype is mean.dtype is own_var.dtype:
-                    new += mean, var
-                else:
-                    new += mean.to(own_mean.dtype), var.to(own_var.dtype)
-                counts.append(batches)
-    for momentum, (old, new) in running.items():
+    for momentum, alike in updates.items():
+        old: list[Tensor] = []
+        new: list[Tensor] = []
+        counts: list[Tensor] = []
+        for update in alike:
+            unbiased = update.var * (update.values / (update.values - 1))
+            # A module looks for its buffers in several places, and there are thousands.
+            buffers: list[dict[str, Any]] = [n._buffers for row in update.norms for n in row]
+            rows = [row for row, norms in enumerate(update.norms) for _ in norms]
+            for kind, batch in (("running_mean", update.mean), ("running_var", unbiased)):
+                of_rows = batch.unbind()
+                old += [own[kind] for own in buffers]
+                new += [of_rows[row] for row in rows]
+            counts += [own["num_batches_tracked"] for own in buffers]
+        both = zip(old, new, strict=True)
+        new = [n if n.dtype is o.dtype else n.to(o.dtype) for o, n in both]
         torch._foreach_lerp_(old, new, momentum)
-    if counts:
         torch._foreach_add_(counts, 1)

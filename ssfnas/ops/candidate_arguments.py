@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssfnas.errors import RequestError
 from ssfnas.ops import native
-from ssfnas.ops.native import address, addresses, coefficients
+from ssfnas.ops.native import address, addresses, all_coefficients, coefficients
 
 _NHWC = torch.channels_last
 
@@ -27,6 +27,7 @@ class Units:
         shared: which of both.
         x: the first of them.
         rows: (G, C), the shape of coefficients and statistics.
+        sizes: k of each depthwise filter.
         output_shape: of every z.
     """
 
@@ -59,11 +60,10 @@ class Units:
         if len(xs) == 1 and not self.shared:
             # One tensor that each group normalizes in its own way.
             self.xs *= groups
-        self.depthwise = [
-            coefficients(f, x, (channels, 1, f.shape[-1] // 2 * 2 + 1, f.shape[-1]))
-            for f in depthwise
-        ]
-        self.pointwise = [coefficients(f, x, (channels, channels, 1, 1)) for f in pointwise]
+        self.sizes = [f.shape[-1] for f in depthwise]
+        squares = [(channels, 1, size // 2 * 2 + 1, size) for size in self.sizes]
+        self.depthwise = all_coefficients(depthwise, x, squares)
+        self.pointwise = all_coefficients(pointwise, x, [(channels, channels, 1, 1)] * groups)
         self.stride, self.dilations = stride, list(dilations)
         self.scale = None if scale is None else coefficients(scale, x, self.rows)
         self.shift = None if shift is None else coefficients(shift, x, self.rows)
@@ -73,7 +73,7 @@ class Units:
         """These as the argument of the native code ``core``; the tensors have to outlive it."""
         return core.Units(
             *sizes_of(self.x, self.stride),
-            [f.shape[-1] for f in self.depthwise],
+            self.sizes,
             self.dilations,
             addresses(self.depthwise),
             addresses(self.pointwise),
@@ -159,13 +159,15 @@ def sizes_of(x: Tensor, stride: int) -> tuple[int, tuple[int, int, int, int, int
 
 def output_shape(x: Tensor, stride: int) -> torch.Size:
     """What a filter or a window makes of images [N, C, H, W]."""
-    return torch.Size((*x.shape[:2], *(-(-size // stride) for size in x.shape[2:])))
+    samples, channels, height, width = x.shape
+    return torch.Size((samples, channels, -(-height // stride), -(-width // stride)))
 
 
-def output(x: Tensor, stride: int) -> Tensor:
-    """Room for that, channels_last."""
-    shape = output_shape(x, stride)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_NHWC)
+def outputs(x: Tensor, stride: int, count: int) -> list[Tensor]:
+    """Room for so many of that, channels_last, one behind the other."""
+    samples, channels, height, width = output_shape(x, stride)
+    room = x.new_empty(count * samples, height, width, channels)
+    return list(room.permute(0, 3, 1, 2).tensor_split(count))
 
 
 def image(x: Tensor) -> Tensor:
@@ -185,10 +187,11 @@ def images(xs: Sequence[Tensor], count: int, shape: torch.Size, like: Tensor) ->
     """So many tensors of that shape and the dtype of ``like``, dense in channels_last."""
     if len(xs) != count:
         raise RequestError(f"native code got {len(xs)} tensors: {count} are needed")
+    dtype, device = like.dtype, like.device
     for x in xs:
-        if x.shape != shape or x.dtype != like.dtype or x.device != like.device:
+        if x.shape != shape or x.dtype != dtype or x.device != device:
             raise RequestError(
                 f"native code got {list(x.shape)} {x.dtype} on {x.device} where {list(shape)} "
-                f"{like.dtype} on {like.device} fits"
+                f"{dtype} on {device} fits"
             )
     return [x.contiguous(memory_format=_NHWC) for x in xs]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssfnas.kernels.layout import accumulator
 from ssfnas.ops import native
-from ssfnas.ops.candidate_arguments import Gradients, Units, output, sizes_of
+from ssfnas.ops.candidate_arguments import Gradients, Units, outputs, sizes_of
 from ssfnas.ops.native import address, addresses
 from ssfnas.ops.torch_candidates import Statistics
 
@@ -20,7 +20,7 @@ from ssfnas.ops.torch_candidates import Statistics
 def separable_forward(units: Units) -> tuple[list[Tensor], Tensor, Tensor]:
     """z of every group, and the mean and variance [G, C] of their channels."""
     x = units.x
-    zs = [output(x, units.stride) for _ in units.depthwise]
+    zs = outputs(x, units.stride, len(units.depthwise))
     mean = torch.empty(units.rows, dtype=accumulator(x.dtype))
     var = torch.empty_like(mean)
     native._C.separable_forward(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -303,16 +303,29 @@ def _in_layout_of(first: Tensor, xs: Sequence[Tensor]) -> list[Tensor]:
 
 def coefficients(values: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Weights or coefficients, dense, in the dtype of sums, on the device of ``like``."""
-    if values.shape != shape or values.device != like.device:
+    return _fitted(values, shape, accumulator(like.dtype), like.device)
+
+
+def all_coefficients(
+    several: Sequence[Tensor], like: Tensor, shapes: Iterable[tuple[int, ...]]
+) -> list[Tensor]:
+    """The same for several, of a shape each."""
+    dtype, device = accumulator(like.dtype), like.device
+    return [_fitted(v, shape, dtype, device) for v, shape in zip(several, shapes, strict=True)]
+
+
+def _fitted(
+    values: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    if values.shape != shape or values.device != device:
         raise RequestError(
             f"native code got coefficients {list(values.shape)} on {values.device}: "
-            f"{list(shape)} on {like.device} fit"
+            f"{list(shape)} on {device} fit"
         )
-    dtype = accumulator(like.dtype)
     if values.dtype != dtype or not values.is_contiguous():
         values = values.to(dtype).contiguous()
-    # Kernels load 16 bytes at once, and decide by the tensors alone whether they can.
-    return values.clone() if values.data_ptr() % 16 else values
+    # GPUs load 16 bytes at once, and decide by the tensors alone whether they can.
+    return values.clone() if values.is_cuda and values.data_ptr() % 16 else values
 
 
 def _norm_partials(like: Tensor, read: Sequence[int], extent: Extent, rows: int) -> Tensor | None:

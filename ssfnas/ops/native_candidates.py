@@ -23,8 +23,8 @@ from ssfnas.ops.candidate_arguments import (
     image,
     images,
     moved,
-    output,
     output_shape,
+    outputs,
     room_for_gradients,
     sizes_of,
 )
@@ -38,7 +38,7 @@ def separable_forward(
     """See :func:`ssfnas.ops.torch_candidates.separable_forward`."""
     units = Units(xs, depthwise, pointwise, **options)
     if units.x.numel() == 0:
-        zs = [output(units.x, units.stride) for _ in depthwise]
+        zs = outputs(units.x, units.stride, len(depthwise))
         return zs, *_moments_of_nothing(units.rows, units.x)
     found: tuple[list[Tensor], Tensor, Tensor] = _device(units.x).separable_forward(units)
     return found
@@ -78,7 +78,7 @@ def separable_backward(
 def pools_forward(x: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See :func:`ssfnas.ops.torch_candidates.pools_forward`."""
     x = image(x)
-    largest, average = output(x, stride), output(x, stride)
+    largest, average = outputs(x, stride, 2)
     if x.numel() == 0:
         return largest, average, *_moments_of_nothing((2, x.shape[1]), x)
     mean, var = _device(x).pools_forward(x, stride, largest, average)

@@ -24,7 +24,7 @@ def enter_statistics(
 ) -> None:
     """See :func:`ssfnas.ops.norm_coefficients.enter_statistics`."""
     kinds, rows, channels = table.shape
-    count = len(mean)
+    count = mean.shape[0]
     if kinds != 5 or not 0 <= start <= rows - count:
         raise RequestError(f"native code got rows {start}.. of a table {list(table.shape)}")
     mean, var = (_rows(values, table, count) for values in (mean, var))
@@ -46,7 +46,7 @@ def node_coefficients(
     table: Tensor, rows: Tensor, weights: Tensor, places: Tensor, separate: bool = False
 ) -> tuple[Tensor, Tensor]:
     """See :func:`ssfnas.ops.norm_coefficients.node_coefficients`."""
-    count, channels = len(rows), table.shape[2]
+    count, channels = rows.shape[0], table.shape[2]
     out = table.new_empty(3, count, channels)
     b = table.new_empty(count, channels) if separate else table.new_empty(channels)
     weights = coefficients(weights, table, tuple(weights.shape))
@@ -75,12 +75,12 @@ def gradient_coefficients(
     count: int | Tensor,
 ) -> None:
     """See :func:`ssfnas.ops.norm_coefficients.gradient_coefficients`."""
-    number = len(a)
+    number = a.shape[0]
     a, mean, rstd, s1 = (_rows(values, table, number) for values in (a, mean, rstd, s1))
     s0 = coefficients(s0, table, tuple(s0.shape))
     native._C.gradient_coefficients(
         native.DTYPES[table.dtype],
-        (number, len(table), table.shape[1]),
+        (number, *table.shape),
         _table(table),
         _places(rows),
         a.data_ptr(),

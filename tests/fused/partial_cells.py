@@ -50,7 +50,8 @@ def fused(cell: SearchCell, s0, s1, weights, edges, group: dist.ProcessGroup | N
     call = Call(cell.training, 1e-5, group)
     nodes, _ = function(call, [s0], [s1], weights, None, edges)
     network = FusedNetwork(torch.nn.ModuleList(), lambda _: None).start()
-    network._updates += call.updates
+    if cell.training:
+        network._updates[0.1] = call.updates
     network.finish()
     return torch.cat(nodes, dim=1)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +20,7 @@ Parts = list[Tensor]
 Gradients = list[Tensor | None]
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """What comes back to a candidate from its node.
 
     Attributes:
@@ -34,8 +32,7 @@ class Use:
     factor: Tensor | None
 
 
-@dataclass(frozen=True)
-class Backward:
+class Backward(NamedTuple):
     """What a family's gradients are made of.
 
     Attributes:

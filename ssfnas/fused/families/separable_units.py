@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,16 +30,12 @@ from ssfnas.ops.primitives import separable_backward, separable_forward
 
 @dataclass(frozen=True)
 class Unit:
-    """ReLU, depthwise convolution, 1x1 convolution and the BatchNorm behind them."""
+    """ReLU, depthwise convolution of a dilation, 1x1 convolution and the BatchNorm behind them."""
 
     depthwise: nn.Conv2d
     pointwise: nn.Conv2d
     norm: BatchNorm2d
-
-    @property
-    def dilation(self) -> int:
-        """Of the depthwise convolution."""
-        return int(self.depthwise.dilation[0])
+    dilation: int
 
     @staticmethod
     def of(layers: Sequence[nn.Module], stride: int) -> Unit | None:
@@ -66,7 +62,7 @@ class Unit:
             return None
         if not is_pointwise(pointwise) or not has_both_or_none(norm):
             return None
-        return Unit(depthwise, pointwise, norm)
+        return Unit(depthwise, pointwise, norm, int(dilation))
 
 
 class Results(NamedTuple):
@@ -115,13 +111,13 @@ class SeparableUnits(Family):
         self._second += second
         return len(self._candidates) - 1
 
-    @property
-    def _first(self) -> list[Unit]:
-        return [*self._paired, *self._single]
-
     def take_rows(self, rows: Rows) -> None:
         """One of each kind for every unit; those of units that are computed together adjoin."""
-        first, second = self._first, self._second
+        first, second = [*self._paired, *self._single], self._second
+        self._pairs = [number for number, (paired, _) in enumerate(self._candidates) if paired]
+        self._singles = [
+            number for number, (paired, _) in enumerate(self._candidates) if not paired
+        ]
         self._of_first = rows.take_statistics([[unit.norm] for unit in first])
         self._of_second = rows.take_statistics([[unit.norm] for unit in second])
         self._first_block = rows.take_block(len(first))
@@ -131,15 +127,18 @@ class SeparableUnits(Family):
         self._inner = slice(start, start + len(second))
         self._inner_rows = [self._first_block.rows(number) for number in range(len(second))]
         self._indices: dict[torch.device, Tensor] = {}
-
-    def parameters(self) -> list[Tensor]:
-        """Filters."""
-        return [
-            convolution.weight
-            for units in (self._first, self._second)
+        self._dilations = [[unit.dilation for unit in units] for units in (first, second)]
+        # A module looks for its parameters in several places, and there are thousands.
+        self._of_filters: list[dict[str, Any]] = [
+            convolution._parameters
+            for units in (first, second)
             for kind in ("depthwise", "pointwise")
             for convolution in (getattr(unit, kind) for unit in units)
         ]
+
+    def parameters(self) -> list[Tensor]:
+        """Filters."""
+        return [own["weight"] for own in self._of_filters]
 
     def statistics_row(self, number: int) -> int:
         """That of its last unit."""
@@ -161,7 +160,7 @@ class SeparableUnits(Family):
 
     def _filters(self, parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
         """Depthwise and 1x1 filters of the units that read the state, and of the second ones."""
-        first, second = len(self._first), len(self._second)
+        first, second = map(len, self._dilations)
         bounds = [0, first, 2 * first, 2 * first + second, 2 * (first + second)]
         return tuple(parameters[start:stop] for start, stop in itertools.pairwise(bounds))
 
@@ -175,7 +174,7 @@ class SeparableUnits(Family):
             depthwise,
             pointwise,
             stride=self.stride,
-            dilations=[unit.dilation for unit in self._first],
+            dilations=self._dilations[0],
         )
         statistics.enter(self._of_first, mean, var, first[0])
         second: list[Tensor] = []
@@ -185,7 +184,7 @@ class SeparableUnits(Family):
                 depthwise2,
                 pointwise2,
                 stride=1,
-                dilations=[unit.dilation for unit in self._second],
+                dilations=self._dilations[1],
                 scale=statistics.table[SCALE, self._inner],
                 shift=statistics.table[SHIFT, self._inner],
             )
@@ -200,20 +199,19 @@ class SeparableUnits(Family):
     def backward(self, given: Backward, total: Parts | None) -> tuple[Parts | None, Gradients]:
         """Those of the second units first: they are the gradients of the paired ones' results."""
         depthwise, pointwise, *_ = self._filters(given.parameters)
-        singles = [number for number, (paired, _) in enumerate(self._candidates) if not paired]
         inner, of_second = self._backward_second(given)
-        factors = given.factors(singles)
+        factors = given.factors(self._singles)
         if factors is not None:
             factors = torch.cat([factors.new_ones(len(inner), factors.shape[1]), factors])
         dxs, _, *found = separable_backward(
             given.parts,
             given.results.first,
-            [*inner, *(given.uses[number].grad for number in singles)],
+            [*inner, *(given.uses[number].grad for number in self._singles)],
             *given.coefficients.rows_of(self._first_block),
             depthwise,
             pointwise,
             stride=self.stride,
-            dilations=[unit.dilation for unit in self._first],
+            dilations=self._dilations[0],
             needs_weights=given.needs_parameters,
             into=None if total is None else total[0],
             factors=factors,
@@ -228,25 +226,24 @@ class SeparableUnits(Family):
         if not self._second:
             return [], []
         _, _, depthwise, pointwise = self._filters(given.parameters)
-        pairs = [number for number, (paired, _) in enumerate(self._candidates) if paired]
-        first, inner = given.results.first[: len(pairs)], self._inner
+        first, inner = given.results.first[: len(self._pairs)], self._inner
         mean, rstd, scale, shift = (
             given.statistics[kind, inner] for kind in (MEAN, RSTD, SCALE, SHIFT)
         )
         dus, sums, *found = separable_backward(
             first,
             given.results.second,
-            [given.uses[number].grad for number in pairs],
+            [given.uses[number].grad for number in self._pairs],
             *given.coefficients.rows_of(self._second_block),
             depthwise,
             pointwise,
             stride=1,
-            dilations=[unit.dilation for unit in self._second],
+            dilations=self._dilations[1],
             scale=scale,
             shift=shift,
             center=mean,
             needs_weights=given.needs_parameters,
-            factors=given.factors(pairs),
+            factors=given.factors(self._pairs),
         )
         assert sums is not None
         s0, s1 = sums[0], sums[1] * rstd
