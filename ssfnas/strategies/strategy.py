@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ from ssfnas.spaces import RELAXATIONS, Mix, ReferenceSupernet
 # now, which measurements, derivation and reports look at.
 ALPHA, WEIGHT, DECISION = PHASES = ("alpha", "weight", "decision")
 
+HOOKS = (
+    *("relaxation", "parameters_of", "weights", "mix", "penalty", "begin_step"),
+    *("after_alpha_step", "after_weight_step", "wants_weight_gradients", "weights_first"),
+    *("moves_unused", "normalizes_edges", "end_epoch", "kept"),
+)
+"""What a strategy may say otherwise: methods and attributes of :class:`SearchStrategy`."""
 
 _WIDE = (torch.float32, torch.float64)
 
@@ -342,6 +349,23 @@ class SearchStrategy(Resumable):
         self._chosen = dict.fromkeys(CELL_TYPES)
         self.open = {cell: torch.ones_like(left) for cell, left in self.open.items()}
         self.close(state["open"])
+
+
+def misspelt_hook(strategy: type[SearchStrategy]) -> tuple[str, str] | None:
+    """A public name of the class that comes near one of :data:`HOOKS`, and that hook; None: none.
+
+    Methods are compared with methods, values with values. A name that holds a hook's as a word of
+    its own, such as ``l2_penalty``, is another name.
+    """
+    for name in dir(strategy):
+        if name.startswith("_") or hasattr(SearchStrategy, name):
+            continue
+        kind = callable(getattr(strategy, name))
+        alike = [hook for hook in HOOKS if callable(getattr(SearchStrategy, hook)) is kind]
+        close = difflib.get_close_matches(name, alike, n=1, cutoff=0.75)
+        if close and close[0] not in name.split("_"):
+            return name, close[0]
+    return None
 
 
 def as_open(left: Tensor) -> OpenOperations:

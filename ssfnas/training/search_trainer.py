@@ -41,7 +41,7 @@ from ssfnas.strategies.closing import Closing
 from ssfnas.strategies.costs import cost_target
 from ssfnas.strategies.early_stopping import Stopper
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
-from ssfnas.strategies.strategy import WEIGHT
+from ssfnas.strategies.strategy import WEIGHT, misspelt_hook
 from ssfnas.training.cost_target import CostTarget
 from ssfnas.training.genotype_search import GenotypeSearch
 from ssfnas.training.graphed_step import GraphedStep, Recorder, recorder_for
@@ -404,11 +404,17 @@ def made(config: SearchConfig, strategy: object) -> SearchStrategy:
     """What a strategy's name stands for, where it is a strategy.
 
     Raises:
-        RequestError: a plugin registered something else.
+        RequestError: a plugin registered something else, or a hook of it is misspelt.
     """
     if not isinstance(strategy, SearchStrategy):
         raise RequestError(
             f"--strategy {config.strategy} makes a {type(strategy).__name__}: what a plugin "
             "registers is a class of ssfnas.strategies.SearchStrategy (docs/extending.md)"
+        )
+    if misspelt := misspelt_hook(type(strategy)):
+        name, hook = misspelt
+        raise RequestError(
+            f"--strategy {config.strategy}: {type(strategy).__name__}.{name} is no hook of a "
+            f"search strategy (did you mean {hook}?): a helper of your own may be _{name}"
         )
     return strategy

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from image_files import write_npz
@@ -9,6 +12,7 @@ from strategy_runs import run, trainer_of
 
 from ssfnas.errors import RequestError
 from ssfnas.strategies import STRATEGIES, SearchStrategy
+from ssfnas.strategies.strategy import HOOKS, misspelt_hook
 
 
 @pytest.fixture
@@ -74,3 +78,52 @@ def test_what_a_strategy_closes_by_itself_is_logged(wrong):
     while not trainer.epoch_ended:
         trainer.run_step()
     assert trainer.end_epoch()["open/normal"] == 34
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hook"),
+    [
+        ("after_alpha_steps", lambda self, gradients: None, "after_alpha_step"),
+        ("begin_steps", lambda self, moment: None, "begin_step"),
+        ("begin_epoch", lambda self, moment: None, "end_epoch"),
+        ("beginStep", lambda self, moment: None, "begin_step"),
+        ("end_epochs", lambda self, moment: None, "end_epoch"),
+        ("penalties", lambda self: {}, "penalty"),
+        ("weigths", lambda self, alpha, cell: alpha, "weights"),
+        ("weight", lambda self, alpha, cell: alpha, "weights"),
+        ("weight_first", True, "weights_first"),
+        ("normalises_edges", True, "normalizes_edges"),
+        ("keep", ("mean",), "kept"),
+    ],
+)
+def test_a_hook_that_is_misspelt_is_refused(wrong, name, value, hook):
+    told = rf"--strategy wrong: Wrong\.{name} is no hook .* \(did you mean {hook}\?\)"
+    with pytest.raises(RequestError, match=told):
+        wrong(**{name: value})
+
+
+def test_a_base_may_misspell_a_hook_as_well():
+    class Plain:
+        def penaltys(self):
+            return {}
+
+    assert misspelt_hook(type("Both", (SearchStrategy, Plain), {})) == ("penaltys", "penalty")
+
+
+def test_helpers_have_names_of_their_own():
+    helpers = {
+        "l2_penalty": lambda self: 0, "raw_weights": lambda self: 0, "temperature": lambda self: 0,
+        "noise": lambda self: 0, "keep": lambda self: 0, "anneal": lambda self: 0,
+        "weight": 0.5, "sigma": 1.0, "_begin_steps": lambda self: 0, "cosine": lambda self: 0,
+        "update_gates": lambda self: 0, "gradient_norms": lambda self: 0, "step_size": 0.1,
+    }  # fmt: skip
+    assert misspelt_hook(type("Helped", (SearchStrategy,), helpers)) is None
+
+
+def test_what_the_page_calls_hooks_are_the_hooks():
+    page = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+    table = (
+        page.read_text(encoding="utf-8").partition("| hook or attribute")[2].partition("\n\n")[0]
+    )
+    cells = [row.split("|")[1] for row in table.splitlines()[2:]]
+    assert {name for cell in cells for name in re.findall(r"`(\w+)", cell)} == set(HOOKS)
