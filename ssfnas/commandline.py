@@ -3,7 +3,7 @@
 Values come from the config class's defaults, then a preset, then YAML files, then flags: each
 overrules those before, whatever the order of the arguments. With ``--resume`` the values of the run
 that is gone on with stand in place of the defaults, and only what does not change its result may
-differ.
+differ, and where its plugins are.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ def parse(
     flags, rest = read_flags(config_class, options, words)
     preset, files = flags.pop("preset", None), flags.pop("config", [])
     print_config = flags.pop("print_config", False)
+    if absent and flags.get("resume") and "plugins" not in flags:
+        raise RequestError(
+            f"--resume: the run's plugin {absent[0]} is not there any more: name the new place of "
+            f"{written(plugins)} by --plugins"
+        )
     if rest:
         import_plugins(absent)  # one of them may have such a flag
         raise unexpected(rest[0], options)
@@ -123,18 +128,20 @@ def parse(
 
 
 def _named_plugins(config_class: type, words: Sequence[str]) -> list[str]:
-    """The plugins that a flag names, or a file, or the run to go on with."""
+    """The plugins that a flag names; else the last file that does, or the run to go on with."""
     declared = option_values(config_class)
     options = {name: declared[name] for name in declared if name in ("plugins", "out", "resume")}
     if "plugins" not in options:
         return []
     flags, _ = read_flags(config_class, options, words)
-    named: list[str] = flags.get("plugins", [])
+    if "plugins" in flags:
+        return list(flags["plugins"])
+    named: list[str] = []
     resumed = [os.path.join(flags["out"], "config.yaml")] if {"out", "resume"} <= set(flags) else []
-    for file in [*flags.get("config", []), *resumed]:
+    for file in [*resumed, *flags.get("config", [])]:
         # What is wrong with a file is said when it is read for its values.
         with contextlib.suppress(RequestError, OptionValueError):
-            named += options["plugins"].from_yaml(read_yaml(file).get("plugins", []))
+            named = options["plugins"].from_yaml(read_yaml(file).get("plugins", named))
     return named
 
 
@@ -197,10 +204,12 @@ def _resumed(values: dict[str, Any], command: str) -> dict[str, Any]:
         raise RequestError(f"--out {out} holds a run of {run.command}, not of {command}")
     complete = values_of(run.read_config())
     for name, value in values.items():
-        if name not in _CHANGEABLE and value != complete.get(name):
+        held = complete.get(name)
+        moved = name == "plugins" and len(value) == len(complete[name])
+        if name not in _CHANGEABLE and value != held and not moved:
             raise RequestError(
                 f"--{name.replace('_', '-')} {written(value)} differs from the run that is "
-                f"resumed, which has {written(complete.get(name))}: leave it out, or start "
+                f"resumed, which has {written(held)}: leave it out, or start "
                 "another run"
             )
     return {**complete, **values}

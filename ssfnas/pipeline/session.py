@@ -219,7 +219,12 @@ def run_training(
     log: RunLog | None = None
     if directory is not None:
         if config.resume:
-            warn_of_another_place(RunFiles(path).environment, world.device)
+            files = RunFiles(path)
+            warn_of_another_place(files.environment, world.device)
+            begun = files.read_config()
+            if config.plugins not in ([], begun.plugins):  # they were moved
+                begun.plugins = config.plugins
+                directory.write_config(begun, files.environment)
         else:
             place = computing_place(world.device) | {"processes": world.size}
             directory.write_config(config, environment() | place)

@@ -229,6 +229,41 @@ def test_an_interrupted_run_goes_on_with_its_value(capsys, plugin, small_npz):
     assert os.path.exists("stopped")
 
 
+def test_a_run_goes_on_where_its_plugin_was_moved(capsys, plugin, small_npz):
+    plugin.write_text(plugin.read_text() + INTERRUPT)
+    words = ["--plugins", "my_loss.py", "--dataset", str(small_npz), *RETRAIN, "--loss", "tilted"]
+    assert retrain.main([*words, "--tilt", "2", "--out", "run"]) == 143
+    before = read_yaml("run/config.yaml")
+    Path("there").mkdir()
+    plugin.rename("there/moved.py")
+    again = ["--out", "run", "--resume"]
+    for more in ([], ["--tilt", "2"], ["--workers", "0"]):
+        forget()
+        assert refused(capsys, retrain.main, *again, *more).endswith(
+            "--resume: the run's plugin my_loss.py is not there any more: name the new place of "
+            "my_loss.py by --plugins"
+        )
+    forget()
+    two = ["--plugins", "there/moved.py,my_search.py"]
+    line = refused(capsys, retrain.main, *again, *two)
+    assert "moved.py,my_search.py differs from the run that is resumed, which has my_loss" in line
+    assert read_yaml("run/config.yaml") == before
+    forget()
+    # What is named counts, and is imported alone, also where the old file is back.
+    plugin.write_text(Path("there/moved.py").read_text())
+    moved = ["--plugins", "there/moved.py"]
+    assert retrain.main([*again, *moved, "--threads", "1"]) == 0
+    assert read_yaml("run/config.yaml") == before | {"plugins": ["there/moved.py"]}
+
+
+def test_a_run_without_plugins_is_not_given_any(capsys, plugin, small_npz):
+    assert retrain.main(["--dataset", str(small_npz), *RETRAIN, "--out", "run"]) == 0
+    words = ["--out", "run", "--resume", "--plugins", "my_loss.py"]
+    assert "differs from the run that is resumed, which has []" in refused(
+        capsys, retrain.main, *words
+    )
+
+
 def test_a_strategy_and_a_rule_with_options_of_their_own(capsys, plugin, small_npz):
     common = ["--plugins", "my_search.py", "--dataset", str(small_npz), *SEARCH]
     mine = ["--strategy", "pulled", "--derive", "first"]
