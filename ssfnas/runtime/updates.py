@@ -262,5 +262,6 @@ def require_finite(terms: Mapping[str, Tensor]) -> None:
     """
     if not terms or bool(all_finite(terms)):
         return
-    wrong = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
-    raise NumericalError(f"the term {', the term '.join(wrong)} is not finite")
+    *others, last = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
+    told = f"terms {', '.join(others)} and {last} are" if others else f"term {last} is"
+    raise NumericalError(f"the {told} not finite")

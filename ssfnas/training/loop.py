@@ -70,7 +70,8 @@ def train(
         title: what the progress bar shows.
 
     Raises:
-        NumericalError: a term is not finite; the message adds the step and the last checkpoint.
+        NumericalError: a term is not finite; the message adds the step, what made it so where the
+            trainer knows, and the last checkpoint.
     """
     ask_every = 1 if world.device.type == "cpu" or world.size == 1 else 10
     last_saved = time.monotonic()
@@ -83,7 +84,8 @@ def train(
 
     def explained(error: NumericalError, step: int) -> NumericalError:
         kept = store.files()[0][1].name
-        return NumericalError(f"step {step}: {error}; the last good checkpoint is {kept}")
+        told = "".join(f"{part}; " for part in (error, trainer.not_finite()) if part)
+        return NumericalError(f"step {step}: {told}the last good checkpoint is {kept}")
 
     latest: dict[str, Any] = {}
 

@@ -41,7 +41,7 @@ from ssfnas.strategies.closing import Closing
 from ssfnas.strategies.costs import cost_target
 from ssfnas.strategies.early_stopping import Stopper
 from ssfnas.strategies.hessian import hessian_top_eigenvalue
-from ssfnas.strategies.strategy import WEIGHT, misspelt_hook
+from ssfnas.strategies.strategy import PHASES, WEIGHT, misspelt_hook
 from ssfnas.training.cost_target import CostTarget
 from ssfnas.training.genotype_search import GenotypeSearch
 from ssfnas.training.graphed_step import GraphedStep, Recorder, recorder_for
@@ -373,6 +373,20 @@ class SearchTrainer(GenotypeSearch):
         weights = self.edge_weights(self.use_epoch)
         rule = self.config.derive
         return derive(weights, self.operations, rule, **DERIVATIONS.get(rule).settings(self.config))
+
+    def not_finite(self) -> str:
+        """Of which cell types the strategy's weights are NaN or infinite, in any phase."""
+        wrong: set[str] = set()
+        for phase in PHASES:
+            with torch.no_grad(), self.strategy.in_phase(phase):
+                mixes = self.net.mixes()
+            wrong |= {cell for cell, mix in mixes.items() if not bool(mix.table.isfinite().all())}
+        if not wrong:
+            return ""
+        cells = f"{' and '.join(sorted(wrong))} cell{'s' if len(wrong) > 1 else ''}"
+        return (
+            f"the weights that --strategy {self.config.strategy} gives the {cells} are not finite"
+        )
 
     @property
     def stage(self) -> str:

@@ -228,6 +228,10 @@ class Trainer(Resumable, ABC):
     def _end_epoch(self) -> dict[str, Any]:
         """See :meth:`end_epoch`."""
 
+    def not_finite(self) -> str:
+        """What made a term NaN or infinite, in words; empty where that is not known."""
+        return ""
+
     @property
     def stage(self) -> str:
         """Where the step just done stands, in words for people."""

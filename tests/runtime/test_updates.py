@@ -8,7 +8,7 @@ from torch import nn
 
 from ssfnas.errors import NumericalError
 from ssfnas.runtime.distributed import World
-from ssfnas.runtime.updates import Updater, sgd_updater
+from ssfnas.runtime.updates import Updater, require_finite, sgd_updater
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -68,6 +68,20 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     with pytest.raises(NumericalError, match=r"^the term train/loss is not finite$"):
         step(updater([parameter]), parameter.sum() * float("nan"))
     assert parameter.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("a", "term a is"),
+        ("ac", "terms a and c are"),
+        ("abd", "terms a, b and d are"),
+    ],
+)
+def test_terms_that_are_not_finite_are_listed(wrong, told):
+    terms = {name: torch.tensor(float("inf") if name in wrong else 1.0) for name in "abcd"}
+    with pytest.raises(NumericalError, match=f"^the {told} not finite$"):
+        require_finite(terms)
 
 
 def by_sgd(chosen: list[nn.Parameter], **options) -> Updater:

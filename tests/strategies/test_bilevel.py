@@ -201,7 +201,7 @@ def test_what_is_not_finite_stops_before_the_update(whose, value):
 
     bilevel = optimizer([weight], [alpha], loss)
     step = bilevel.alpha_step if whose == "alpha" else bilevel.weight_step
-    with pytest.raises(NumericalError, match=rf"the term {whose}/.*part.* is not finite"):
+    with pytest.raises(NumericalError, match=rf"the terms {whose}/.*part.* are not finite"):
         step(whose)
     assert torch.equal(weight, torch.ones(2))
     assert torch.equal(alpha, torch.ones(2))

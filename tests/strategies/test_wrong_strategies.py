@@ -9,8 +9,10 @@ import pytest
 import torch
 from image_files import write_npz
 from strategy_runs import run, trainer_of
+from tiny_runs import tiny_search
 
-from ssfnas.errors import RequestError
+from ssfnas.errors import NumericalError, RequestError
+from ssfnas.pipeline.search_run import run_search
 from ssfnas.strategies import STRATEGIES, SearchStrategy
 from ssfnas.strategies.strategy import HOOKS, misspelt_hook
 
@@ -44,6 +46,37 @@ def test_weights_that_are_no_table(wrong, given, told):
     told = told.replace("float64", "float(32|64)")
     with pytest.raises(RequestError, match=rf"wrong: weights\(\) of the normal cell gives {told}"):
         wrong(weights=lambda self, alpha, cell: given(alpha))
+
+
+@pytest.mark.parametrize(
+    ("phases", "cells", "told"),
+    [
+        (("alpha", "weight", "decision"), ("reduce",), "the reduce cell are not finite"),
+        (("weight",), ("reduce", "normal"), "the normal and reduce cells are not finite"),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_said_to_be(wrong, tmp_path, phases, cells, told, value):
+    def weights(self, alpha, cell):
+        table = alpha.softmax(dim=1)
+        return table * value if self.phase in phases and cell in cells else table
+
+    wrong(weights=weights)
+    half = "alpha" if "alpha" in phases else "weight"
+    words = (
+        rf"^step 1: the terms? {half}/loss.* not finite; the weights that --strategy wrong gives "
+        rf"{told}; the last good checkpoint is step-00000000-\w+\.pt$"
+    )
+    settings = {"strategy": "wrong", "objective": "supervised", "knn": False}
+    with pytest.raises(NumericalError, match=words):
+        run_search(tiny_search(tmp_path / "images.npz", tmp_path / "run", **settings))
+
+
+def test_where_the_weights_are_finite_nothing_is_said_of_them(wrong):
+    trainer = wrong(penalty=lambda self: {"loss": torch.tensor(float("nan"))})
+    with pytest.raises(NumericalError, match=r"^the term alpha/loss is not finite$"):
+        trainer.run_step()
+    assert trainer.not_finite() == ""
 
 
 @pytest.mark.parametrize("value", [0.1, torch.ones(()), {"loss": 0.1}, {"loss": torch.ones(2)}])
