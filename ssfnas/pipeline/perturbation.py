@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,12 @@ def perturbation_settings(run: Run, config: DeriveConfig) -> dict[str, Any]:
     Raises:
         RequestError: the search cannot be measured so, or what is asked for has no meaning here.
     """
+    if run.config.plugins and not config.plugins:
+        # What a run's folder names is not executed unasked.
+        raise RequestError(
+            f"--derive perturbation measures the supernet of --run {run.path}, which needs the "
+            f"code that it was searched with: add {shlex.join(['--plugins', *run.config.plugins])}"
+        )
     if config.epoch is not None:
         raise RequestError(
             "--epoch has no effect with --derive perturbation, which measures the supernet as the "

@@ -277,6 +277,15 @@ def test_a_strategy_and_a_rule_with_options_of_their_own(capsys, plugin, small_n
     again = ["--plugins", "my_search.py", "--run", "out", "--derive", "first"]
     assert derive.main([*again, "--edges-kept", "1", "--out", "one.json"]) == 0
     assert len(ssfnas.load("out").genotype.normal) == 4
+    forget()
+    measured = ["--run", "out", "--derive", "perturbation", "--measure-images", "8"]
+    assert refused(capsys, derive.main, *measured).endswith(
+        "--derive perturbation measures the supernet of --run out, which needs the code that it "
+        "was searched with: add --plugins my_search.py"
+    )
+    assert not Path("out/derived").exists()
+    given = [*measured, "--plugins", "my_search.py", "--epoch", "1"]
+    assert "--epoch has no effect" in refused(capsys, derive.main, *given)
     line = refused(capsys, search.main, *common, *mine, "--samples", "3")
     assert "--samples has no effect with --strategy pulled" in line
     line = refused(capsys, search.main, *common[:-1], "--strategy", "random", "--edges-kept", "1")
