@@ -152,6 +152,8 @@ class OptionValue(Note):
             words = f"a name that ends in {' or '.join(self.endings)}"
         if self.closed and self.choices:
             words = " or ".join(filter(None, (", ".join(self.choices[:-1]), self.choices[-1])))
+            if self.extensible or self.names is not None:
+                words += ", or one of --plugins FILE.py"
         if self.is_list:
             example = {int: "2048,2048", float: "0.1,0.01"}.get(self.kind, "one,two")
             words = f"a list such as {example}, each {words}"

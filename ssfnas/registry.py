@@ -47,7 +47,8 @@ class Registry(Generic[Entry]):
             hint = did_you_mean(f"'{name}'", [f"'{known}'" for known in self._entries])
             known = ", ".join(self._entries)
             raise RequestError(
-                f"unknown {self.kind} '{name}'{hint}: it is one of {known}, or of --plugins"
+                f"unknown {self.kind} '{name}'{hint}: it is one of {known}, or "
+                "one of --plugins FILE.py"
             )
         return self._entries[name]
 

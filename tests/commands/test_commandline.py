@@ -582,6 +582,16 @@ class TestPlugins:
         file = write(tmp_path / "a.yaml", "plugins: [a.py]\nobjective: mine\n")
         assert config_of("--config", file, "--strategy", "other").strategy == "other"
 
+    @pytest.mark.parametrize(
+        ("flag", "last"),
+        [("--strategy", "random"), ("--early-stop", "hessian"), ("--supernet", "reference")],
+    )
+    def test_a_name_that_is_not_known_may_be_one_of_theirs(self, flag, last):
+        for words in ([flag, "mine"], [flag]):
+            problem = problem_of(*words)
+            assert f" or {last}, or one of --plugins FILE.py" in problem
+        assert "--plugins" not in problem_of("--zero-one", "mine")
+
     def test_other_choices_stay_closed(self):
         assert "--profile x" in problem_of("--profile", "x", "--plugins", "a.py")
 
