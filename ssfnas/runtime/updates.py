@@ -36,6 +36,7 @@ class Updater:
 
     Attributes:
         frozen: parameters that stay as they are, by decay and momentum too.
+        frozen_entries: those of other parameters: bool of the parameter's shape, by parameter.
 
     Raises:
         ValueError: capturable with losses that are scaled.
@@ -60,6 +61,7 @@ class Updater:
         self.decays_unused = decays_unused
         self.capturable = capturable
         self.frozen: frozenset[nn.Parameter] = frozenset()
+        self.frozen_entries: Mapping[nn.Parameter, Tensor] = {}
         if capturable and self.scaler is not None:
             raise ValueError("scaled losses look at numbers on the host, which no graph can hold")
 
@@ -136,11 +138,15 @@ class Updater:
         if self.capturable:
             # Where a GradScaler would say that gradients overflowed; a fused step heeds it.
             self.optimizer.found_inf = 1 - all_finite(terms).float()  # type: ignore[attr-defined]
+        before = [(parameter, parameter.detach().clone()) for parameter in self.frozen_entries]
         if self.scaler is None:
             self.optimizer.step()
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+        with torch.no_grad():
+            for parameter, value in before:
+                parameter.copy_(torch.where(self.frozen_entries[parameter], value, parameter))
         self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:

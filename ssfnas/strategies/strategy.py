@@ -339,6 +339,15 @@ class SearchStrategy(Resumable):
             for parameter in operation.parameters()
         ]
 
+    def frozen_entries(self) -> dict[nn.Parameter, Tensor]:
+        """Entries of alphas that are no longer trained: those of closed operations, bool [E, O]."""
+        parameters = self.net.architecture()
+        return {
+            parameters[f"alphas_{cell}"]: self._tensors[f"open_{cell}"] == 0
+            for cell in CELL_TYPES
+            if self._chosen[cell] is not None
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """What is kept, and which operations are left."""
         return {**super().state_dict(), "open": dict(self.open)}

@@ -324,6 +324,7 @@ class SearchTrainer(GenotypeSearch):
 
     def _freeze(self) -> None:
         self.bilevel.weights.frozen = frozenset(self.strategy.frozen())
+        self.bilevel.alphas.frozen_entries = self.strategy.frozen_entries()
 
     def _neighbors(self) -> dict[str, Any]:
         """Nearest-neighbor accuracy of the features."""

@@ -63,6 +63,20 @@ def test_what_has_no_part_in_the_loss_decays_where_that_is_wanted(decays):
     assert fixed.tolist() == pytest.approx([3.0 * share] * 3, rel=1e-12)
 
 
+def test_frozen_entries_stay_and_the_others_move_as_ever():
+    (frozen,), (free,) = parameters(1), parameters(1)
+    ours, theirs = updater([frozen]), updater([free])
+    for _ in range(2):
+        step(ours, (frozen**3).sum())
+        step(theirs, (free**3).sum())
+    before = frozen.tolist()
+    ours.frozen_entries = {frozen: torch.tensor([False, True, False])}
+    step(ours, (frozen**3).sum())  # by its gradient, momentum and decay it would move
+    step(theirs, (free**3).sum())
+    assert frozen.tolist() == [free[0].item(), before[1], free[2].item()]
+    assert before[1] != free[1].item()
+
+
 def test_a_loss_that_is_not_finite_changes_nothing():
     (parameter,) = parameters(1)
     with pytest.raises(NumericalError, match=r"^the term train/loss is not finite$"):

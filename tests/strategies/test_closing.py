@@ -117,6 +117,26 @@ def test_what_is_closed_is_neither_computed_nor_trained(dataset, strategy):
     assert sizes == [mix.weights.numel() - 1, mix.weights.numel()]
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_alphas_stay_where_they_closed_and_nothing_else_moves_otherwise(dataset, order):
+    settings = {"order": order, "alpha_lr": 0.1, "alpha_weight_decay": 0.1}
+    trainer, free = (trainer_of(dataset, "fairdarts", **settings) for _ in range(2))
+    place = trainer.operations.index("sep_conv_3x3")
+    for one in (trainer, free):
+        run(one, 2)  # Adam has momentum
+        closed(one, operation=place)
+    before = trainer.net.alphas_normal.detach().clone()
+    free.bilevel.alphas.frozen_entries = {}
+    for one in (trainer, free):
+        one.bilevel.step(one.alpha_stream.next(), one.weight_stream.next())
+    after, decayed = trainer.net.alphas_normal.detach(), free.net.alphas_normal.detach().clone()
+    assert after[1, place] == before[1, place] != decayed[1, place]
+    assert (after != before).sum() == after.numel() - 1
+    decayed[1, place] = before[1, place]
+    assert torch.equal(after, decayed)
+    assert torch.equal(trainer.net.alphas_reduce, free.net.alphas_reduce)
+
+
 def test_what_is_closed_has_no_gradient(dataset):
     trainer = trainer_of(dataset, "fairdarts")
     place = trainer.operations.index("max_pool_3x3")
