@@ -340,12 +340,15 @@ class SearchStrategy(Resumable):
         ]
 
     def frozen_entries(self) -> dict[nn.Parameter, Tensor]:
-        """Entries of alphas that are no longer trained: those of closed operations, bool [E, O]."""
+        """Entries of alphas that are no longer trained: those of closed operations, bool [E, O].
+
+        A strategy whose parameters have other names says itself what becomes of them.
+        """
         parameters = self.net.architecture()
         return {
             parameters[f"alphas_{cell}"]: self._tensors[f"open_{cell}"] == 0
             for cell in CELL_TYPES
-            if self._chosen[cell] is not None
+            if self._chosen[cell] is not None and f"alphas_{cell}" in parameters
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from strategy_runs import run, trainer_of
 
 from ssfnas.config import SearchConfig
 from ssfnas.errors import RequestError
+from ssfnas.spaces.mixing import Mix
+from ssfnas.strategies import STRATEGIES, SearchStrategy
 from ssfnas.strategies.closing import Closing
+from ssfnas.strategies.strategy import as_open
 
 # One node: two edges of three operations.
 OPEN = {"normal": torch.ones(2, 3, dtype=torch.bool)}
@@ -135,6 +138,27 @@ def test_alphas_stay_where_they_closed_and_nothing_else_moves_otherwise(dataset,
     decayed[1, place] = before[1, place]
     assert torch.equal(after, decayed)
     assert torch.equal(trainer.net.alphas_reduce, free.net.alphas_reduce)
+
+
+def test_a_strategy_whose_parameters_have_other_names_may_close_operations(dataset):
+    class Logits(SearchStrategy):
+        def parameters_of(self, edges, operations, draws):
+            return {f"logits_{cell}": torch.zeros(edges, operations) for cell in self.open}
+
+        def mix(self, cell, parameters):
+            weights = parameters[f"logits_{cell}"].sigmoid() * self.open[cell]
+            return Mix(weights, None, as_open(self.open[cell]))
+
+    STRATEGIES.register("logits")(Logits)
+    try:
+        trainer = trainer_of(dataset, "logits")
+        closed(trainer)
+        before = trainer.net.logits_normal.detach().clone()
+        run(trainer, 2)
+    finally:
+        STRATEGIES._entries.pop("logits")
+    assert (trainer.net.logits_normal[1] != before[1]).sum() == before.shape[1] - 1
+    assert trainer.strategy.tables()["normal"][1, 3] == 0
 
 
 def test_what_is_closed_has_no_gradient(dataset):
